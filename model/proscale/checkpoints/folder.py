@@ -1,0 +1,149 @@
+"""A model as a folder: `config.json`, `labels.json`, `model.safetensors`."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from proscale.config import (
+    Mask2FormerEncoderConfig,
+    ModelConfig,
+    PixelDecoderConfig,
+    PostprocessConfig,
+    PreprocessConfig,
+    ProScaleEncoderConfig,
+    ResNetConfig,
+    SwinConfig,
+    TransformerDecoderConfig,
+)
+from proscale.errors import CheckpointError
+from proscale.labels import Category
+
+CONFIG_FILE, LABELS_FILE, WEIGHTS_FILE = "config.json", "labels.json", "model.safetensors"
+DEFAULT_FOLDER = Path(__file__).resolve().parent.parent / "data" / "default"
+"""The model inside the package, used where none is named."""
+
+_BACKBONES: dict[str, type[ResNetConfig] | type[SwinConfig]] = {"resnet": ResNetConfig, "swin": SwinConfig}
+_ENCODERS: dict[str, type[ProScaleEncoderConfig] | type[Mask2FormerEncoderConfig]] = {
+    "proscale": ProScaleEncoderConfig,
+    "mask2former": Mask2FormerEncoderConfig,
+}
+
+
+def save_folder(
+    path: str | Path,
+    config: ModelConfig,
+    categories: Sequence[Category],
+    state: Mapping[str, Tensor],
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write a model folder; existing files of these names are replaced.
+
+    Args:
+        categories: one per class, in the order of the network's classes.
+        state: the network's state dict.
+        dtype: of floating tensors on disk; they are loaded as float32.
+    """
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    if len(categories) != config.classes:
+        raise CheckpointError(f"{len(categories)} categories for {config.classes} classes")
+    _write(folder / CONFIG_FILE, json.dumps(config_to_json(config), indent=2))
+    _write(folder / LABELS_FILE, json.dumps([asdict(category) for category in categories], indent=1))
+    tensors = {name: (t.to(dtype) if t.is_floating_point() else t).detach().cpu().contiguous() for name, t in state.items()}
+    save_file(tensors, folder / WEIGHTS_FILE)
+
+
+def load_folder(path: str | Path) -> tuple[ModelConfig, tuple[Category, ...], dict[str, Tensor]]:
+    """Read a model folder; tensors stay memory-mapped until they are used.
+
+    Raises:
+        CheckpointError: the folder or one of its files is missing or malformed; the text says what to do.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"no model folder at {folder}. Name a folder with {CONFIG_FILE}, {LABELS_FILE} and {WEIGHTS_FILE}, "
+            "or leave the checkpoint unset to use the model that comes with the package."
+        )
+    if missing := [name for name in (CONFIG_FILE, LABELS_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]:
+        raise CheckpointError(f"{folder} is not a complete model folder: {', '.join(missing)} missing. Copy the folder again, whole.")
+    config = config_from_json(_read_json(folder / CONFIG_FILE), folder / CONFIG_FILE)
+    categories = _categories(_read_json(folder / LABELS_FILE), folder / LABELS_FILE)
+    if len(categories) != config.classes:
+        raise CheckpointError(f"{folder / LABELS_FILE} has {len(categories)} categories, {CONFIG_FILE} says {config.classes} classes")
+    try:
+        state = load_file(folder / WEIGHTS_FILE)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{folder / WEIGHTS_FILE} cannot be read as safetensors ({error}). Copy or convert it again.") from error
+    return config, categories, state
+
+
+def config_to_json(config: ModelConfig) -> dict[str, Any]:
+    """The configuration as plain JSON values; which backbone and encoder it is stands in a `type` beside their fields."""
+    values = asdict(config)
+    backbone = next(name for name, cls in _BACKBONES.items() if isinstance(config.backbone, cls))
+    encoder = next(name for name, cls in _ENCODERS.items() if isinstance(config.pixel_decoder.encoder, cls))
+    values["backbone"] = {"type": backbone} | values["backbone"]
+    values["pixel_decoder"]["encoder"] = {"type": encoder} | values["pixel_decoder"]["encoder"]
+    return values
+
+
+def config_from_json(values: Any, source: str | Path = CONFIG_FILE) -> ModelConfig:
+    """The reverse of `config_to_json`; fields left out have their defaults, unknown ones are an error.
+
+    Raises:
+        CheckpointError: names the file and what is wrong in it.
+    """
+    try:
+        values = dict(values)
+        pixel_decoder = dict(values.pop("pixel_decoder", {}))
+        encoder = _record(_ENCODERS, pixel_decoder.pop("encoder", {"type": "proscale"}))
+        return ModelConfig(
+            backbone=_record(_BACKBONES, values.pop("backbone")),
+            pixel_decoder=_checked(PixelDecoderConfig, pixel_decoder | {"encoder": encoder}),
+            transformer_decoder=_checked(TransformerDecoderConfig, values.pop("transformer_decoder", {})),
+            preprocess=_checked(PreprocessConfig, values.pop("preprocess", {})),
+            postprocess=_checked(PostprocessConfig, values.pop("postprocess", {})),
+            **values,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{source} is not a model configuration: {error}") from error
+
+
+def _record(types: Mapping[str, Any], values: Mapping[str, Any]) -> Any:
+    kind = values.get("type")
+    if kind not in types:
+        raise ValueError(f"type is {kind!r}, known are {', '.join(types)}")
+    return _checked(types[kind], {name: value for name, value in values.items() if name != "type"})
+
+
+def _checked(cls: Any, values: Mapping[str, Any]) -> Any:
+    known = {field.name for field in fields(cls)}
+    if unknown := values.keys() - known:
+        raise ValueError(f"{cls.__name__} does not know {', '.join(sorted(unknown))}")
+    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def _categories(values: Any, source: Path) -> tuple[Category, ...]:
+    try:
+        return tuple(Category(int(value["id"]), str(value["name"]), bool(value["isthing"])) for value in values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{source} must be a list of {{id, name, isthing}}: {error!r}") from error
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text + "\n", encoding="utf-8")

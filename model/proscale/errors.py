@@ -1,0 +1,23 @@
+"""What the model side raises on purpose.
+
+    ProscaleError
+    ├── CheckpointError      weights or configuration cannot be used; the message says what to do
+    ├── ImageError           a picture that the network cannot take (wrong shape, dtype, too small a side)
+    └── ParameterError       a request parameter out of range or unknown label
+"""
+
+
+class ProscaleError(Exception):
+    """Base of every error that this package raises on purpose; its text is meant for the user."""
+
+
+class CheckpointError(ProscaleError):
+    """A checkpoint is missing, malformed, or does not fit the network; the text names the remedy."""
+
+
+class ImageError(ProscaleError):
+    """A picture is not an RGB uint8 array of at least one pixel."""
+
+
+class ParameterError(ProscaleError):
+    """A segmentation parameter is out of its range, or names a label that the model does not have."""

@@ -1,0 +1,1 @@
+"""Layers that more than one box of the network is made of."""

@@ -1,0 +1,1 @@
+"""The deformable attention operator and its pure-torch twin."""

@@ -1,0 +1,1 @@
+"""Feature levels -> refined levels for the transformer decoder, and mask features for the masks."""

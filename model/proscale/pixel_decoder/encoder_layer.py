@@ -1,0 +1,25 @@
+"""One layer of the pixel decoder's transformer encoder: deformable attention, then the feed-forward block, post-norm."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from proscale.layers.deformable_attention import DeformableAttention
+from proscale.layers.mlp import FeedForward
+
+
+class EncoderLayer(nn.Module):
+    """A layer for a fixed number of levels; its offsets and weights are sized for them."""
+
+    def __init__(self, dim: int, heads: int, levels: int, points: int, ffn_dim: int) -> None:
+        super().__init__()
+        self.attention = DeformableAttention(dim, heads, levels, points)
+        self.norm1 = nn.LayerNorm(dim)
+        self.ffn = FeedForward(dim, ffn_dim)
+        self.norm2 = nn.LayerNorm(dim)
+
+    def forward(self, tokens: Tensor, position: Tensor, spatial_shapes: Sequence[int]) -> Tensor:
+        """Args: tokens (B, N, C), position (N, C) added to the queries only, spatial_shapes h0, w0, ... Returns (B, N, C)."""
+        tokens = self.norm1(tokens + self.attention(tokens + position, tokens, spatial_shapes))
+        out: Tensor = self.norm2(tokens + self.ffn(tokens))
+        return out

@@ -1,0 +1,30 @@
+"""Stride-4 features for the masks: the light pixel embedding (arXiv 2404.14657, section 3.4), or Mask2Former's 3x3 convolution."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+GROUPS = 32
+
+
+class PixelEmbedding(nn.Module):
+    """res2 and the refined stride-8 level, summed, then smoothed.
+
+    `maxpool` (LPE) smooths by a 3x3 max-pool without weights, `conv` by a 3x3 convolution: 70% of what is left of the pixel decoder.
+    """
+
+    def __init__(self, channels_in: int, dim: int, variant: str) -> None:
+        super().__init__()
+        self.lateral_conv = nn.Conv2d(channels_in, dim, 1, bias=False)
+        self.lateral_norm = nn.GroupNorm(GROUPS, dim)
+        self.output_conv = nn.Conv2d(dim, dim, 3, padding=1, bias=False) if variant == "conv" else None
+        self.output_norm = nn.GroupNorm(GROUPS, dim)
+        nn.init.kaiming_uniform_(self.lateral_conv.weight, a=1)
+        if self.output_conv is not None:
+            nn.init.kaiming_uniform_(self.output_conv.weight, a=1)
+
+    def forward(self, res2: Tensor, stride8: Tensor) -> Tensor:
+        """Args: res2 (B, channels_in, H, W), stride8 (B, dim, H / 2, W / 2). Returns (B, dim, H, W)."""
+        lateral: Tensor = self.lateral_norm(self.lateral_conv(res2))
+        summed = lateral + F.interpolate(stride8, size=lateral.shape[2:], mode="bilinear", align_corners=False)
+        smooth = F.max_pool2d(summed, 3, stride=1, padding=1) if self.output_conv is None else self.output_conv(summed)
+        return F.relu(self.output_norm(smooth))

@@ -1,0 +1,99 @@
+"""The records that a prediction is made of: plain values, no torch, so that every layer of the service can hold them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from proscale.config import Task
+from proscale.labels import Category
+
+
+@dataclass(frozen=True)
+class RLE:
+    """A binary mask as COCO run-length encoding: column-major runs, the first of them zeros.
+
+    `counts` is pycocotools' compressed ASCII string.
+    """
+
+    size: tuple[int, int]
+    """(height, width) in pixels of the output."""
+    counts: str
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One segment of a result. Frame: pixels of the output size, which is the oriented input picture."""
+
+    id: int
+    """1, 2, ... in the order of the network's queries; unique within one result."""
+    category_id: int
+    label: str
+    isthing: bool
+    score: float
+    """Confidence in 0..1."""
+    bbox: tuple[int, int, int, int]
+    """(x, y, width, height) of the mask; all zero for an empty mask."""
+    area: int
+    """Pixels of the mask."""
+    segmentation: RLE
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """The answer to one task for one picture."""
+
+    task: Task
+    size: tuple[int, int]
+    """(height, width) of every mask."""
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True)
+class SegmentationOptions:
+    """What is asked of one picture. None stands for the model's own default (its `PostprocessConfig`)."""
+
+    tasks: tuple[Task, ...] = ("panoptic",)
+    threshold: float | None = None
+    mask_threshold: float | None = None
+    overlap_threshold: float | None = None
+    labels: tuple[str, ...] | None = None
+    """Keep only segments with these labels."""
+    max_segments: int | None = None
+    """Keep only the segments of highest score, at most this many per task."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a picture of one size costs before anything is computed. FLOPs: 1 FLOP = 1 multiply-accumulate."""
+
+    resized: tuple[int, int]
+    """(height, width) of the picture as the network sees it."""
+    padded: tuple[int, int]
+    """(height, width) of the network's input; pictures share a batch only when this is equal."""
+    flops: int
+    baseline_flops: int
+    """Of Mask2Former with 6 encoder layers and its 3x3 convolution: same backbone, padded size and outputs."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Everything that is known about one picture after inference."""
+
+    results: Mapping[Task, Segmentation]
+    plan: Plan
+    timings: Mapping[str, float] = field(default_factory=dict)
+    """Seconds spent per stage: `preprocess`, `infer` (these two for the whole batch), `postprocess`, `encode`."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What is being served."""
+
+    name: str
+    encoder: str
+    """`proscale` or `mask2former`."""
+    layers: tuple[int, ...]
+    """(p1, p2, p3) of a PRO-SCALE encoder, (n,) of a Mask2Former encoder."""
+    backbone: str
+    categories: tuple[Category, ...]
+    source: str
+    """Where the weights came from, as the user named it."""
