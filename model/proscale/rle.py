@@ -117,9 +117,19 @@ def decompress(counts: str) -> NDArray[np.int64]:
     return runs
 
 
-def bounding_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    """(x, y, width, height) in pixels of a mask (H, W); all zero when it is empty."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
-        return 0, 0, 0, 0
-    return int(columns[0]), int(rows[0]), int(columns[-1] - columns[0] + 1), int(rows[-1] - rows[0] + 1)
+def measure(rle: RLE) -> tuple[int, tuple[int, int, int, int]]:
+    """Area in pixels and bounding box (x, y, width, height) of a mask, from its runs; all zero when it is empty."""
+    height = rle.size[0]
+    ends = np.cumsum(decompress(rle.counts))
+    starts, ends = ends[:-1:2], ends[1::2]  # of the runs of ones
+    if not len(starts):
+        return 0, (0, 0, 0, 0)
+    left, right = starts[0] // height, (ends[-1] - 1) // height
+    top, bottom = starts % height, (ends - 1) % height
+    # A run that goes on in the next column touches the bottom edge and the top edge.
+    if (starts // height != (ends - 1) // height).any():
+        first_row, last_row = 0, height - 1
+    else:
+        first_row, last_row = int(top.min()), int(bottom.max())
+    area = int((ends - starts).sum())
+    return area, (int(left), first_row, int(right - left + 1), last_row - first_row + 1)

@@ -1,0 +1,236 @@
+"""Pictures -> segmentations: the one entry point to the network for the service, the command line and evaluation."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from proscale.backbones.resnet import freeze_batch_norm
+from proscale.checkpoints.folder import DEFAULT_FOLDER, load_folder
+from proscale.checkpoints.names import load_strictly
+from proscale.config import TASKS, ModelConfig, PreprocessConfig, ProScaleEncoderConfig, Task
+from proscale.errors import CheckpointError, ImageError, ParameterError
+from proscale.flops import baseline_config, count_flops
+from proscale.labels import Category
+from proscale.network import SegmentationNetwork
+from proscale.postprocess.instance import instance_inference
+from proscale.postprocess.panoptic import panoptic_inference
+from proscale.postprocess.resize import resize_mask_logits
+from proscale.postprocess.semantic import semantic_inference
+from proscale.preprocess import check_image, padded_size, preprocess, resized_size
+from proscale.results import RLE, ModelInfo, Plan, Prediction, Segment, Segmentation, SegmentationOptions
+from proscale.rle import encode, encode_id_map, measure
+
+Candidate = tuple[int, float, RLE]
+"""Class index, score in 0..1, mask."""
+
+
+class Predictor:
+    """A network with everything around it: preprocessing, post-processing, labels, cost.
+
+    Calls from several threads at once are safe but slow each other down; give one thread the predictor.
+    """
+
+    def __init__(
+        self, network: SegmentationNetwork, categories: Sequence[Category], source: str = "memory", device: str = "cpu"
+    ) -> None:
+        config = network.config
+        if len(categories) != config.classes:
+            raise CheckpointError(f"{len(categories)} categories for {config.classes} classes")
+        self.config = config
+        self.categories = tuple(categories)
+        self.device = _device(device)
+        freeze_batch_norm(network)
+        self.network = network.eval().requires_grad_(False).to(self.device)
+        encoder = config.pixel_decoder.encoder
+        self.info = ModelInfo(
+            name=config.name,
+            encoder="proscale" if isinstance(encoder, ProScaleEncoderConfig) else "mask2former",
+            layers=encoder.layers if isinstance(encoder.layers, tuple) else (encoder.layers,),
+            backbone=type(config.backbone).__name__.removesuffix("Config").lower(),
+            categories=self.categories,
+            source=source,
+        )
+
+    @classmethod
+    def load(cls, checkpoint: str | Path | None = None, *, device: str = "cpu") -> Self:
+        """Read a model folder; None means the model inside the package.
+
+        Raises:
+            CheckpointError: folder, weights or device cannot be used; the text names the remedy.
+        """
+        _device(device)
+        config, categories, state = load_folder(DEFAULT_FOLDER if checkpoint is None else checkpoint)
+        with torch.device("meta"):
+            network = SegmentationNetwork(config)
+        network.to_empty(device="cpu")
+        load_strictly(network, state)
+        return cls(network, categories, "embedded default" if checkpoint is None else str(checkpoint), device)
+
+    @property
+    def preprocess_config(self) -> PreprocessConfig:
+        """How pictures are resized, normalised and padded."""
+        return self.config.preprocess
+
+    def plan(self, height: int, width: int, tasks: Sequence[Task] = ("panoptic",)) -> Plan:
+        """What a picture of (height, width) pixels will cost; nothing is computed."""
+        resized = resized_size(height, width, self.config.preprocess)
+        padded = padded_size(*resized, self.config.preprocess)
+        asked = tuple(task for task in TASKS if task in tasks)
+        flops, baseline = (count_flops(c, padded, (height, width), asked).total for c in (self.config, baseline_config(self.config)))
+        return Plan(resized, padded, flops, baseline)
+
+    def check(self, options: SegmentationOptions) -> None:
+        """Raise ParameterError, with the remedy, when this model cannot do what `options` ask."""
+        if not options.tasks or any(task not in TASKS for task in options.tasks):
+            raise ParameterError(f"tasks must be among {', '.join(TASKS)}, not {list(options.tasks)}")
+        for name in ("threshold", "overlap_threshold"):
+            value = getattr(options, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ParameterError(f"{name} must lie in 0..1, not {value}")
+        if options.mask_threshold is not None and not 0 < options.mask_threshold < 1:
+            raise ParameterError(f"mask_threshold must lie between 0 and 1, both excluded, not {options.mask_threshold}")
+        if options.max_segments is not None and options.max_segments < 1:
+            raise ParameterError(f"max_segments must be at least 1, not {options.max_segments}")
+        if unknown := set(options.labels or ()) - {category.name for category in self.categories}:
+            raise ParameterError(f"the model has no label {', '.join(sorted(unknown))}; it has {', '.join(c.name for c in self.categories)}")
+
+    @torch.inference_mode()
+    def segment(self, images: Sequence[NDArray[np.uint8]], options: Sequence[SegmentationOptions]) -> list[Prediction]:
+        """Segment pictures that share a padded size, as one batch.
+
+        Args:
+            images: (H, W, 3) uint8 RGB each.
+            options: one per picture.
+
+        Returns:
+            One prediction per picture, in order; masks at the picture's own size.
+
+        Raises:
+            ImageError: a picture has the wrong form, or padded sizes differ.
+            ParameterError: options that this model cannot do.
+        """
+        if len(images) != len(options):
+            raise ImageError(f"{len(images)} pictures but {len(options)} options")
+        for image, option in zip(images, options, strict=True):
+            check_image(image)
+            self.check(option)
+        clock = time.perf_counter
+        started = clock()
+        batch = preprocess(images, self.config.preprocess).to(self.device)
+        preprocessed = clock()
+        output = self.network(batch)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # otherwise its time would be counted as post-processing
+        inferred = clock()
+        shared = {"preprocess": preprocessed - started, "infer": inferred - preprocessed}
+        predictions = []
+        for image, option, class_logits, mask_logits in zip(images, options, output.class_logits, output.mask_logits, strict=True):
+            size = (image.shape[0], image.shape[1])
+            plan = self.plan(*size, option.tasks)
+            picture = _Picture(self, class_logits.float(), mask_logits.float(), plan, size, option)
+            timings = {"postprocess": 0.0, "encode": 0.0}
+            results = {task: picture.result(task, timings) for task in option.tasks}
+            predictions.append(Prediction(results, plan, shared | timings))
+        return predictions
+
+
+class _Picture:
+    """The logits of one picture on their way to segments."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        class_logits: Tensor,
+        mask_logits: Tensor,
+        plan: Plan,
+        size: tuple[int, int],
+        options: SegmentationOptions,
+    ) -> None:
+        self.categories, self.defaults = predictor.categories, predictor.config.postprocess
+        self.is_thing = [category.isthing for category in predictor.categories]
+        self.class_logits, self.mask_logits, self.plan, self.size, self.options = class_logits, mask_logits, plan, size, options
+        self.mask_threshold = self.defaults.mask_threshold if options.mask_threshold is None else options.mask_threshold
+
+    def result(self, task: Task, timings: dict[str, float]) -> Segmentation:
+        """One task's segments; adds the seconds spent to `timings`."""
+        started = time.perf_counter()
+        encode_masks = {"panoptic": self._panoptic, "instance": self._instance, "semantic": self._semantic}[task]()
+        postprocessed = time.perf_counter()
+        segments = self._segments(encode_masks())
+        timings["postprocess"] += postprocessed - started
+        timings["encode"] += time.perf_counter() - postprocessed
+        return Segmentation(task, self.size, segments)
+
+    def _masks_of(self, queries: Tensor) -> Tensor:
+        return resize_mask_logits(self.mask_logits[queries], self.plan.padded, self.plan.resized, self.size)
+
+    def _panoptic(self) -> Callable[[], list[Candidate]]:
+        threshold, overlap = self.options.threshold, self.options.overlap_threshold
+        ids, segments = panoptic_inference(
+            self.class_logits,
+            self._masks_of,
+            self.is_thing,
+            self.defaults.threshold if threshold is None else threshold,
+            self.defaults.overlap_threshold if overlap is None else overlap,
+            self.mask_threshold,
+        )
+        id_map = ids.cpu().numpy()
+
+        def encode_masks() -> list[Candidate]:
+            masks = encode_id_map(id_map, [segment.id for segment in segments])
+            return [(segment.class_index, segment.score, masks[segment.id]) for segment in segments]
+
+        return encode_masks
+
+    def _instance(self) -> Callable[[], list[Candidate]]:
+        threshold = self.defaults.instance_threshold if self.options.threshold is None else self.options.threshold
+        masks, classes, scores = instance_inference(
+            self.class_logits, self._masks_of, self.is_thing, self.defaults.max_instances, self.mask_threshold
+        )
+        kept = (scores > threshold) & masks.flatten(1).any(1)
+        found = masks[kept].cpu().numpy()
+        described = list(zip(classes[kept].tolist(), scores[kept].tolist(), strict=True))
+        return lambda: [(label, score, encode(mask)) for (label, score), mask in zip(described, found, strict=True)]
+
+    def _semantic(self) -> Callable[[], list[Candidate]]:
+        scores = semantic_inference(self.class_logits, self._masks_of(torch.arange(len(self.mask_logits))))
+        # A class's score: its mean share of all classes' scores over the pixels where it wins.
+        best, winner = (scores / scores.sum(0).clamp_min(1e-6)).max(0)
+        areas = winner.flatten().bincount(minlength=len(self.categories))
+        means = winner.flatten().bincount(best.flatten().double(), minlength=len(self.categories)) / areas.clamp_min(1)
+        class_map, present = winner.cpu().numpy(), areas.nonzero().flatten().tolist()
+
+        def encode_masks() -> list[Candidate]:
+            masks = encode_id_map(class_map, present)
+            return [(label, means[label].item(), masks[label]) for label in present]
+
+        return encode_masks
+
+    def _segments(self, candidates: Sequence[Candidate]) -> tuple[Segment, ...]:
+        wanted = self.options.labels
+        if wanted is not None:
+            candidates = [candidate for candidate in candidates if self.categories[candidate[0]].name in wanted]
+        if self.options.max_segments is not None:
+            best = sorted(range(len(candidates)), key=lambda i: -candidates[i][1])[: self.options.max_segments]
+            candidates = [candidates[i] for i in sorted(best)]
+        segments = []
+        for i, (label, score, mask) in enumerate(candidates, start=1):
+            category, (area, bbox) = self.categories[label], measure(mask)
+            segments.append(Segment(i, category.id, category.name, category.isthing, score, bbox, area, mask))
+        return tuple(segments)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise CheckpointError(f"no such device: {name!r}; use cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise CheckpointError(f"device {name} was asked for, but torch finds no CUDA device; use cpu, or mend the driver")
+    return device
