@@ -1,9 +1,9 @@
 """What the model side raises on purpose.
 
-    ProscaleError
-    ├── CheckpointError      weights or configuration cannot be used; the message says what to do
-    ├── ImageError           a picture that the network cannot take (wrong shape, dtype, too small a side)
-    └── ParameterError       a request parameter out of range or unknown label
+ProscaleError
+├── CheckpointError      weights or configuration cannot be used; the message says what to do
+├── ImageError           a picture that the network cannot take (wrong shape, dtype, too small a side)
+└── ParameterError       a request parameter out of range or unknown label
 """
 
 

@@ -13,15 +13,15 @@ from torch import Tensor
 from proscale.backbones.resnet import freeze_batch_norm
 from proscale.checkpoints.folder import DEFAULT_FOLDER, load_folder
 from proscale.checkpoints.names import load_strictly
-from proscale.config import TASKS, ModelConfig, PreprocessConfig, ProScaleEncoderConfig, Task
+from proscale.config import TASKS, PreprocessConfig, ProScaleEncoderConfig, Task
 from proscale.errors import CheckpointError, ImageError, ParameterError
 from proscale.flops import baseline_config, count_flops
 from proscale.labels import Category
 from proscale.network import SegmentationNetwork
 from proscale.postprocess.instance import instance_inference
 from proscale.postprocess.panoptic import panoptic_inference
-from proscale.postprocess.resize import resize_mask_logits
-from proscale.postprocess.semantic import semantic_inference
+from proscale.postprocess.resize import resize_in_strips, resize_mask_logits
+from proscale.postprocess.semantic import semantic_map
 from proscale.preprocess import check_image, padded_size, preprocess, resized_size
 from proscale.results import RLE, ModelInfo, Plan, Prediction, Segment, Segmentation, SegmentationOptions
 from proscale.rle import encode, encode_id_map, measure
@@ -36,9 +36,7 @@ class Predictor:
     Calls from several threads at once are safe but slow each other down; give one thread the predictor.
     """
 
-    def __init__(
-        self, network: SegmentationNetwork, categories: Sequence[Category], source: str = "memory", device: str = "cpu"
-    ) -> None:
+    def __init__(self, network: SegmentationNetwork, categories: Sequence[Category], source: str = "memory", device: str = "cpu") -> None:
         config = network.config
         if len(categories) != config.classes:
             raise CheckpointError(f"{len(categories)} categories for {config.classes} classes")
@@ -98,7 +96,8 @@ class Predictor:
         if options.max_segments is not None and options.max_segments < 1:
             raise ParameterError(f"max_segments must be at least 1, not {options.max_segments}")
         if unknown := set(options.labels or ()) - {category.name for category in self.categories}:
-            raise ParameterError(f"the model has no label {', '.join(sorted(unknown))}; it has {', '.join(c.name for c in self.categories)}")
+            known = ", ".join(category.name for category in self.categories)
+            raise ParameterError(f"the model has no label {', '.join(sorted(unknown))}; it has {known}")
 
     @torch.inference_mode()
     def segment(self, images: Sequence[NDArray[np.uint8]], options: Sequence[SegmentationOptions]) -> list[Prediction]:
@@ -175,6 +174,7 @@ class _Picture:
         ids, segments = panoptic_inference(
             self.class_logits,
             self._masks_of,
+            self.size,
             self.is_thing,
             self.defaults.threshold if threshold is None else threshold,
             self.defaults.overlap_threshold if overlap is None else overlap,
@@ -191,19 +191,25 @@ class _Picture:
     def _instance(self) -> Callable[[], list[Candidate]]:
         threshold = self.defaults.instance_threshold if self.options.threshold is None else self.options.threshold
         masks, classes, scores = instance_inference(
-            self.class_logits, self._masks_of, self.is_thing, self.defaults.max_instances, self.mask_threshold
+            self.class_logits,
+            self._masks_of,
+            self.size,
+            self.is_thing,
+            self.defaults.max_instances,
+            self.mask_threshold,
+            min_score=threshold,
         )
-        kept = (scores > threshold) & masks.flatten(1).any(1)
+        kept = masks.flatten(1).any(1)
         found = masks[kept].cpu().numpy()
         described = list(zip(classes[kept].tolist(), scores[kept].tolist(), strict=True))
         return lambda: [(label, score, encode(mask)) for (label, score), mask in zip(described, found, strict=True)]
 
     def _semantic(self) -> Callable[[], list[Candidate]]:
-        scores = semantic_inference(self.class_logits, self._masks_of(torch.arange(len(self.mask_logits))))
+        strips = resize_in_strips(self.mask_logits, self.plan.padded, self.plan.resized, self.size)
+        winner, share = semantic_map(self.class_logits, strips)
         # A class's score: its mean share of all classes' scores over the pixels where it wins.
-        best, winner = (scores / scores.sum(0).clamp_min(1e-6)).max(0)
         areas = winner.flatten().bincount(minlength=len(self.categories))
-        means = winner.flatten().bincount(best.flatten().double(), minlength=len(self.categories)) / areas.clamp_min(1)
+        means = winner.flatten().bincount(share.flatten().double(), minlength=len(self.categories)) / areas.clamp_min(1)
         class_map, present = winner.cpu().numpy(), areas.nonzero().flatten().tolist()
 
         def encode_masks() -> list[Candidate]:

@@ -102,9 +102,7 @@ def share_differing(ours: Tensor, theirs: Tensor) -> float:
     return (ours != theirs).double().mean().item() if ours.shape == theirs.shape else 1.0
 
 
-def match_instances(
-    masks: Tensor, classes: Tensor, scores: Tensor, reference: Mapping[str, Tensor]
-) -> tuple[int, float, float]:
+def match_instances(masks: Tensor, classes: Tensor, scores: Tensor, reference: Mapping[str, Tensor]) -> tuple[int, float, float]:
     """Pair our instances with the reference's, which come in no order: same class, nearest score and mask.
 
     Returns:
@@ -113,9 +111,7 @@ def match_instances(
     free = list(range(len(classes)))
     unmatched, worst_score, worst_mask = abs(len(classes) - len(reference["instance_classes"])), 0.0, 0.0
     for mask, label, score in zip(reference["instance_masks"], reference["instance_classes"], reference["instance_scores"], strict=True):
-        candidates = [
-            ((scores[i] - score).abs().item() + share_differing(masks[i], mask), i) for i in free if classes[i] == label
-        ]
+        candidates = [((scores[i] - score).abs().item() + share_differing(masks[i], mask), i) for i in free if classes[i] == label]
         if not candidates:
             unmatched += 1
             continue
@@ -126,11 +122,15 @@ def match_instances(
     return unmatched, worst_score, worst_mask
 
 
-def compare_results(report: Report, case: Mapping[str, Any], class_logits: Tensor, mask_logits: Tensor, reference: Mapping[str, Tensor]) -> None:
+def compare_results(
+    report: Report, case: Mapping[str, Any], class_logits: Tensor, mask_logits: Tensor, reference: Mapping[str, Tensor]
+) -> None:
     """Post-process (Q, K + 1) and (Q, h, w) logits and compare the three results."""
     masks = resize_mask_logits(mask_logits, case["padded"], case["resized"], case["output"])
     is_thing = [index in case["thing_classes"] for index in range(case["classes"])]
-    ids, segments = panoptic_inference(class_logits, lambda kept: masks[kept], is_thing, case["object_mask_threshold"], case["overlap_threshold"])
+    ids, segments = panoptic_inference(
+        class_logits, lambda kept: masks[kept], case["output"], is_thing, case["object_mask_threshold"], case["overlap_threshold"]
+    )
     report.add("panoptic pixels", share_differing(ids, reference["panoptic"]), TIES)
     ours = [{"id": s.id, "isthing": is_thing[s.class_index], "category_id": s.class_index} for s in segments]
     report.require("panoptic segments", ours == case["segments_info"], f"{ours} != {case['segments_info']}")
@@ -141,7 +141,7 @@ def compare_results(report: Report, case: Mapping[str, Any], class_logits: Tenso
         report.add("semantic scores", difference(scores[:, ::8, ::8], reference["semantic_scores_sample"]), TOLERANCE)
 
     unmatched, score, mask = match_instances(
-        *instance_inference(class_logits, lambda queries: masks[queries], is_thing, case["topk"]), reference
+        *instance_inference(class_logits, lambda queries: masks[queries], case["output"], is_thing, case["topk"]), reference
     )
     report.add("instances without partner", unmatched, 0)
     report.add("instance scores", score, TOLERANCE)

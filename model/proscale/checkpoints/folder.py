@@ -119,7 +119,7 @@ def config_from_json(values: Any, source: str | Path = CONFIG_FILE) -> ModelConf
 
 def _record(types: Mapping[str, Any], values: Mapping[str, Any]) -> Any:
     kind = values.get("type")
-    if kind not in types:
+    if not isinstance(kind, str) or kind not in types:
         raise ValueError(f"type is {kind!r}, known are {', '.join(types)}")
     return _checked(types[kind], {name: value for name, value in values.items() if name != "type"})
 

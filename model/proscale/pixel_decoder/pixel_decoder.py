@@ -10,6 +10,12 @@ from proscale.pixel_decoder.pixel_embedding import GROUPS, PixelEmbedding
 from proscale.pixel_decoder.proscale import ProScaleEncoder
 
 
+def _projection(channels_in: int, dim: int) -> nn.Sequential:
+    convolution = nn.Conv2d(channels_in, dim, 1)
+    nn.init.xavier_uniform_(convolution.weight)
+    return nn.Sequential(convolution, nn.GroupNorm(GROUPS, dim))
+
+
 class PixelDecoder(nn.Module):
     """Input projections, one of the two encoders, the pixel embedding, and the projection to mask features."""
 
@@ -17,12 +23,7 @@ class PixelDecoder(nn.Module):
         super().__init__()
         dim = config.hidden_dim
         # Coarse to fine: res5, res4, res3.
-        self.input_projections = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(channels_in, dim, 1), nn.GroupNorm(GROUPS, dim)) for channels_in in reversed(channels[1:])
-        )
-        for projection in self.input_projections:
-            nn.init.xavier_uniform_(projection[0].weight)  # type: ignore[index]
-            nn.init.zeros_(projection[0].bias)  # type: ignore[index]
+        self.input_projections = nn.ModuleList(_projection(channels_in, dim) for channels_in in reversed(channels[1:]))
         self.encoder = (
             Mask2FormerEncoder(config, config.encoder)
             if isinstance(config.encoder, Mask2FormerEncoderConfig)
@@ -31,7 +32,6 @@ class PixelDecoder(nn.Module):
         self.pixel_embedding = PixelEmbedding(channels[0], dim, config.pixel_embedding)
         self.mask_projection = nn.Conv2d(dim, dim, 1)
         nn.init.kaiming_uniform_(self.mask_projection.weight, a=1)
-        nn.init.zeros_(self.mask_projection.bias)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Refine the backbone's levels.

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from proscale.postprocess.resize import queries_at_once
+
 
 @dataclass(frozen=True)
 class PanopticSegment:
@@ -20,6 +22,7 @@ class PanopticSegment:
 def panoptic_inference(
     class_logits: Tensor,
     masks_of: Callable[[Tensor], Tensor],
+    size: Sequence[int],
     is_thing: Sequence[bool],
     threshold: float,
     overlap_threshold: float,
@@ -34,8 +37,8 @@ def panoptic_inference(
 
     Args:
         class_logits: (Q, K + 1) float.
-        masks_of: indices (N,) of kept queries -> their mask logits (N, H, W) at the output size. A function, so that only kept
-            queries need be resized.
+        masks_of: indices (N,) of queries -> their mask logits (N, *size). A function, so that only kept queries are resized.
+        size: (H, W) of the result in pixels.
         is_thing: per class.
 
     Returns:
@@ -43,24 +46,19 @@ def panoptic_inference(
     """
     scores, labels = class_logits.softmax(-1).max(-1)
     kept = ((labels != class_logits.shape[1] - 1) & (scores > threshold)).nonzero().flatten()
-    probabilities = masks_of(kept).sigmoid()
-    ids = torch.zeros(probabilities.shape[1:], dtype=torch.int32, device=class_logits.device)
-    segments: list[PanopticSegment] = []
-    if len(kept) == 0:
-        return ids, segments
-    winner = (probabilities * scores[kept, None, None]).argmax(0)
-    own = probabilities >= mask_threshold
-    won = own.gather(0, winner[None])[0]
+    if not len(kept):
+        return torch.zeros(*size, dtype=torch.int32, device=class_logits.device), []
+    winner, won, own_areas = _winners(kept, scores[kept], masks_of, size, mask_threshold)
     # As published, the overlap is judged on every pixel won, though a segment keeps only those inside its own mask.
     won_areas = winner.flatten().bincount(minlength=len(kept)).tolist()
-    own_areas = own.flatten(1).sum(1).tolist()
     final_areas = winner[won].bincount(minlength=len(kept)).tolist()
     # Which queries stay is decided on a few numbers; the map is then painted at once by a table from query to id.
+    segments: list[PanopticSegment] = []
     table, stuff = [0] * len(kept), dict[int, int]()
     for i, (label, score) in enumerate(zip(labels[kept].tolist(), scores[kept].tolist(), strict=True)):
         if final_areas[i] == 0 or won_areas[i] / own_areas[i] < overlap_threshold:
             continue
-        if not is_thing[label] and label in stuff:
+        if label in stuff:
             table[i] = stuff[label]
             first = segments[stuff[label] - 1]
             segments[stuff[label] - 1] = PanopticSegment(first.id, label, max(first.score, score))
@@ -69,6 +67,32 @@ def panoptic_inference(
         if not is_thing[label]:
             stuff[label] = table[i]
         segments.append(PanopticSegment(table[i], label, score))
-    painted = torch.tensor(table, dtype=torch.int32, device=ids.device)[winner]
-    return torch.where(won, painted, ids), segments
+    painted = torch.tensor(table, dtype=torch.int32, device=winner.device)[winner]
+    return painted * won, segments
 
+
+def _winners(
+    kept: Tensor, scores: Tensor, masks_of: Callable[[Tensor], Tensor], size: Sequence[int], mask_threshold: float
+) -> tuple[Tensor, Tensor, list[int]]:
+    """The best query of every pixel, a few queries at a time.
+
+    Args: kept (N,) query indices, scores (N,).
+    Returns: winner (H, W) int64 in 0..N-1; whether the pixel is inside the winner's own mask (H, W) bool; area of each own mask.
+    """
+    device = scores.device
+    best = torch.full(tuple(size), -1.0, device=device)
+    winner = torch.zeros(*size, dtype=torch.int64, device=device)
+    won = torch.zeros(*size, dtype=torch.bool, device=device)
+    own_areas: list[int] = []
+    first = 0
+    for queries, query_scores in zip(*(x.split(queries_at_once(size)) for x in (kept, scores)), strict=True):
+        probabilities = masks_of(queries).sigmoid()
+        own = probabilities >= mask_threshold
+        own_areas += own.flatten(1).sum(1).tolist()
+        value, index = (probabilities * query_scores[:, None, None]).max(0)
+        better = value > best
+        best = torch.where(better, value, best)
+        winner = torch.where(better, index + first, winner)
+        won = torch.where(better, own.gather(0, index[None])[0], won)
+        first += len(queries)
+    return winner, won, own_areas

@@ -1,5 +1,7 @@
 """Semantic inference (arXiv 2107.06278, section 3.4)."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -15,3 +17,22 @@ def semantic_inference(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
         (K, H, W) float, at least 0, not normalised.
     """
     return torch.einsum("qk,qhw->khw", class_logits.softmax(-1)[:, :-1], mask_logits.sigmoid())
+
+
+def semantic_map(class_logits: Tensor, strips: Iterable[tuple[int, Tensor]]) -> tuple[Tensor, Tensor]:
+    """The best class of every pixel, strip by strip.
+
+    Args:
+        class_logits: (Q, K + 1) float.
+        strips: first row and mask logits (Q, rows, W) of strips that follow each other from the top (`resize_in_strips`).
+
+    Returns:
+        class indices (H, W) int64, and the best class's share of all classes' scores there (H, W) float in 0..1.
+    """
+    winners, shares = [], []
+    for _, mask_logits in strips:
+        scores = semantic_inference(class_logits, mask_logits)
+        best, winner = scores.max(0)
+        winners.append(winner)
+        shares.append(best / scores.sum(0).clamp_min(1e-6))
+    return torch.cat(winners), torch.cat(shares)
