@@ -1,0 +1,56 @@
+"""The command `proscale`: what it offers, and nothing else; every command is loaded only when it is used.
+
+Packages built on this one add commands of their own by entry points of the group `proscale.commands`.
+"""
+
+from importlib import import_module
+from importlib.metadata import entry_points
+
+import click
+
+from proscale import __version__
+
+COMMANDS = {
+    "segment": ("proscale.segment_command:segment", "Segment picture files; write JSON and overlays."),
+    "flops": ("proscale.flops_command:flops", "Count the FLOPs of a model, part by part, for any picture size."),
+    "train": ("proscale.training.command:train", "Train a model on COCO panoptic data and drawn scenes."),
+    "evaluate": ("proscale.evaluation.command:evaluate", "Measure panoptic quality, IoU and recall on COCO panoptic data."),
+}
+"""Name -> (module:attribute, help in one line). The help stands here so that `--help` need not import torch."""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported on use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Own commands in the order of the table, then those that other packages add."""
+        return [*COMMANDS, *sorted(point.name for point in entry_points(group="proscale.commands"))]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command; None when nobody knows the name."""
+        if cmd_name in COMMANDS:
+            module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+            return _command(getattr(import_module(module), attribute))
+        points = entry_points(group="proscale.commands", name=cmd_name)
+        return _command(next(iter(points)).load()) if points else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands; only those of other packages are imported for their help."""
+        rows = []
+        for name in self.list_commands(ctx):
+            command = None if name in COMMANDS else self.get_command(ctx, name)
+            rows.append((name, COMMANDS[name][1] if command is None else command.get_short_help_str(limit=100)))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+def _command(loaded: object) -> click.Command:
+    if not isinstance(loaded, click.Command):
+        raise TypeError(f"{loaded!r} is not a click command")
+    return loaded
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(__version__, prog_name="proscale")
+def main() -> None:
+    """Panoptic, instance and semantic segmentation with PRO-SCALE Mask2Former: as a service, on files, from Python."""

@@ -1,0 +1,83 @@
+"""`proscale flops`: what a model costs at a picture size, beside Mask2Former."""
+
+from dataclasses import asdict
+
+import click
+
+from proscale.checkpoints.folder import DEFAULT_FOLDER, load_folder
+from proscale.config import MASK2FORMER, RESNET_50, RESNET_101, SWIN_B, SWIN_L, SWIN_S, SWIN_T, TASKS, ModelConfig, PixelDecoderConfig
+from proscale.config import ProScaleEncoderConfig as ProScale
+from proscale.errors import ProscaleError
+from proscale.flops import Flops, baseline_config, count_flops
+from proscale.preprocess import padded_size, resized_size
+
+BACKBONES = {"r50": RESNET_50, "r101": RESNET_101, "swin-t": SWIN_T, "swin-s": SWIN_S, "swin-b": SWIN_B, "swin-l": SWIN_L}
+
+
+def parse_size(_: click.Context, __: click.Parameter, value: str) -> tuple[int, int]:
+    """'WIDTHxHEIGHT' -> (height, width)."""
+    try:
+        width, height = (int(part) for part in value.lower().split("x"))
+        if min(width, height) < 1:
+            raise ValueError
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not WIDTHxHEIGHT, for instance 640x480") from None
+    return height, width
+
+
+def parse_layers(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    """'3,3,3' -> (3, 3, 3); '6' -> (6,)."""
+    if value is None:
+        return None
+    try:
+        layers = tuple(int(part) for part in value.split(","))
+        if len(layers) not in (1, 3) or min(layers) < 0:
+            raise ValueError
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither P1,P2,P3 (PRO-SCALE) nor one number (Mask2Former)") from None
+    return layers
+
+
+@click.command()
+@click.argument("size", callback=parse_size, default="640x480")
+@click.option("--checkpoint", type=click.Path(), help="Model folder; default: the model inside the package.")
+@click.option("--backbone", type=click.Choice(list(BACKBONES)), help="Count a published architecture instead of a checkpoint.")
+@click.option("--layers", callback=parse_layers, help="With --backbone: P1,P2,P3 of PRO-SCALE, or one number for Mask2Former. [3,3,3]")
+@click.option("--classes", default=133, show_default=True, help="With --backbone: number of classes.")
+def flops(
+    size: tuple[int, int], checkpoint: str | None, backbone: str | None, layers: tuple[int, ...] | None, classes: int
+) -> None:
+    """Count the FLOPs of a model for a picture of SIZE (WIDTHxHEIGHT, default 640x480), all three tasks asked for.
+
+    1 FLOP is 1 multiply-accumulate, as in the papers. Baseline: Mask2Former with 6 encoder layers, all else equal.
+    """
+    if layers is not None and backbone is None:
+        raise click.UsageError("--layers goes with --backbone")
+    try:
+        config = load_folder(checkpoint or DEFAULT_FOLDER)[0] if backbone is None else _published(backbone, layers or (3, 3, 3), classes)
+    except ProscaleError as error:
+        raise click.ClickException(str(error)) from error
+    resized = resized_size(*size, config.preprocess)
+    padded = padded_size(*resized, config.preprocess)
+    counts = count_flops(config, padded, size, TASKS)
+    baseline = count_flops(baseline_config(config), padded, size, TASKS)
+    click.echo(f"{config.name}: picture {size[1]}x{size[0]}, padded {padded[1]}x{padded[0]} (width x height)")
+    click.echo(_table(counts, baseline))
+
+
+def _published(backbone: str, layers: tuple[int, ...], classes: int) -> ModelConfig:
+    if len(layers) == 1:
+        return ModelConfig(f"Mask2Former {backbone} ({layers[0]})", classes, BACKBONES[backbone], MASK2FORMER)
+    p1, p2, p3 = layers
+    return ModelConfig(f"PRO-SCALE {backbone} ({p1}, {p2}, {p3})", classes, BACKBONES[backbone], PixelDecoderConfig(ProScale((p1, p2, p3))))
+
+
+def _table(counts: Flops, baseline: Flops) -> str:
+    lines = [f"{'GFLOPs':<22}{'model':>10}{'baseline':>10}{'saved':>8}"]
+    rows = {**{name: (value, asdict(baseline)[name]) for name, value in asdict(counts).items()}}
+    rows["pixel_decoder, all"] = (counts.pixel_decoder, baseline.pixel_decoder)
+    rows["total"] = (counts.total, baseline.total)
+    for name, (value, reference) in rows.items():
+        saved = f"{1 - value / reference:>8.1%}" if value != reference else ""
+        lines.append(f"{name:<22}{value / 1e9:>10.2f}{reference / 1e9:>10.2f}{saved}")
+    return "\n".join(lines)
