@@ -57,11 +57,14 @@ def _one_seed() -> None:
 
 @pytest.fixture(scope="session")
 def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder with random weights: quick, and sure of nothing."""
+    """A model folder with random weights: quick, and different for every query."""
     folder = tmp_path_factory.mktemp("checkpoint") / "small"
     with torch.random.fork_rng():
         torch.manual_seed(7)
         network = SegmentationNetwork(SMALL_CONFIG)
+        with torch.no_grad():  # fresh heads say nearly the same for every query
+            network.transformer_decoder.class_head.weight.mul_(8)
+            network.transformer_decoder.mask_head.layers[-1].weight.mul_(8)
     save_folder(folder, SMALL_CONFIG, SMALL_CATEGORIES, network.state_dict())
     return folder
 

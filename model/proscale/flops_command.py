@@ -44,9 +44,7 @@ def parse_layers(_: click.Context, __: click.Parameter, value: str | None) -> tu
 @click.option("--backbone", type=click.Choice(list(BACKBONES)), help="Count a published architecture instead of a checkpoint.")
 @click.option("--layers", callback=parse_layers, help="With --backbone: P1,P2,P3 of PRO-SCALE, or one number for Mask2Former. [3,3,3]")
 @click.option("--classes", default=133, show_default=True, help="With --backbone: number of classes.")
-def flops(
-    size: tuple[int, int], checkpoint: str | None, backbone: str | None, layers: tuple[int, ...] | None, classes: int
-) -> None:
+def flops(size: tuple[int, int], checkpoint: str | None, backbone: str | None, layers: tuple[int, ...] | None, classes: int) -> None:
     """Count the FLOPs of a model for a picture of SIZE (WIDTHxHEIGHT, default 640x480), all three tasks asked for.
 
     1 FLOP is 1 multiply-accumulate, as in the papers. Baseline: Mask2Former with 6 encoder layers, all else equal.

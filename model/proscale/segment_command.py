@@ -110,7 +110,10 @@ def output_paths(path: Path, many: bool, overlay: Path | None, json_path: Path |
 
 def segment_table(segmentation: Segmentation) -> str:
     """Segments as text, largest first."""
-    lines = [f"{segmentation.task}: {len(segmentation.segments)} segments", f"{'id':>4}  {'label':<20}{'score':>6}{'area':>10}  bbox (x, y, w, h)"]
+    lines = [
+        f"{segmentation.task}: {len(segmentation.segments)} segments",
+        f"{'id':>4}  {'label':<20}{'score':>6}{'area':>10}  bbox (x, y, w, h)",
+    ]
     ordered = sorted(segmentation.segments, key=lambda segment: -segment.area)
     lines += [f"{s.id:>4}  {s.label:<20}{s.score:>6.2f}{s.area:>10}  {s.bbox}" for s in ordered[:SHOWN_SEGMENTS]]
     if len(ordered) > SHOWN_SEGMENTS:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
-
 from tests.parity import check_vectors
 
 VECTORS = Path(__file__).parent / "vectors"

@@ -1,18 +1,17 @@
 """Swin transformer (Liu et al. 2021, arXiv 2103.14030) as Mask2Former uses it: no absolute position, a LayerNorm per output."""
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from proscale.config import SwinConfig
+from proscale.ops.constants import constant_tensor
 
 PATCH = 4
 MLP_RATIO = 4
 
 
-@lru_cache(maxsize=8)
+@constant_tensor(maxsize=8)
 def relative_position_index(window: int) -> Tensor:
     """Row of the bias table for every pair of tokens of a window.
 
@@ -26,7 +25,7 @@ def relative_position_index(window: int) -> Tensor:
     return dy * (2 * window - 1) + dx
 
 
-@lru_cache(maxsize=64)
+@constant_tensor(maxsize=64)
 def shifted_window_mask(height: int, width: int, window: int, shift: int) -> Tensor:
     """Which tokens of a shifted window are true neighbours in the picture (arXiv 2103.14030, section 3.2).
 

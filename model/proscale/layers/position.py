@@ -1,15 +1,16 @@
 """Sine position encoding of a feature level (DETR, arXiv 2005.12872, appendix A.4)."""
 
 import math
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from proscale.ops.constants import constant_tensor
+
 TEMPERATURE = 10_000.0
 
 
-@lru_cache(maxsize=256)
+@constant_tensor(maxsize=256)
 def sine_position(height: int, width: int, dim: int) -> Tensor:
     """Sines and cosines of the row, then of the column, of every token; half of the channels each.
 
@@ -20,7 +21,7 @@ def sine_position(height: int, width: int, dim: int) -> Tensor:
         dim: channels, a multiple of 4.
 
     Returns:
-        (height * width, dim) float32 on the CPU, row-major. Shared between callers: do not write to it.
+        (height * width, dim) float32 on the CPU, row-major.
     """
     if dim % 4:
         raise ValueError(f"sine position encoding needs a multiple of 4 channels, not {dim}")

@@ -1,11 +1,12 @@
 """Multi-scale deformable attention in plain PyTorch: the definition of correct for every other implementation."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from proscale.ops.constants import constant_tensor
 
 
 def ms_deform_attn_reference(
@@ -47,7 +48,7 @@ def ms_deform_attn_reference(
     return out.view(batch, heads * channels, queries).transpose(1, 2).contiguous()
 
 
-@lru_cache(maxsize=64)
+@constant_tensor(maxsize=64)
 def token_centres(spatial_shapes: tuple[int, ...]) -> Tensor:
     """Centre of every token as (x, y) in 0..1 of the picture.
 
@@ -55,7 +56,7 @@ def token_centres(spatial_shapes: tuple[int, ...]) -> Tensor:
         spatial_shapes: h0, w0, h1, w1, ...
 
     Returns:
-        (N, 2) float32 on the CPU. Shared between callers: do not write to it.
+        (N, 2) float32 on the CPU.
     """
     centres = []
     for height, width in zip(spatial_shapes[::2], spatial_shapes[1::2], strict=True):

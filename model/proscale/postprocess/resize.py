@@ -24,6 +24,8 @@ def resize_mask_logits(mask_logits: Tensor, padded: Sequence[int], resized: Sequ
     Returns:
         (Q, *output) float.
     """
+    if not len(mask_logits):
+        return mask_logits.new_empty(0, *output)
     masks = F.interpolate(mask_logits[None], size=tuple(padded), mode="bilinear", align_corners=False)
     masks = masks[:, :, : resized[0], : resized[1]]
     return F.interpolate(masks, size=tuple(output), mode="bilinear", align_corners=False)[0]

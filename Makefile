@@ -1,0 +1,60 @@
+# The two commands: `make demo` and `make test`. Everything they need is installed into .venv.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := model service tests examples
+
+.PHONY: help demo serve test lint types imports unit format lock clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/run ## install, start the service, segment real pictures over HTTP, stop it
+	$(BIN)/python examples/demo.py
+
+serve: $(VENV)/run ## install, start the service, segment real pictures over HTTP, stay until Ctrl-C
+	$(BIN)/python examples/demo.py --stay
+
+test: lint types imports unit ## everything: lint, types, import floors, tests
+
+lint: $(VENV)/test ## ruff: rules and format
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+
+types: $(VENV)/test ## mypy
+	$(BIN)/mypy
+
+imports: $(VENV)/test ## import-linter: imports point down only
+	$(BIN)/lint-imports
+
+unit: $(VENV)/test ## pytest
+	$(BIN)/python -m pytest
+
+format: $(VENV)/test ## rewrite the sources as `make lint` wants them
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+# setuptools builds the package, so it is locked too; a CPU build's local version (+cpu) is the same release.
+FREEZE := $(BIN)/pip freeze --all --exclude pip --exclude-editable | sed 's/+cpu$$//'
+
+lock: ## resolve pyproject.toml anew into requirements/*.txt
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet --upgrade setuptools $$(grep '^torch==' requirements/run.txt)
+	$(BIN)/pip install --quiet -e .
+	$(FREEZE) > requirements/run.txt
+	$(BIN)/pip install --quiet -e '.[test]'
+	$(FREEZE) | grep -vxFf requirements/run.txt > requirements/test.txt
+
+clean: ## remove what the commands made
+	rm -rf $(VENV) demo
+
+# What runs the service, at the exact versions it was tested with. The marker file lets make see whether it is up to date.
+$(VENV)/run: requirements/run.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/run.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+$(VENV)/test: $(VENV)/run requirements/test.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/test.txt
+	touch $@

@@ -1,0 +1,24 @@
+"""Cached tensors."""
+
+import torch
+from torch import Tensor
+
+from proscale.ops.constants import constant_tensor
+
+
+def test_made_once_and_usable_in_training_after_inference() -> None:
+    calls = []
+
+    @constant_tensor(maxsize=4)
+    def ramp(length: int) -> Tensor:
+        calls.append(length)
+        return torch.arange(float(length))
+
+    with torch.inference_mode():
+        first = ramp(3)
+    assert ramp(3) is first
+    assert calls == [3]
+    weight = torch.ones(3, requires_grad=True)
+    (weight * first).sum().backward()
+    assert weight.grad is not None
+    assert weight.grad.tolist() == [0, 1, 2]

@@ -1,0 +1,52 @@
+"""Masks painted over a picture."""
+
+import numpy as np
+import pytest
+
+from proscale.overlay import OPACITY, draw_overlay, segment_colours
+from proscale.results import Segment, Segmentation
+from proscale.rle import encode
+
+
+def segmentation(mask: np.ndarray) -> Segmentation:
+    area = int(mask.sum())
+    return Segmentation("panoptic", mask.shape, (Segment(1, 1, "cat", True, 0.9, (0, 0, 1, 1), area, encode(mask)),))
+
+
+def test_inside_is_tinted_the_edge_outlined_and_the_rest_untouched() -> None:
+    image = np.full((40, 60, 3), 100, np.uint8)
+    mask = np.zeros((40, 60), bool)
+    mask[10:30, 20:50] = True
+    result = segmentation(mask)
+    painted = draw_overlay(image, result, labels=False)
+    assert np.array_equal(painted[~mask], image[~mask])
+    inside = painted[11:29, 21:49].reshape(-1, 3)
+    colour = segment_colours(result.segments)[0]
+    assert (inside == np.round(100 + (colour.astype(float) - 100) * OPACITY)).all()
+    assert (painted[10, 20:50].min(-1) > 178).all()
+    assert np.array_equal(image, np.full((40, 60, 3), 100))
+
+
+def test_large_segments_are_named() -> None:
+    image, mask = np.zeros((200, 300, 3), np.uint8), np.ones((200, 300), bool)
+    result = segmentation(mask)
+    plain, named = (draw_overlay(image, result, labels=labels) for labels in (False, True))
+    changed = np.argwhere((plain != named).any(-1))
+    assert len(changed)
+    assert np.allclose(changed.mean(0), (100, 150), atol=12)
+
+
+def test_sizes_must_agree() -> None:
+    with pytest.raises(ValueError, match="the picture has"):
+        draw_overlay(np.zeros((4, 4, 3), np.uint8), segmentation(np.ones((5, 4), bool)))
+
+
+def test_things_differ_and_stuff_of_one_kind_is_alike() -> None:
+    mask = encode(np.ones((2, 2), bool))
+
+    def segment(number: int, category: int, isthing: bool) -> Segment:
+        return Segment(number, category, "x", isthing, 1.0, (0, 0, 2, 2), 4, mask)
+
+    colours = segment_colours([segment(1, 5, True), segment(2, 5, True), segment(3, 9, False), segment(8, 9, False)])
+    assert not np.array_equal(colours[0], colours[1])
+    assert np.array_equal(colours[2], colours[3])

@@ -1,0 +1,69 @@
+"""COCO run-length encoding, against pycocotools."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from pycocotools import mask as coco
+
+from proscale.results import RLE
+from proscale.rle import decode, decompress, encode, encode_id_map, measure
+
+
+@st.composite
+def id_maps(draw: st.DrawFn) -> NDArray[np.int32]:
+    """Maps of few ids in blocks of any size, so that runs are short, long, and everything between."""
+    height, width = draw(st.integers(1, 60)), draw(st.integers(1, 60))
+    block = draw(st.integers(1, 30))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    ids = rng.integers(0, draw(st.integers(1, 6)), (-(-height // block), -(-width // block)), dtype=np.int32)
+    return np.kron(ids, np.ones((block, block), np.int32))[:height, :width]
+
+
+def coco_encode(mask: NDArray[np.bool_]) -> dict[str, object]:
+    return coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+
+
+@settings(max_examples=300, deadline=None)
+@given(id_maps())
+def test_id_map_is_encoded_as_pycocotools_encodes_each_mask(ids: NDArray[np.int32]) -> None:
+    wanted = [5, 0, 3, 1, 99]
+    encoded = encode_id_map(ids, wanted)
+    assert list(encoded) == wanted
+    for wanted_id, rle in encoded.items():
+        mask = ids == wanted_id
+        reference = coco_encode(mask)
+        assert rle.counts == reference["counts"].decode()
+        assert list(rle.size) == reference["size"]
+        assert rle == encode(mask)
+        assert np.array_equal(decode(rle), mask)
+        area, bbox = measure(rle)
+        assert area == coco.area(reference)
+        assert list(bbox) == coco.toBbox(reference).tolist()
+
+
+def test_long_runs_take_several_characters() -> None:
+    mask = np.zeros((2000, 3000), dtype=bool)
+    mask[:, 1500] = True
+    mask[7, 1503:1600] = True
+    reference = coco_encode(mask)
+    assert encode(mask).counts == reference["counts"].decode()
+    assert np.array_equal(decode(encode(mask)), mask)
+
+
+@pytest.mark.parametrize("mask", [np.zeros((4, 5), bool), np.ones((4, 5), bool), np.zeros((1, 1), bool), np.ones((1, 1), bool)])
+def test_full_and_empty_masks(mask: NDArray[np.bool_]) -> None:
+    assert encode(mask).counts == coco_encode(mask)["counts"].decode()
+    assert np.array_equal(decode(encode(mask)), mask)
+
+
+@pytest.mark.parametrize("counts", ["\x7f", "P", "!", "0P"])
+def test_strings_that_are_no_rle_are_refused(counts: str) -> None:
+    with pytest.raises(ValueError, match="not a COCO RLE"):
+        decompress(counts)
+
+
+def test_runs_must_fill_the_size() -> None:
+    with pytest.raises(ValueError, match="cover 20 pixels, not 24"):
+        decode(RLE((4, 6), encode(np.ones((4, 5), bool)).counts))
