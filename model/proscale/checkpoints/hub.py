@@ -7,8 +7,8 @@ from pathlib import Path
 from proscale.errors import CheckpointError
 
 PREFIX = "hf:"
-WANTED = ("*.safetensors", "*.safetensors.index.json", "config.json", "preprocessor_config.json", "labels.json", "source.json")
-FALLBACK = ("*.bin", "*.pth", "*.pkl", "*.yaml")
+WANTED = ["*.safetensors", "*.safetensors.index.json", "config.json", "preprocessor_config.json", "labels.json", "source.json"]
+FALLBACK = ["*.bin", "*.pth", "*.pkl", "*.yaml"]
 """Fetched only where there is no safetensors file: they are larger, or older forms of the same weights."""
 _NAME = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 
@@ -41,22 +41,24 @@ def fetch(source: str) -> HubSource:
         raise CheckpointError(f"{source!r} is not hf:OWNER/NAME or hf:OWNER/NAME@revision")
     repository, revision = match["repository"], match["revision"]
     try:
-        from huggingface_hub import HfApi, snapshot_download
+        from huggingface_hub import snapshot_download
         from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-        from huggingface_hub.errors import RevisionNotFoundError as NoRevision
+        from huggingface_hub.errors import RevisionNotFoundError as NoRevisionError
     except ImportError:
         raise CheckpointError("hf: sources need huggingface_hub; install it with `pip install huggingface_hub`") from None
     try:
-        info = HfApi().model_info(repository, revision=revision)
-        names = [sibling.rfilename for sibling in info.siblings or ()]
-        patterns = list(WANTED if any(name.endswith(".safetensors") for name in names) else WANTED + FALLBACK)
-        folder = snapshot_download(repository, revision=info.sha, allow_patterns=patterns)
-        return HubSource(repository, str(info.sha), Path(folder))
+        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=WANTED))
+        if not any(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(repository, revision=revision, allow_patterns=WANTED + FALLBACK))
     except GatedRepoError:
         raise CheckpointError(f"{repository} asks for consent: accept its terms on the hub, then set HF_TOKEN") from None
-    except NoRevision:
+    except NoRevisionError:
         raise CheckpointError(f"{repository} has no revision {revision!r}") from None
     except RepositoryNotFoundError:
         raise CheckpointError(f"the hub has no model {repository!r}, or it is private and HF_TOKEN is not set") from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise CheckpointError(f"{repository} cannot be fetched: {str(error).strip().splitlines()[0]}") from error
+    except LocalEntryNotFoundError:
+        raise CheckpointError(f"{repository} cannot be fetched: the hub does not answer, and the cache does not have it") from None
+    except (HfHubHTTPError, OSError, RuntimeError) as error:
+        raise CheckpointError(f"{repository} cannot be fetched: {(str(error).strip() or repr(error)).splitlines()[0]}") from error
+    # The cache names a snapshot's folder after its commit.
+    return HubSource(repository, folder.name, folder)

@@ -22,13 +22,17 @@ DTYPES = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"
 """Kinds of numbers that weights may have."""
 
 
+class _RefusedError(Exception):
+    """What is wrong with a pickle, to follow "as a pickle it"."""
+
+
 class _Inert:
     """A stand-in; the BUILD instruction of a pickle finds nothing to set on it."""
 
     __slots__ = ()
 
     def __setstate__(self, state: object) -> None:
-        raise pickle.UnpicklingError("sets the state of something that is not an array")
+        raise _RefusedError("sets the state of something that is not an array")
 
 
 class _DType(_Inert):
@@ -38,12 +42,12 @@ class _DType(_Inert):
 
     def __init__(self, code: object) -> None:
         if not isinstance(code, str) or code.lstrip("<>=|") not in DTYPES:
-            raise pickle.UnpicklingError(f"holds an array of {code!r}, not of numbers")
+            raise _RefusedError(f"holds an array of {code!r}, not of numbers")
         self.code, self.order = code.lstrip("<>=|"), code[0] if code[0] in "<>" else "<"
 
     def __setstate__(self, state: object) -> None:
         if not isinstance(state, tuple) or len(state) < 5 or any(part is not None for part in state[2:5]):
-            raise pickle.UnpicklingError("describes a structured array")
+            raise _RefusedError("describes a structured array")
         self.order = ">" if state[1] == ">" else "<"
 
 
@@ -57,20 +61,20 @@ class _Array(_Inert):
 
     def __setstate__(self, state: object) -> None:
         if not isinstance(state, tuple) or len(state) != 5:
-            raise pickle.UnpicklingError("holds an array in an unknown form")
+            raise _RefusedError("holds an array in an unknown form")
         _, self.shape, self.dtype, self.fortran, self.data = state
 
     def build(self) -> NDArray[Any]:
         """The array itself; every claim is checked first."""
         if not isinstance(self.dtype, _DType):
-            raise pickle.UnpicklingError("holds an array without a type")
+            raise _RefusedError("holds an array without a type")
         data, shape, dtype = self.data, self.shape, np.dtype(self.dtype.order + self.dtype.code)
         if isinstance(data, str):  # as Python 2 wrote bytes
             data = data.encode("latin1")
         if not isinstance(data, bytes | bytearray) or not isinstance(shape, tuple) or len(shape) > MAX_DIMENSIONS:
-            raise pickle.UnpicklingError("holds an array without raw bytes or with an odd shape")
+            raise _RefusedError("holds an array without raw bytes or with an odd shape")
         if any(type(size) is not int or size < 0 for size in shape) or math.prod(shape) * dtype.itemsize != len(data):
-            raise pickle.UnpicklingError(f"holds an array whose {len(data)} bytes do not fit its shape {shape}")
+            raise _RefusedError(f"holds an array whose {len(data)} bytes do not fit its shape {shape}")
         flat = np.frombuffer(data, dtype).astype(dtype.newbyteorder("="))
         return flat.reshape(shape, order="F" if self.fortran else "C")
 
@@ -105,7 +109,7 @@ class _Named(_Inert):
             case "bytes" | "bytearray" if not arguments or isinstance(arguments[0], bytes | bytearray):
                 return bytes(*arguments[:1])
             case _:
-                raise pickle.UnpicklingError(f"calls {self.name}")
+                raise _RefusedError(f"calls {self.name}")
 
 
 _ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
@@ -131,11 +135,11 @@ class _Reader(pickle.Unpickler):
         try:
             return _Named(ALLOWED[module_name, global_name])
         except KeyError:
-            raise pickle.UnpicklingError(f"wants to use {module_name}.{global_name}") from None
+            raise _RefusedError(f"wants to use {module_name}.{global_name}") from None
 
     def persistent_load(self, pid: Any, /) -> Any:
         """Torch files refer to their tensors so; they are not read here."""
-        raise pickle.UnpicklingError("refers to data outside itself")
+        raise _RefusedError("refers to data outside itself")
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
@@ -151,9 +155,9 @@ def read_pickle(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             value = _load(file)
         if not isinstance(value, dict):
-            raise pickle.UnpicklingError(f"holds a {type(value).__name__}, not a dictionary")
+            raise _RefusedError(f"holds a {type(value).__name__}, not a dictionary")
         return dict(_built(value, depth=3))
-    except pickle.UnpicklingError as error:
+    except _RefusedError as error:
         raise CheckpointError(
             f"{path} is refused: as a pickle it {error}. Only dictionaries of numpy arrays are read, and nothing in the file has been run. "
             "If you trust it, save its weights again as safetensors."
@@ -165,10 +169,10 @@ def read_pickle(path: Path) -> dict[str, Any]:
 def _load(file: BinaryIO) -> object:
     try:
         return _Reader(file, encoding="latin1").load()
-    except (pickle.UnpicklingError, OSError):
+    except (_RefusedError, OSError):
         raise
     except Exception as error:  # a damaged or crafted pickle fails in any way: every one of them is a refusal
-        raise pickle.UnpicklingError(f"is damaged or crafted ({type(error).__name__}: {error})") from None
+        raise _RefusedError(f"is damaged or crafted ({type(error).__name__}: {error})") from None
 
 
 def _built(values: dict[Any, Any], depth: int) -> Iterator[tuple[str, Any]]:

@@ -86,7 +86,7 @@ def sha256(files: tuple[Path, ...]) -> str:
 def _read_file(path: Path) -> Mapping[str, Any]:
     try:
         with path.open("rb") as file:
-            head = file.read(16)
+            head = file.read(32)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size:
@@ -103,9 +103,10 @@ def _read_file(path: Path) -> Mapping[str, Any]:
 
 def _read_torch(path: Path) -> Mapping[str, Any]:
     try:
-        with warnings.catch_warnings():
+        with path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            value = torch.load(path, map_location="cpu", weights_only=True)
+            # Given the open file, not its name: torch would go by the ending.
+            value = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises what it likes on damaged and on dangerous files; both are refusals
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if "GLOBAL" in str(error):
