@@ -191,6 +191,7 @@ def _config(architecture: Architecture, hints: Hints, labels: Labels, name: str)
             threshold=limits.threshold if hints.threshold is None else hints.threshold,
             overlap_threshold=limits.overlap_threshold if hints.overlap_threshold is None else hints.overlap_threshold,
             max_instances=hints.max_instances or limits.max_instances,
+            combine_first=hints.task == "semantic" if hints.combine_first is None else hints.combine_first,
         ),
     )
 
@@ -213,6 +214,9 @@ def _notes(config: ModelConfig, hints: Hints, labels: Labels, layout: str, file:
         f"pictures: short side {size.short_side}, long side at most {size.long_side}"
         + ("" if hints.short_side else f" ({'published for this data set' if labels.table else 'the default'}; no configuration says)"),
     ]
+    if hints.task is not None:
+        order = ": scores are combined first, then resized" if config.postprocess.combine_first else ""
+        notes.append(f"trained for: {hints.task}{order}")
     if hints.heads is None:
         notes.append(f"assumed, as published: {pixel.heads} attention heads, {PixelDecoderConfig.points} sampling points")
     if isinstance(pixel.encoder, ProScaleEncoderConfig):
