@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from proscale.results import SegmentationOptions
+from proscale.results import Plan, SegmentationOptions
 from proscale_service.batching import Batcher, Done
 from proscale_service.errors import DeadlineExceeded, Draining, EngineFailure, ServiceError, Unprocessable
 from proscale_service.metrics import Metrics
@@ -295,5 +295,22 @@ def test_expected_time_grows_with_the_queue() -> None:
             assert (batcher.expected_seconds(500) or 0) > (idle or 0)
             engine.gate.set()
             await first
+
+    run(scenario)
+
+
+def test_large_pictures_count_though_the_network_sees_them_small() -> None:
+    class Shrinking(ThresholdEngine):
+        def plan(self, height: int, width: int, tasks: Any) -> Plan:
+            return Plan((32, 32), (32, 32), 3, 4)
+
+    async def scenario() -> None:
+        engine = Shrinking()
+        async with batching(engine, max_batch_pixels=10_000) as batcher:
+            tasks = [await hold(batcher, engine)]
+            tasks += [submit(batcher, engine, blob(60, 80)) for _ in range(4)]
+            engine.gate.set()
+            await asyncio.gather(*tasks)
+        assert [len(batch) for batch in engine.batches] == [1, 2, 2]
 
     run(scenario)

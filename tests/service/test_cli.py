@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from proscale_service.cli import serve
 
 from .pictures import blob, encoded
-from .serving import COMMAND, process
+from .serving import COMMAND, process, until
 
 
 def failing(*arguments: str, **environment: str) -> tuple[int, str]:
@@ -109,3 +109,14 @@ def test_json_logs(small_checkpoint: Path) -> None:
         _, err = started.communicate(timeout=30)
     lines = [json.loads(line) for line in err.splitlines()]
     assert {"id": "abc", "path": "/segment", "status": 200}.items() <= next(line for line in lines if line["message"] == "request").items()
+
+
+def test_a_second_interrupt_ends_it_at_once(small_checkpoint: Path) -> None:
+    with process("--checkpoint", str(small_checkpoint), PROSCALE_DRAIN_DELAY_S="60") as (url, started):
+        started.send_signal(signal.SIGINT)
+        until(lambda: httpx.get(f"{url}/health/ready").status_code == 503)
+        assert started.poll() is None
+        started.send_signal(signal.SIGINT)
+        _, err = started.communicate(timeout=10)
+        assert started.returncode == 130
+        assert "Traceback" not in err

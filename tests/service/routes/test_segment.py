@@ -215,8 +215,19 @@ def test_bad_parameters_say_what_is_right(server: Running, query: str, words: st
 
 
 def test_parameters_given_in_two_places(server: Running) -> None:
-    detail = problem(in_json(server, "/segment?threshold=0.1", image=base64_of(PICTURE), threshold=0.1), 422, "invalid-parameter")
-    assert "threshold: given both" in detail
+    files = {"image": ("a.png", PICTURE)}
+    for response in (
+        in_json(server, "/segment?threshold=0.2", image=base64_of(PICTURE), threshold=0.1),
+        httpx.post(f"{server.url}/segment?threshold=0.2", files=files, data={"threshold": "0.1"}),
+    ):
+        assert "threshold: one value in the query" in problem(response, 422, "invalid-parameter")
+    assert httpx.post(f"{server.url}/segment?threshold=0.2&task=instance", files=files, data={"threshold": "0.2"}).status_code == 200
+
+
+def test_empty_fields_of_a_form_are_left_out(server: Running) -> None:
+    files = {"image": ("a.png", PICTURE)}
+    assert httpx.post(f"{server.url}/segment", files=files, data={"threshold": "", "labels": "", "task": ""}).status_code == 200
+    problem(post(server, threshold=""), 422, "invalid-parameter")
 
 
 def test_two_pictures_in_one_form(server: Running) -> None:
@@ -392,6 +403,8 @@ def test_openapi_describes_what_is_taken(server: Running) -> None:
     names = {parameter["name"] for parameter in described["parameters"]}
     assert names == set(SegmentParameters.model_fields)
     assert described["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"].keys() == names | {"image"}
+    threshold = next(parameter["schema"] for parameter in described["parameters"] if parameter["name"] == "threshold")
+    assert threshold == {"type": "number", "minimum": 0, "maximum": 1}
     assert {"200", "400", "413", "415", "422", "429", "503", "504"} <= described["responses"].keys()
 
     def references(value: Any) -> set[str]:
