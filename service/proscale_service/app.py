@@ -86,7 +86,8 @@ def create_app(
 
 async def _start(pipeline: Pipeline, on_ready: Callable[[], None], on_failure: Callable[[str], None]) -> None:
     if await pipeline.start():
-        on_ready()
+        if pipeline.state == "ready":  # not when it was told to stop meanwhile
+            on_ready()
     else:
         logs.event(_LOG, logging.ERROR, "cannot start", reason=pipeline.failure)
         on_failure(pipeline.failure)

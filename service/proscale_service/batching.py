@@ -53,8 +53,9 @@ class Job:
 
     @property
     def pixels(self) -> int:
-        """Padded pixels: what it takes of a batch's budget."""
-        return self.plan.padded[0] * self.plan.padded[1]
+        """What it takes of a batch's budget: the network's cost goes with the padded size, post-processing with the picture's own."""
+        height, width = self.image.shape[:2]
+        return max(self.plan.padded[0] * self.plan.padded[1], int(height * width))
 
     def fail(self, error: Exception) -> None:
         """Answer with an error, unless nobody listens."""

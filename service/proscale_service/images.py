@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from proscale_service.errors import MalformedRequest, ServiceError, TooManyPixels, UndecodableImage
-from proscale_service.picture_bounds import check_single
+from proscale_service.picture_bounds import check_single, webp_size
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 """Pillow's names of what is tried. Short on purpose: every decoder is attack surface."""
@@ -54,7 +54,7 @@ class Header:
 
 
 def read_header(data: bytes, max_pixels: int) -> Header:
-    """Format and oriented size, without decoding; works on the first kilobytes of a file too.
+    """Format and oriented size, without decoding; works on the first kilobytes of a file too (of TIFF and WebP, the whole).
 
     Raises:
         MalformedRequest: no bytes at all.
@@ -109,6 +109,8 @@ def decode(data: bytes, max_pixels: int) -> tuple[NDArray[np.uint8], Header]:
 def _open(data: bytes, max_pixels: int) -> Image.Image:
     if not data:
         raise MalformedRequest("the picture is empty (0 bytes)")
+    if (size := webp_size(data)) is not None:
+        _check_pixels(*size, max_pixels)
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:

@@ -1,5 +1,6 @@
-"""Where a picture's bytes end, for formats that say so: what finds a second picture glued behind the first.
+"""What the bytes of a picture file say before Pillow looks: where they end, and how large a WebP is.
 
+The end is what finds a second picture glued behind the first.
 Pillow reads the first picture and ignores the rest, so a client that writes two files into one part would get masks of one of
 them and never know. Other things behind a picture are common (motion photos carry a film) and are let pass.
 """
@@ -74,6 +75,19 @@ def end_of_webp(data: bytes) -> int | None:
     """Offset behind the RIFF container."""
     size = int.from_bytes(data[4:8], "little")
     return 8 + size + size % 2
+
+
+def webp_size(data: bytes) -> tuple[int, int] | None:
+    """(height, width) of a WebP's canvas in pixels; None for other data. Pillow makes room for the canvas when it opens the file."""
+    if len(data) < 30 or data[:4] != b"RIFF" or data[8:12] != b"WEBP":
+        return None
+    kind = data[12:16]
+    if kind == b"VP8X":
+        return int.from_bytes(data[27:30], "little") + 1, int.from_bytes(data[24:27], "little") + 1
+    if kind == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
+    return int.from_bytes(data[28:30], "little") & 0x3FFF, int.from_bytes(data[26:28], "little") & 0x3FFF
 
 
 def end_of_bmp(data: bytes) -> int | None:

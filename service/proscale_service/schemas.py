@@ -34,8 +34,14 @@ def _not_bool(value: Any) -> Any:
     return value
 
 
-Number = Annotated[float, BeforeValidator(_not_bool), Field(allow_inf_nan=False)]
-Count = Annotated[int, BeforeValidator(_not_bool)]
+_number = BeforeValidator(_not_bool)
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), _number]
+Probability = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False), _number]
+Count = Annotated[int, Field(ge=1), _number]
+Milliseconds = Annotated[int, Field(ge=1, le=3_600_000), _number]
+Side = Annotated[int, Field(ge=1, le=1_000_000), _number]
+Tasks = Annotated[tuple[Task, ...], Field(min_length=1), BeforeValidator(_split)]
+Labels = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_one_or_many)]
 
 
 class SegmentParameters(BaseModel):
@@ -43,44 +49,33 @@ class SegmentParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    task: Annotated[tuple[Task, ...], BeforeValidator(_split)] = Field(
+    task: Tasks = Field(
         default=("panoptic",),
-        min_length=1,
-        description="What to make: `panoptic`, `instance`, `semantic`; several, repeated or comma separated, share one pass.",
-        examples=[["panoptic"]],
+        description="`panoptic` (if none is named), `instance`, `semantic`; several, repeated or comma separated, share one pass.",
     )
-    threshold: Number | None = Field(
+    threshold: Share | None = Field(
         default=None,
-        ge=0,
-        le=1,
         description="Least confidence of a segment. Panoptic: of its query; instance: of its score; semantic: not used.",
-        examples=[0.8],
     )
-    mask_threshold: Number | None = Field(
-        default=None, gt=0, lt=1, description="Probability from which a pixel belongs to a mask (panoptic, instance).", examples=[0.5]
-    )
-    overlap_threshold: Number | None = Field(
+    mask_threshold: Probability | None = Field(
         default=None,
-        ge=0,
-        le=1,
+        description="Probability from which a pixel belongs to a mask (panoptic, instance).",
+    )
+    overlap_threshold: Share | None = Field(
+        default=None,
         description="Panoptic: a segment is dropped when less than this share of its mask is left to it.",
-        examples=[0.8],
     )
-    labels: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] | None = Field(
+    labels: Labels | None = Field(
         default=None,
-        min_length=1,
         description="Keep only segments with these labels (see `GET /models`); repeated or comma separated.",
-        examples=[["nucleus"]],
     )
     max_segments: Count | None = Field(
-        default=None, ge=1, description="Keep only the segments of highest score, at most so many per task.", examples=[50]
-    )
-    deadline_ms: Count | None = Field(
         default=None,
-        ge=1,
-        le=3_600_000,
+        description="Keep only the segments of highest score, at most so many per task.",
+    )
+    deadline_ms: Milliseconds | None = Field(
+        default=None,
         description="Answer within so many milliseconds of the request's arrival, or 504.",
-        examples=[10000],
     )
 
     @property
@@ -97,13 +92,9 @@ class PlanParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    task: Annotated[tuple[Task, ...], BeforeValidator(_split)] = Field(
-        default=("panoptic",), min_length=1, description="The tasks to plan for."
-    )
-    width: Count | None = Field(
-        default=None, ge=1, le=1_000_000, description="Pixels, after orientation. Give it with `height`, or send a picture."
-    )
-    height: Count | None = Field(default=None, ge=1, le=1_000_000, description="Pixels, after orientation.")
+    task: Tasks = Field(default=("panoptic",), description="The tasks to plan for.")
+    width: Side | None = Field(default=None, description="Pixels, after orientation. Give it with `height`, or send a picture.")
+    height: Side | None = Field(default=None, description="Pixels, after orientation.")
 
     @property
     def tasks(self) -> tuple[Task, ...]:

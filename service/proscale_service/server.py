@@ -42,7 +42,8 @@ class Server(uvicorn.Server):
             if pipeline := self._pipeline():
                 pipeline.begin_drain()
         elif sig == signal.SIGINT:
-            self.should_exit = self.force_exit = True
+            # Nothing orderly: the engine's thread may be busy for long, and the interpreter would wait for it.
+            os._exit(130)
 
     async def on_tick(self, counter: int) -> bool:
         """Asked ten times a second whether to stop."""
@@ -93,8 +94,6 @@ def run(settings: Settings, announce: Callable[[str], None]) -> str:
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda sig, frame: None)
     server.run(sockets=[listener])
-    if server.force_exit:
-        os._exit(130)  # the engine's thread may be busy for long, and the interpreter would wait for it
     return failures[0] if failures else ""
 
 

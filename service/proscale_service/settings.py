@@ -38,7 +38,11 @@ class Settings(BaseSettings):
     max_queue_pixels: int = Field(default=160_000_000, ge=1, description="Pixels of all decoded pictures held at once; beyond it 429.")
     max_items: int = Field(default=16, ge=1, description="Most pictures in one request to /segment/batch.")
 
-    max_batch_pixels: int = Field(default=4_000_000, ge=1, description="Padded pixels computed in one batch; a larger picture runs alone.")
+    max_batch_pixels: int = Field(
+        default=4_000_000,
+        ge=1,
+        description="Pixels in one batch: of each picture its own or its padded ones, if more; a larger picture runs alone.",
+    )
     max_batch_wait_ms: float = Field(
         default=2.0, ge=0, le=1000, description="How long a picture waits for batch mates that are being decoded."
     )

@@ -4,7 +4,7 @@
 - image/* or application/octet-stream: the body is the picture, parameters stand in the query;
 - application/json: `{"image": {"base64": "..."}, ...parameters}`.
 
-Parameters may stand in the query in all three; one that is given in two places is an error rather than a guess.
+Parameters may stand in the query in all three; one that has two values is an error rather than a guess.
 """
 
 import base64
@@ -74,8 +74,8 @@ async def read_input(request: Request, in_pool: InPool, max_pictures: int = 1) -
     except ClientDisconnect as error:
         raise ClientGone("the client closed the connection while sending") from error
     query = _collect(request.query_params.multi_items())
-    if twice := values.keys() & query.keys():
-        raise InvalidParameter(f"{', '.join(sorted(twice))}: given both in the query and in the body")
+    if twice := sorted(name for name in values.keys() & query.keys() if values[name] != query[name]):
+        raise InvalidParameter(f"{', '.join(twice)}: one value in the query and another in the body")
     return Input(pictures, values | query)
 
 
@@ -105,7 +105,9 @@ async def _read_multipart(request: Request, max_pictures: int) -> tuple[list[byt
             if not isinstance(value, UploadFile):
                 if name == "image":
                     raise MalformedRequest("the part `image` is a text field; send it as a file, with a file name")
-                fields.append((name, value))
+                # Forms in browsers send every field, also those that nobody filled in.
+                if value:
+                    fields.append((name, value))
             elif name == "image":
                 pictures.append(await value.read())
             else:

@@ -7,6 +7,8 @@ from pydantic import BaseModel
 from proscale_service.schemas import ProblemModel
 
 _BINARY = {"type": "string", "contentMediaType": "application/octet-stream", "format": "binary"}
+_FILE = _BINARY | {"description": "A JPEG, PNG, WebP, TIFF, BMP or GIF file."}
+_FILES = {"type": "array", "items": _BINARY, "description": "JPEG, PNG, WebP, TIFF, BMP or GIF files."}
 _BASE64 = {
     "type": "object",
     "properties": {"base64": {"type": "string", "contentEncoding": "base64", "description": "The picture's file, base64."}},
@@ -21,26 +23,21 @@ def picture_request(parameters: type[BaseModel], *, many: bool = False, required
     Args:
         parameters: the model of its parameters; flat, so that its schema needs no definitions.
         many: several pictures, not as a raw body.
+        required: whether there must be a picture.
     """
-    fields = parameters.model_json_schema()["properties"]
-    files = {"type": "array", "items": _BINARY} if many else _BINARY
-    described = "A JPEG, PNG, WebP, TIFF, BMP or GIF file."
-    multipart = {"image": files | {"description": described}} | fields
-    as_json = ({"images": {"type": "array", "items": _BASE64}} if many else {"image": _BASE64}) | fields
+    fields = {name: _simple(schema) for name, schema in parameters.model_json_schema()["properties"].items()}
+    name = "images" if many else "image"
+    file = _FILES if many else _FILE
+    picture = {"type": "array", "items": _BASE64} if many else _BASE64
+    example = {name: [{"base64": "..."}] if many else {"base64": "..."}, "task": ["panoptic"]}
     content: dict[str, Any] = {
-        "multipart/form-data": {"schema": _object(multipart, ["image"] if required else [])},
-        "application/json": {"schema": _object(as_json, ["images" if many else "image"] if required else [])},
+        "multipart/form-data": {"schema": _object({"image": file} | fields, ["image"] if required else [])},
+        "application/json": {"schema": _object({name: picture} | fields, [name] if required else []), "example": example},
     }
     if not many:
         content |= {kind: {"schema": _BINARY} for kind in ("image/*", "application/octet-stream")}
     query = [
-        {
-            "name": name,
-            "in": "query",
-            "required": False,
-            "description": schema.get("description", ""),
-            "schema": _without(schema, "description"),
-        }
+        {"name": name, "in": "query", "required": False, "description": schema["description"], "schema": _without(schema, "description")}
         for name, schema in fields.items()
     ]
     return {"requestBody": {"required": required, "content": content}, "parameters": query}
@@ -69,5 +66,11 @@ def _object(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
-def _without(schema: dict[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in schema.items() if key != name}
+def _simple(schema: dict[str, Any]) -> dict[str, Any]:
+    """A parameter's schema without null and default: forms would fill them in, and what is meant by them is to leave it out."""
+    chosen = next((each for each in schema.get("anyOf", []) if each.get("type") != "null"), schema)
+    return _without(chosen, "default", "title") | {"description": schema["description"]}
+
+
+def _without(schema: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {key: value for key, value in schema.items() if key not in names}
