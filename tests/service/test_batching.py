@@ -134,6 +134,17 @@ def test_a_passed_deadline_is_answered_at_once_and_never_computed() -> None:
     run(scenario)
 
 
+def test_a_deadline_in_the_past_is_not_computed_even_by_an_idle_engine() -> None:
+    async def scenario() -> None:
+        engine = ThresholdEngine()
+        async with batching(engine) as batcher:
+            with pytest.raises(DeadlineExceeded):
+                await submit(batcher, engine, blob(*SMALL), seconds=-1)
+        assert engine.batches == []
+
+    run(scenario)
+
+
 def test_a_deadline_that_passes_while_computing_is_kept_too() -> None:
     async def scenario() -> None:
         engine = ThresholdEngine()

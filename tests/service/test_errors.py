@@ -1,4 +1,6 @@
 import json
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -52,3 +54,11 @@ def test_lone_surrogates_do_not_break_the_answer() -> None:
 def test_unknown_statuses_have_a_title() -> None:
     assert plain_problem(404, "", "/", "id")["title"] == "Not Found"
     assert plain_problem(799, "", "/", "id")["title"] == "Error"
+
+
+def test_the_documentation_lists_what_is_sent() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "http.md").read_text()
+    rows = dict(re.findall(r"^\| (\d{3}) \| (.*?) \|", page, re.MULTILINE))
+    documented = {(int(status), kind) for status, kinds in rows.items() for kind in re.findall(r"`([a-z-]+)`", kinds)}
+    never_sent = {errors.ClientGone, errors.TooLarge}
+    assert documented == {(error.status, error.reason.replace("_", "-")) for error in all_errors() if error not in never_sent}
