@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from proscale.backbones.resnet import freeze_batch_norm
+from proscale.checkpoints.blank import blank_network
 from proscale.checkpoints.folder import DEFAULT_FOLDER, load_folder
 from proscale.checkpoints.names import load_strictly
 from proscale.config import TASKS, PreprocessConfig, ProScaleEncoderConfig, Task
@@ -65,9 +66,7 @@ class Predictor:
         """
         _device(device)
         config, categories, state = load_folder(DEFAULT_FOLDER if checkpoint is None else checkpoint)
-        with torch.device("meta"):
-            network = SegmentationNetwork(config)
-        network.to_empty(device="cpu")
+        network = blank_network(config).to_empty(device="cpu")
         load_strictly(network, state)
         return cls(network, categories, "embedded default" if checkpoint is None else str(checkpoint), device)
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
+from proscale.checkpoints.blank import blank_network
 from proscale.checkpoints.choose_labels import Labels, choose_labels
 from proscale.checkpoints.detectron2 import from_detectron2, is_detectron2
 from proscale.checkpoints.detectron2_config import read_detectron2_config
@@ -33,7 +33,6 @@ from proscale.config import (
 )
 from proscale.errors import CheckpointError
 from proscale.labels import Category
-from proscale.network import SegmentationNetwork
 
 
 @dataclass(frozen=True)
@@ -87,9 +86,7 @@ def convert(source: str, request: Request) -> Converted:
         check_claims(hints, architecture, str(file))
     labels = choose_labels(architecture.classes, hints, request.labels)
     config = _config(architecture, hints, labels, request.name or _title(architecture, labels, default_name))
-    with torch.device("meta"):
-        network = SegmentationNetwork(config)
-    check_strictly(network, state)
+    check_strictly(blank_network(config), state)
     origin = ModelSource(name if is_hub_source(source) else path.name, sha256(checkpoint.files), layout)
     return Converted(config, labels.categories, state, origin, tuple(_notes(config, hints, labels, layout, file)))
 
@@ -100,9 +97,7 @@ def start_warm(converted: Converted, encoder: ProScaleEncoderConfig, name: str |
     feeds = ", ".join(f"{new} <- {old}" for new, old in enumerate(started.sources))
     change = f"warm start of {encoder_name(encoder)}, to be fine-tuned; encoder layers {feeds} (new <- source)"
     config = replace(started.config, name=name or f"{encoder_name(encoder)} from {converted.config.name}")
-    with torch.device("meta"):
-        network = SegmentationNetwork(config)
-    check_strictly(network, started.state)
+    check_strictly(blank_network(config), started.state)
     source = replace(converted.source, changes=(*converted.source.changes, change))
     return Converted(config, converted.categories, started.state, source, (*converted.notes, change))
 

@@ -37,6 +37,7 @@ def resize_in_strips(
     resized: Sequence[int],
     output: Sequence[int],
     max_values: int = MAX_VALUES,
+    *,
     combine: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """`resize_mask_logits`, strip by strip from the top; equal to it within rounding.

@@ -5,6 +5,7 @@ import stat
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -22,12 +23,14 @@ from proscale.config import (
     PreprocessConfig,
     ProScaleEncoderConfig,
     ResNetConfig,
+    Task,
     TransformerDecoderConfig,
 )
 from proscale.errors import CheckpointError
 from proscale.labels import contiguous_categories, label_table
 from proscale.network import SegmentationNetwork
 from proscale.predictor import Predictor
+from proscale.results import SegmentationOptions
 
 SMALL = ModelConfig(
     name="small",
@@ -73,6 +76,19 @@ def test_data_set_by_its_number_of_classes(classes: int, table: str, sides: tupl
 def test_small_semantic_models_of_ade20k_were_tested_at_512(tmp_path: Path) -> None:
     converted = convert(str(detectron2_file(tmp_path, replace(SMALL, classes=150))), Request(task="semantic"))
     assert (converted.config.preprocess.short_side, converted.config.preprocess.long_side) == (512, 2048)
+    assert "trained for: semantic: scores are combined first, then resized" in converted.notes
+
+
+@pytest.mark.parametrize("task", ["semantic", "panoptic"])
+def test_semantic_models_combine_their_scores_first(task: Task, tmp_path: Path) -> None:
+    size = replace(SMALL.preprocess, short_side=64, long_side=128)
+    converted = convert(str(detectron2_file(tmp_path)), Request(task=task))
+    write(replace(converted, config=replace(converted.config, preprocess=size)), tmp_path / "ours")
+    predictor = Predictor.load(tmp_path / "ours")
+    assert predictor.config.postprocess.combine_first is (task == "semantic")
+    picture = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+    result = predictor.segment([picture], [SegmentationOptions(tasks=("semantic",))])[0].results["semantic"]
+    assert sum(segment.area for segment in result.segments) == 40 * 60
 
 
 def test_unknown_classes_are_asked_for(tmp_path: Path) -> None:
