@@ -1,4 +1,4 @@
-"""`proscale segment`: masks for picture files, without a server."""
+"""`proscale segment`: masks for picture files without a server; pictures are read by the same rules as over HTTP."""
 
 import json
 import sys
@@ -14,8 +14,11 @@ from tqdm import tqdm
 
 from proscale.config import TASKS, Task
 from proscale.errors import ProscaleError
-from proscale.images import decode_image
+from proscale.overlay import draw_overlay
 from proscale.results import Prediction, Segmentation, SegmentationOptions
+from proscale_service.errors import ServiceError
+from proscale_service.images import decode
+from proscale_service.settings import Settings
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 SHOWN_SEGMENTS = 20
@@ -47,7 +50,7 @@ def segment(
     One file: its segments are printed as a table. Many: a progress bar, and one output per file. A picture that cannot be read is
     reported and the others go on; the exit status is then 1.
     """
-    from proscale.predictor import Predictor
+    from proscale.predictor import Predictor  # here: `--help` and mistakes in options should not wait for torch
 
     pictures = expand(files)
     many = len(pictures) > 1
@@ -63,13 +66,13 @@ def segment(
         predictor.check(options)
     except ProscaleError as error:
         raise click.ClickException(str(error)) from error
-    failures = []
+    failures, max_pixels = [], Settings.model_fields["max_pixels"].default
     outputs = [output_paths(path, many, overlay, json_path) for path in pictures]
     for path, (overlay_file, json_file) in tqdm(list(zip(pictures, outputs, strict=True)), unit="picture", disable=not many):
         try:
-            image = decode_image(path.read_bytes()).pixels
+            image, _ = decode(path.read_bytes(), max_pixels)
             prediction = predictor.segment([image], [options])[0]
-        except (ProscaleError, OSError) as error:
+        except (ProscaleError, ServiceError, OSError) as error:
             failures.append(f"{path}: {error}")
             continue
         _write(image, prediction, tasks, overlay_file, json_file)
@@ -122,8 +125,6 @@ def segment_table(segmentation: Segmentation) -> str:
 
 
 def _write(image: Any, prediction: Prediction, tasks: Sequence[Task], overlay: Path | None, json_path: Path | None) -> None:
-    from proscale.overlay import draw_overlay
-
     if overlay is not None:
         overlay.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.asarray(draw_overlay(image, prediction.results[tasks[0]]))).save(overlay)
