@@ -31,22 +31,13 @@ Picture = str | PathLike[str] | bytes | NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Segment:
-    """One segment. `bbox` is (x, y, width, height) in pixels of the oriented picture."""
-
-    id: int
-    category_id: int
-    label: str
-    isthing: bool
-    score: float
-    bbox: tuple[int, int, int, int]
-    area: int
-    rle: results.RLE
+class Segment(results.Segment):
+    """One segment, with its mask."""
 
     @cached_property
     def mask(self) -> NDArray[np.bool_]:
         """(H, W) bool, at the size of the oriented picture; decoded when first asked for."""
-        return decode(self.rle)
+        return decode(self.segmentation)
 
 
 @dataclass(frozen=True)
@@ -175,7 +166,7 @@ def _segment(values: Mapping[str, Any]) -> Segment:
         score=values["score"],
         bbox=(x, y, width, height),
         area=values["area"],
-        rle=results.RLE((height_px, width_px), mask["counts"]),
+        segmentation=results.RLE((height_px, width_px), mask["counts"]),
     )
 
 
