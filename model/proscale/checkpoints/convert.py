@@ -66,7 +66,7 @@ def convert(source: str, request: Request) -> Converted:
     Raises:
         CheckpointError: it cannot be read, is no such network, or does not say something that is needed; the text says what.
     """
-    name, path, default_name = source, Path(source), Path(source).stem
+    name, path, default_name = source, Path(source), Path(source).resolve().stem
     if is_hub_source(source):
         fetched = fetch(source)
         name, path, default_name = f"hf:{fetched.repository}@{fetched.commit}", fetched.folder, fetched.repository
@@ -87,7 +87,7 @@ def convert(source: str, request: Request) -> Converted:
     labels = choose_labels(architecture.classes, hints, request.labels)
     config = _config(architecture, hints, labels, request.name or _title(architecture, labels, default_name))
     check_strictly(blank_network(config), state)
-    origin = ModelSource(name if is_hub_source(source) else path.name, sha256(checkpoint.files), layout)
+    origin = ModelSource(name if is_hub_source(source) else path.resolve().name, sha256(checkpoint.files), layout)
     return Converted(config, labels.categories, state, origin, tuple(_notes(config, hints, labels, layout, file)))
 
 
@@ -109,7 +109,9 @@ def _own_folder(path: Path, name: str, request: Request) -> Converted:
     config, categories, state = load_folder(path)
     if request.labels is not None:
         categories = choose_labels(config.classes, Hints(), request.labels).categories
-    source = load_source(path) or ModelSource(name if is_hub_source(name) else path.name, sha256((path / WEIGHTS_FILE,)), "proscale")
+    source = load_source(path) or ModelSource(
+        name if is_hub_source(name) else path.resolve().name, sha256((path / WEIGHTS_FILE,)), "proscale"
+    )
     config = replace(config, name=request.name or config.name)
     return Converted(config, categories, state, source, (f"layout: a model folder of ours ({config.name})",))
 
