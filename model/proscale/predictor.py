@@ -15,6 +15,7 @@ from proscale.backbones.resnet import freeze_batch_norm
 from proscale.checkpoints.blank import blank_network
 from proscale.checkpoints.folder import DEFAULT_FOLDER, load_folder
 from proscale.checkpoints.names import load_strictly
+from proscale.checkpoints.source import load_source
 from proscale.config import TASKS, PreprocessConfig, ProScaleEncoderConfig, Task
 from proscale.errors import CheckpointError, ImageError, ParameterError
 from proscale.flops import baseline_config, count_flops
@@ -25,7 +26,7 @@ from proscale.postprocess.panoptic import panoptic_inference
 from proscale.postprocess.resize import resize_in_strips, resize_mask_logits
 from proscale.postprocess.semantic import best_classes, semantic_inference, semantic_map
 from proscale.preprocess import check_image, padded_size, preprocess, resized_size
-from proscale.results import RLE, ModelInfo, Plan, Prediction, Segment, Segmentation, SegmentationOptions
+from proscale.results import RLE, ModelInfo, ModelSource, Plan, Prediction, Segment, Segmentation, SegmentationOptions
 from proscale.rle import encode, encode_id_map, measure
 
 Candidate = tuple[int, float, RLE]
@@ -38,7 +39,14 @@ class Predictor:
     Calls from several threads at once are safe but slow each other down; give one thread the predictor.
     """
 
-    def __init__(self, network: SegmentationNetwork, categories: Sequence[Category], source: str = "memory", device: str = "cpu") -> None:
+    def __init__(
+        self,
+        network: SegmentationNetwork,
+        categories: Sequence[Category],
+        source: str = "memory",
+        device: str = "cpu",
+        origin: ModelSource | None = None,
+    ) -> None:
         config = network.config
         if len(categories) != config.classes:
             raise CheckpointError(f"{len(categories)} categories for {config.classes} classes")
@@ -55,6 +63,7 @@ class Predictor:
             backbone=type(config.backbone).__name__.removesuffix("Config").lower(),
             categories=self.categories,
             source=source,
+            origin=origin,
         )
 
     @classmethod
@@ -65,10 +74,12 @@ class Predictor:
             CheckpointError: folder, weights or device cannot be used; the text names the remedy.
         """
         _device(device)
-        config, categories, state = load_folder(DEFAULT_FOLDER if checkpoint is None else checkpoint)
+        folder = DEFAULT_FOLDER if checkpoint is None else checkpoint
+        config, categories, state = load_folder(folder)
         network = blank_network(config).to_empty(device="cpu")
         load_strictly(network, state)
-        return cls(network, categories, "embedded default" if checkpoint is None else str(checkpoint), device)
+        source = "embedded default" if checkpoint is None else str(checkpoint)
+        return cls(network, categories, source, device, load_source(folder))
 
     @property
     def preprocess_config(self) -> PreprocessConfig:

@@ -85,6 +85,20 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class ModelSource:
+    """What a converted model was made from, and how."""
+
+    name: str
+    """A file name, or hf:OWNER/NAME@commit."""
+    sha256: str
+    """Of the weight file as it was read; of all shards one after the other."""
+    layout: str
+    """`detectron2`, `transformers` or `proscale`."""
+    changes: tuple[str, ...] = ()
+    """What makes the network another than the source's, such as a warm start; empty for a faithful copy."""
+
+
+@dataclass(frozen=True)
 class ModelInfo:
     """What is being served."""
 
@@ -97,3 +111,5 @@ class ModelInfo:
     categories: tuple[Category, ...]
     source: str
     """Where the weights came from, as the user named it."""
+    origin: ModelSource | None = None
+    """What the weights were converted from; None for a model trained here."""

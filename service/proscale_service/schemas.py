@@ -1,6 +1,7 @@
 """What goes in and out as JSON: pydantic models, documented for OpenAPI."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -238,12 +239,22 @@ class CategoryModel(BaseModel):
     isthing: bool
 
 
+class OriginModel(BaseModel):
+    """What a converted model was made from."""
+
+    name: str = Field(description="File name, or hf:OWNER/NAME@commit.")
+    sha256: str = Field(description="Of the weight file that was converted.")
+    layout: str
+    changes: list[str] = Field(description="What makes the network another than the source's; empty for a faithful copy.")
+
+
 class ModelModel(ModelSummary):
     """A served model."""
 
     backbone: str
     tasks: list[Task]
     categories: list[CategoryModel]
+    origin: OriginModel | None = Field(description="What the weights were converted from; null for a model trained here.")
 
 
 class ModelsResponse(BaseModel):
@@ -321,6 +332,7 @@ def models_response(infos: Sequence[ModelInfo]) -> ModelsResponse:
                 backbone=info.backbone,
                 tasks=list(TASKS),
                 categories=[CategoryModel(id=c.id, name=c.name, isthing=c.isthing) for c in info.categories],
+                origin=None if info.origin is None else OriginModel(**asdict(info.origin)),
             )
             for info in infos
         ]

@@ -16,7 +16,7 @@ from proscale.checkpoints.hub import fetch, is_hub_source
 from proscale.checkpoints.names import check_strictly, listed
 from proscale.checkpoints.readers import Checkpoint, read_checkpoint, sha256
 from proscale.checkpoints.recognise import Architecture, backbone_name, encoder_name, recognise
-from proscale.checkpoints.source import ModelSource, load_source
+from proscale.checkpoints.source import load_source
 from proscale.checkpoints.transformers import from_transformers, is_transformers
 from proscale.checkpoints.transformers_config import read_transformers_config
 from proscale.checkpoints.warm_start import warm_start
@@ -33,6 +33,7 @@ from proscale.config import (
 )
 from proscale.errors import CheckpointError
 from proscale.labels import Category
+from proscale.results import ModelSource
 
 
 @dataclass(frozen=True)

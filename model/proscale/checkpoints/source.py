@@ -2,27 +2,14 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from proscale.errors import CheckpointError
+from proscale.results import ModelSource
 
 SOURCE_FILE = "source.json"
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """What was converted, and how."""
-
-    name: str
-    """A file name, or hf:OWNER/NAME@commit."""
-    sha256: str
-    """Of the weight file as it was read; of all shards one after the other."""
-    layout: str
-    """`detectron2`, `transformers` or `proscale`."""
-    changes: tuple[str, ...] = field(default=())
-    """What makes the network another than the source's, such as a warm start; empty for a faithful copy."""
 
 
 def save_source(folder: Path, source: ModelSource) -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from proscale.checkpoints.convert import Request, convert
 from proscale.checkpoints.detectron2 import to_detectron2
 from proscale.checkpoints.folder import load_folder, save_folder
-from proscale.checkpoints.source import ModelSource, load_source
+from proscale.checkpoints.source import load_source
 from proscale.checkpoints.write import write, write_transformers
 from proscale.config import (
     MASK2FORMER,
@@ -30,7 +30,7 @@ from proscale.errors import CheckpointError
 from proscale.labels import contiguous_categories, label_table
 from proscale.network import SegmentationNetwork
 from proscale.predictor import Predictor
-from proscale.results import SegmentationOptions
+from proscale.results import ModelSource, SegmentationOptions
 
 SMALL = ModelConfig(
     name="small",
