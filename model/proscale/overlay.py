@@ -12,7 +12,7 @@ from proscale.rle import decode
 
 GOLDEN_RATIO = 0.618034
 OPACITY = 0.45
-LABELLED_SHARE = 0.002
+LABELLED_SHARE = 0.01
 """Segments smaller than this share of the picture get no text: it would hide them."""
 
 

@@ -66,5 +66,6 @@ def embedded_model_config(classes: int) -> ModelConfig:
         pixel_decoder=PixelDecoderConfig(ProScaleEncoderConfig((2, 2, 2), "none"), hidden_dim=128, ffn_dim=512),
         transformer_decoder=TransformerDecoderConfig(layers=3, queries=100, ffn_dim=512),
         preprocess=PreprocessConfig(short_side=320, long_side=512),
-        postprocess=PostprocessConfig(threshold=0.5, overlap_threshold=0.5, instance_threshold=0.5),
+        # Overlap chosen on training pictures: of 0.1, 0.2, 0.35 and 0.5, a low one covers and finds most nuclei.
+        postprocess=PostprocessConfig(threshold=0.5, overlap_threshold=0.2, instance_threshold=0.5),
     )
