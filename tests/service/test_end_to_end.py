@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from proscale.checkpoints.folder import DEFAULT_FOLDER
 from proscale.predictor import Predictor
 from proscale.results import SegmentationOptions
 from proscale_service.client import Client
@@ -119,8 +118,6 @@ def test_results_do_not_depend_on_batch_mates(url: str) -> None:
 
 
 def test_the_default_model_serves() -> None:
-    if not (DEFAULT_FOLDER / "config.json").is_file():
-        pytest.skip("the package has no model inside yet")
     with process() as (url, _), Client(url) as client:
         answer = client.segment(gradient(70, 110))
         assert answer.size == (70, 110)
