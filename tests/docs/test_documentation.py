@@ -17,6 +17,9 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("exa
 TEXT = {path.relative_to(ROOT).as_posix(): path.read_text() for path in DOCUMENTS}
 EVERYTHING = "\n".join(TEXT.values())
 
+FILES_OF_MODELS = {"config.json", "labels.json", "model.safetensors", "source.json", "preprocessor_config.json"}
+"""What stands in model folders, ours and others'; not in the repository by these paths."""
+
 
 def test_the_documents_are_there() -> None:
     assert {"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"} <= TEXT.keys()
@@ -30,9 +33,15 @@ def test_links_lead_somewhere(name: str) -> None:
 
 @pytest.mark.parametrize("name", TEXT)
 def test_files_that_are_named_exist(name: str) -> None:
-    folders = [ROOT, ROOT / "model/proscale", ROOT / "model/proscale/pixel_decoder", ROOT / "service/proscale_service"]
+    folders = [
+        (ROOT / name).parent,
+        ROOT,
+        ROOT / "model/proscale",
+        ROOT / "model/proscale/pixel_decoder",
+        ROOT / "service/proscale_service",
+    ]
     for path in re.findall(r"`([\w./-]+\.(?:py|md|toml|txt|json|yml|yaml|jpg|png|safetensors))`", TEXT[name]):
-        made_by_commands = path.startswith(("demo/", "runs/")) or path in {"config.json", "labels.json", "model.safetensors"}
+        made_by_commands = path.startswith(("demo/", "runs/")) or path in FILES_OF_MODELS
         assert made_by_commands or any((folder / path).exists() for folder in folders), f"{name} names {path}"
 
 
