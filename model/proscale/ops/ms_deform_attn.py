@@ -30,7 +30,7 @@ def ms_deform_attn(
     Returns:
         (B, Q, heads * d) in value's dtype.
     """
-    if not native.covers(value, logits.shape[-1]):
+    if not native.covers(value, offsets.shape[3], logits.shape[-1]):
         return ms_deform_attn_reference(value, offsets, logits, spatial_shapes, reference)
     if sum(h * w for h, w in zip(spatial_shapes[::2], spatial_shapes[1::2], strict=True)) != value.shape[1]:
         raise ValueError(f"spatial_shapes {list(spatial_shapes)} do not add up to the {value.shape[1]} tokens of value")

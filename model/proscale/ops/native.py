@@ -19,8 +19,8 @@ LIBRARY, CUDA_LIBRARY = HERE / "_native.so", HERE / "_native_cuda.so"
 REMEDY = "pip install --no-build-isolation -e . (needs a C++20 compiler and torch's headers; a GPU also needs nvcc)"
 FORCE = "PROSCALE_OPS"
 """Environment variable; `reference` makes every call run the pure-torch twin."""
-MAX_CHANNELS, MAX_SAMPLES = 64, 512
-"""Channels per head, and levels times points, that the compiled kernels cover."""
+MAX_CHANNELS, MAX_SAMPLES, MAX_CUDA_SAMPLES = 64, 512, 128
+"""Channels per head, and levels times points, that the compiled kernels cover. On CUDA also: multiples of 8 channels, at most 16 levels."""
 
 log = logging.getLogger(__name__)
 
@@ -65,14 +65,14 @@ def _load() -> Status:
 STATUS = _load()
 
 
-def covers(value: Tensor, samples: int) -> bool:
-    """Whether a compiled kernel exists for this device, number of channels per head, and number of samples per query."""
-    device = value.device.type
-    loaded = (device in ("cpu", "meta") and STATUS.cpu is not None) or (device == "cuda" and STATUS.cuda)
+def covers(value: Tensor, levels: int, samples: int) -> bool:
+    """Whether a compiled kernel exists for value's device, dtype and channels per head, and for so many levels and samples per query."""
     channels = value.shape[-1]
-    if device == "cuda" and channels % 8:
+    if channels > MAX_CHANNELS or samples > MAX_SAMPLES:
         return False
-    return loaded and 0 < channels <= MAX_CHANNELS and 0 < samples <= MAX_SAMPLES
+    if value.device.type == "cuda":
+        return STATUS.cuda and channels % 8 == 0 and levels <= 16 and samples <= MAX_CUDA_SAMPLES and value.dtype != torch.float64
+    return STATUS.cpu is not None and value.device.type in ("cpu", "meta")
 
 
 def _fake(value: Tensor, offsets: Tensor, logits: Tensor, spatial_shapes: list[int], reference: Tensor | None = None) -> Tensor:
@@ -102,7 +102,7 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         gradient, value, offsets, logits, ctx.spatial_shapes, reference, torch.are_deterministic_algorithms_enabled()
     )
     by_reference = None
-    if ctx.needs_input_grad[4]:
+    if reference is not None and ctx.needs_input_grad[4]:
         # The reference moves every sample of a query, by the level's size in pixels.
         shapes = ctx.spatial_shapes
         size = torch.tensor(
