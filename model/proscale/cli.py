@@ -11,7 +11,6 @@ import click
 from proscale import __version__
 
 COMMANDS = {
-    "segment": ("proscale.segment_command:segment", "Segment picture files; write JSON and overlays."),
     "flops": ("proscale.flops_command:flops", "Count the FLOPs of a model, part by part, for any picture size."),
     "train": ("proscale.training.command:train", "Train a model on COCO panoptic data and drawn scenes."),
     "evaluate": ("proscale.evaluation.command:evaluate", "Measure panoptic quality, IoU and recall on COCO panoptic data."),

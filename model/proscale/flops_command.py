@@ -5,13 +5,33 @@ from dataclasses import asdict
 import click
 
 from proscale.checkpoints.folder import DEFAULT_FOLDER, load_folder
-from proscale.config import MASK2FORMER, RESNET_50, RESNET_101, SWIN_B, SWIN_L, SWIN_S, SWIN_T, TASKS, ModelConfig, PixelDecoderConfig
+from proscale.config import (
+    MASK2FORMER,
+    RESNET_50,
+    RESNET_101,
+    SWIN_B,
+    SWIN_L,
+    SWIN_S,
+    SWIN_T,
+    TASKS,
+    ModelConfig,
+    PixelDecoderConfig,
+    ResNetConfig,
+    SwinConfig,
+)
 from proscale.config import ProScaleEncoderConfig as ProScale
 from proscale.errors import ProscaleError
 from proscale.flops import Flops, baseline_config, count_flops
 from proscale.preprocess import padded_size, resized_size
 
-BACKBONES = {"r50": RESNET_50, "r101": RESNET_101, "swin-t": SWIN_T, "swin-s": SWIN_S, "swin-b": SWIN_B, "swin-l": SWIN_L}
+BACKBONES: dict[str, ResNetConfig | SwinConfig] = {
+    "r50": RESNET_50,
+    "r101": RESNET_101,
+    "swin-t": SWIN_T,
+    "swin-s": SWIN_S,
+    "swin-b": SWIN_B,
+    "swin-l": SWIN_L,
+}
 
 
 def parse_size(_: click.Context, __: click.Parameter, value: str) -> tuple[int, int]:

@@ -70,7 +70,7 @@ class TransformerDecoder(nn.Module):
         """
         dim = mask_features.shape[1]
         values = [level.flatten(2).transpose(1, 2) + embed for level, embed in zip(levels, self.level_embedding, strict=True)]
-        keys = [v + sine_position(*level.shape[2:], dim).to(v) for v, level in zip(values, levels, strict=True)]
+        keys = [v + sine_position(level.shape[2], level.shape[3], dim).to(v) for v, level in zip(values, levels, strict=True)]
         queries = self.query_features.expand(mask_features.shape[0], -1, -1)
         predictions = [self.predict(queries, mask_features)]
         for i, layer in enumerate(self.layers):

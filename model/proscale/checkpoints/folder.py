@@ -74,8 +74,8 @@ def load_folder(path: str | Path) -> tuple[ModelConfig, tuple[Category, ...], di
         )
     if missing := [name for name in (CONFIG_FILE, LABELS_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]:
         raise CheckpointError(f"{folder} is not a complete model folder: {', '.join(missing)} missing. Copy the folder again, whole.")
-    config = config_from_json(_read_json(folder / CONFIG_FILE), folder / CONFIG_FILE)
-    categories = _categories(_read_json(folder / LABELS_FILE), folder / LABELS_FILE)
+    config = config_from_json(read_json(folder / CONFIG_FILE), folder / CONFIG_FILE)
+    categories = _categories(read_json(folder / LABELS_FILE), folder / LABELS_FILE)
     if len(categories) != config.classes:
         raise CheckpointError(f"{folder / LABELS_FILE} has {len(categories)} categories, {CONFIG_FILE} says {config.classes} classes")
     try:
@@ -138,7 +138,8 @@ def _categories(values: Any, source: Path) -> tuple[Category, ...]:
         raise CheckpointError(f"{source} must be a list of {{id, name, isthing}}: {error!r}") from error
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """The values of a JSON file; CheckpointError, naming the file, when it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:

@@ -1,0 +1,70 @@
+"""Everything a training run is defined by: the same configuration and data give the same weights on the same machine."""
+
+from dataclasses import dataclass, field
+
+from proscale.config import (
+    ModelConfig,
+    PixelDecoderConfig,
+    PostprocessConfig,
+    PreprocessConfig,
+    ProScaleEncoderConfig,
+    ResNetConfig,
+    TransformerDecoderConfig,
+)
+from proscale.training.augment import Augmentation
+from proscale.training.scenes.painter import SceneConfig
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights as published (arXiv 2112.01527, section 4.1), but for the dense loss, which is not part of the paper."""
+
+    class_weight: float = 2.0
+    mask_weight: float = 5.0
+    dice_weight: float = 5.0
+    dense_weight: float = 2.0
+    void_weight: float = 0.1
+    """Weight of void among the classes: most queries answer for nothing."""
+    points: int = 1024
+    """Points per mask."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """One run."""
+
+    steps: int = 2400
+    batch_size: int = 8
+    crop: int = 256
+    """Side of the square views, in pixels of the network's input."""
+    seed: int = 0
+    learning_rate: float = 5e-4
+    warmup_steps: int = 100
+    decay_share: float = 0.6
+    """The learning rate falls linearly to zero over this last share of the steps."""
+    weight_decay: float = 0.05
+    clip_norm: float = 1.0
+    ema_decay: float = 0.999
+    scenes: int = 1500
+    """Drawn scenes, rendered once at the start; 0 trains on the data set alone."""
+    scene_share: float = 0.5
+    """Share of views that show a scene."""
+    scene_side: tuple[int, int] = (256, 384)
+    losses: LossConfig = field(default_factory=LossConfig)
+    scene: SceneConfig = field(default_factory=SceneConfig)
+    data_augmentation: Augmentation = field(default_factory=lambda: Augmentation(scale=(1.3, 2.8)))
+    scene_augmentation: Augmentation = field(default_factory=lambda: Augmentation(scale=(1.0, 2.2), rotate=False))
+
+
+def embedded_model_config(classes: int) -> ModelConfig:
+    """The network of the model that comes with the package: small enough to train and to run on two CPU cores."""
+    return ModelConfig(
+        name="proscale-nuclei-scenes",
+        classes=classes,
+        backbone=ResNetConfig(stem_channels=32, res2_channels=128, bottleneck_channels=32, blocks=(2, 2, 2, 2)),
+        # Without re-calibration: as published, it mixes channels and positions in a way that depends on the picture's size.
+        pixel_decoder=PixelDecoderConfig(ProScaleEncoderConfig((2, 2, 2), "none"), hidden_dim=128, ffn_dim=512),
+        transformer_decoder=TransformerDecoderConfig(layers=3, queries=100, ffn_dim=512),
+        preprocess=PreprocessConfig(short_side=320, long_side=512),
+        postprocess=PostprocessConfig(threshold=0.5, overlap_threshold=0.5, instance_threshold=0.5),
+    )

@@ -1,0 +1,68 @@
+"""What a training step sees: view number n of a run, from a data set's picture or a drawn scene."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from proscale.config import PreprocessConfig
+from proscale.preprocess import normalise_and_pad
+from proscale.training.augment import random_view
+from proscale.training.config import TrainingConfig
+from proscale.training.sample import Sample
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Input and truth of one step."""
+
+    images: Tensor
+    """(B, 3, S, S) float32, normalised."""
+    ids: Tensor
+    """(B, S, S) int64, 0 = void, i = segment i of the picture."""
+    classes: tuple[Tensor, ...]
+    """Per picture (N,) int64, class of segment i at i - 1."""
+
+    def pin_memory(self) -> "Batch":
+        """Page-locked copies, for a quick way to a GPU (called by DataLoader)."""
+        return Batch(self.images.pin_memory(), self.ids.pin_memory(), tuple(c.pin_memory() for c in self.classes))
+
+
+class Views(Dataset[tuple[Tensor, Tensor, Tensor]]):
+    """View n depends on the seed and n alone, so that a run can be resumed anywhere, with any number of workers."""
+
+    def __init__(
+        self,
+        pictures: Callable[[int], Sample],
+        count: int,
+        scenes: Sequence[Sample],
+        config: TrainingConfig,
+        preprocess: PreprocessConfig,
+    ) -> None:
+        """Args: pictures: the data set's sample of an index below `count`."""
+        self.pictures, self.count, self.scenes, self.config, self.preprocess = pictures, count, scenes, config, preprocess
+
+    def __len__(self) -> int:
+        return self.config.steps * self.config.batch_size
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
+        rng = np.random.default_rng([self.config.seed, number])
+        # Every batch mixes the sources in the same proportion: batch normalisation sees the mixture that it will be frozen at.
+        share = self.config.scene_share if self.count else 1.0
+        if self.scenes and int((number + 1) * share) > int(number * share):
+            sample, augmentation = self.scenes[int(rng.integers(len(self.scenes)))], self.config.scene_augmentation
+        else:
+            sample, augmentation = self.pictures(int(rng.integers(self.count))), self.config.data_augmentation
+        view, (height, width) = random_view(sample, self.config.crop, rng, augmentation)
+        size = (self.config.crop, self.config.crop)
+        image = normalise_and_pad(view.image[:height, :width], size, self.preprocess)
+        return image, torch.from_numpy(view.ids.astype(np.int64)), torch.from_numpy(view.classes)
+
+
+def collate(views: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Batch:
+    """Views -> one batch."""
+    images, ids, classes = zip(*views, strict=True)
+    return Batch(torch.stack(images), torch.stack(ids), tuple(classes))

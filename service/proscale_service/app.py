@@ -1,0 +1,165 @@
+"""The application: routes, layers around them, errors as problem+json, and the life of the pipeline."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.docs import get_swagger_ui_html
+from starlette.exceptions import HTTPException
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.staticfiles import StaticFiles
+
+from proscale import __version__
+from proscale_service import logs
+from proscale_service.context import RequestContextMiddleware, context_of
+from proscale_service.engines.base import Engine
+from proscale_service.errors import PROBLEM_TYPE, ServiceError, encode_problem, plain_problem, problem
+from proscale_service.limits import BodyLimit
+from proscale_service.metrics import Metrics
+from proscale_service.pipeline import Pipeline
+from proscale_service.routes import health, models, segment
+from proscale_service.schemas import ProblemModel
+from proscale_service.settings import Settings
+
+_LOG = logging.getLogger(__name__)
+_ASSETS = "/docs/assets"
+
+
+def create_app(
+    settings: Settings | None = None,
+    *,
+    load: Callable[[Settings], Engine] | None = None,
+    on_ready: Callable[[], None] = lambda: None,
+    on_failure: Callable[[str], None] = lambda message: None,
+) -> FastAPI:
+    """The ASGI application.
+
+    Args:
+        settings: unset: from the environment.
+        load: makes the engine; unset: what the settings name.
+        on_ready: called when requests can be served.
+        on_failure: called with the reason when the engine cannot be loaded. Without it the application stays up and not ready,
+            and an orchestrator's startup probe ends it.
+    """
+    settings = settings or Settings()
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        pipeline = Pipeline(settings, metrics, load)
+        app.state.pipeline = pipeline
+        # Beside the server, not before it: /health/live must answer while the model loads.
+        loading = asyncio.create_task(_start(pipeline, on_ready, on_failure), name="loading")
+        yield
+        loading.cancel()
+        with suppress(asyncio.CancelledError):
+            await loading
+        await pipeline.stop()
+
+    app = FastAPI(
+        title="PRO-SCALE Segmentation Service",
+        summary="Panoptic, instance and semantic masks of pictures, at the least compute that the wanted quality allows.",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        exception_handlers={ServiceError: _on_service_error, HTTPException: _on_http_error, RequestValidationError: _on_validation_error},
+    )
+    for router in (segment.router, models.router, health.router):
+        app.include_router(router)
+    _serve_docs(app)
+    _describe_problems(app)
+    # The last one added is the outermost.
+    app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=5)
+    app.add_middleware(
+        BodyLimit, max_bytes=settings.max_upload_bytes, max_total=settings.max_buffered_bytes, timeout_s=settings.upload_timeout_s
+    )
+    app.add_middleware(RequestContextMiddleware, metrics=metrics)
+    return app
+
+
+async def _start(pipeline: Pipeline, on_ready: Callable[[], None], on_failure: Callable[[str], None]) -> None:
+    if await pipeline.start():
+        if pipeline.state == "ready":  # not when it was told to stop meanwhile
+            on_ready()
+    else:
+        logs.event(_LOG, logging.ERROR, "cannot start", reason=pipeline.failure)
+        on_failure(pipeline.failure)
+
+
+def _serve_docs(app: FastAPI) -> None:
+    """Swagger UI at /docs from files of an installed package: it works on machines without internet and tells nobody who reads it."""
+    spec = find_spec("fastapi_offline")
+    if spec is not None and spec.origin is not None:
+        app.mount(_ASSETS, StaticFiles(directory=Path(spec.origin).parent / "static"), name="docs-assets")
+
+        @app.get("/docs", include_in_schema=False)
+        async def docs(request: Request) -> HTMLResponse:
+            root = request.scope.get("root_path", "")
+            return get_swagger_ui_html(
+                openapi_url=f"{root}/openapi.json",
+                title=f"{app.title}: API",
+                swagger_js_url=f"{root}{_ASSETS}/swagger-ui-bundle.js",
+                swagger_css_url=f"{root}{_ASSETS}/swagger-ui.css",
+                swagger_favicon_url=f"{root}{_ASSETS}/favicon.png",
+            )
+
+    @app.get("/", include_in_schema=False)
+    async def root(request: Request) -> RedirectResponse:
+        return RedirectResponse(f"{request.scope.get('root_path', '')}/docs")
+
+
+def _describe_problems(app: FastAPI) -> None:
+    """Put the problem record into the OpenAPI schemas: routes refer to it, but none returns it in a way that FastAPI sees."""
+    build = app.openapi
+
+    def openapi() -> dict[str, object]:
+        first = app.openapi_schema is None
+        schema = build()
+        if first:
+            components = schema.setdefault("components", {}).setdefault("schemas", {})
+            components[ProblemModel.__name__] = ProblemModel.model_json_schema()
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+async def _on_service_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ServiceError)
+    context = context_of(request.scope)
+    context.rejected = error.reason
+    if error.status == 499:
+        raise error  # nobody listens; the outermost layer only logs it
+    if error.status == 500:
+        logs.event(_LOG, logging.ERROR, error.detail, error=error.__cause__ or error, id=context.id)
+    headers = {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
+    return _problem_response(problem(error, request.url.path, context.id), headers)
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    detail = _DETAILS.get(error.status_code, str(error.detail))
+    record = plain_problem(error.status_code, detail, request.scope["path"], context_of(request.scope).id)
+    return _problem_response(record, error.headers or {})
+
+
+async def _on_validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    detail = "; ".join(f"{'.'.join(map(str, each['loc'][1:]))}: {each['msg']}" for each in error.errors())
+    return _problem_response(plain_problem(422, detail, request.scope["path"], context_of(request.scope).id), {})
+
+
+_DETAILS = {
+    404: "there is nothing at this path; GET /docs lists what there is",
+    405: "this path does not take this method; GET /docs lists what there is",
+}
+
+
+def _problem_response(record: dict[str, object], headers: Mapping[str, str]) -> Response:
+    return Response(encode_problem(record), status_code=int(str(record["status"])), headers=dict(headers), media_type=PROBLEM_TYPE)

@@ -1,0 +1,64 @@
+"""`proscale serve`."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import ValidationError
+
+from proscale_service import logs
+from proscale_service.settings import PREFIX, Settings, describe_invalid, unknown_variables
+
+_HELP = {name: field.description or "" for name, field in Settings.model_fields.items()}
+
+
+class _StartFailure(click.ClickException):
+    """Ends the command with its message, without a traceback."""
+
+    exit_code = 2
+
+
+@click.command("serve")
+@click.option("--host", help=_HELP["host"])
+@click.option("--port", type=int, help=_HELP["port"])
+@click.option("--checkpoint", type=click.Path(path_type=Path), help=_HELP["checkpoint"])
+@click.option("--device", help=_HELP["device"])
+@click.option("--threads", type=int, help=_HELP["threads"])
+@click.option("--max-queue", type=int, help=_HELP["max_queue"])
+@click.option("--deadline-ms", type=int, help=_HELP["deadline_ms"])
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help=_HELP["log_level"])
+@click.option("--log-format", type=click.Choice(["plain", "json"]), help=_HELP["log_format"])
+def serve(**options: Any) -> None:
+    """Serve segmentation over HTTP.
+
+    Every setting can also come from the environment, as PROSCALE_ and its name in capitals; options win. Once requests are served,
+    `Serving on URL` is written to standard output.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        settings = Settings(**given)
+    except ValidationError as error:
+        raise _fail(describe_invalid(error, given)) from error
+    if settings.checkpoint is not None and not settings.checkpoint.exists():
+        # The loader would say it too, but only after seconds of importing torch.
+        raise _fail(
+            f"no checkpoint at {settings.checkpoint}. Name an existing model folder with --checkpoint or {PREFIX}CHECKPOINT, "
+            "or leave both unset to use the model that comes with the package."
+        )
+    logs.configure(settings.log_level, settings.log_format)
+    for name in unknown_variables(os.environ):
+        click.echo(f"Warning: {name} is set, but there is no such setting", err=True)
+
+    from proscale_service.server import run  # only now: --help should not wait for the web framework
+
+    try:
+        failure = run(settings, lambda url: click.echo(f"Serving on {url}"))
+    except OSError as error:
+        raise _fail(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}. Choose another --host or --port.") from error
+    if failure:
+        raise _fail(failure)
+
+
+def _fail(message: str) -> click.ClickException:
+    return _StartFailure(message)

@@ -1,0 +1,184 @@
+"""A small Python client: pictures in, numpy masks out, the service's own errors raised.
+
+    from proscale_service.client import Client
+
+    with Client("http://127.0.0.1:8000") as client:
+        answer = client.segment("cells.png", task="instance", threshold=0.5)
+        for segment in answer.segments:
+            print(segment.label, segment.score, segment.mask.sum())
+
+For many pictures at once, share one client between threads: it keeps connections open.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from proscale import results
+from proscale.rle import decode
+from proscale_service.errors import ServiceError, error_from_problem
+
+Picture = str | PathLike[str] | bytes | NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Segment(results.Segment):
+    """One segment, with its mask."""
+
+    @cached_property
+    def mask(self) -> NDArray[np.bool_]:
+        """(H, W) bool, at the size of the oriented picture; decoded when first asked for."""
+        return decode(self.segmentation)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back for one picture."""
+
+    results: Mapping[str, tuple[Segment, ...]]
+    """Task -> segments."""
+    raw: Mapping[str, Any]
+    """The whole JSON answer: image, model, compute, timings_ms ..."""
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """The segments, when one task was asked.
+
+        Raises:
+            ValueError: several were; use `results`.
+        """
+        if len(self.results) != 1:
+            raise ValueError(f"several tasks were asked ({', '.join(self.results)}); use results[task]")
+        return next(iter(self.results.values()))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the oriented picture and of every mask."""
+        return self.raw["image"]["height"], self.raw["image"]["width"]
+
+
+class Client:
+    """Talks to one server. Thread-safe; use it as a context manager or call `close`."""
+
+    def __init__(self, url: str, *, timeout_s: float = 120.0, transport: httpx.BaseTransport | None = None) -> None:
+        """Args: url: such as http://127.0.0.1:8000; timeout_s: of reading an answer; transport: for tests and proxies."""
+        self._http = httpx.Client(base_url=url, timeout=httpx.Timeout(timeout_s, connect=10.0), transport=transport)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def segment(
+        self,
+        picture: Picture,
+        *,
+        task: str | Sequence[str] = "panoptic",
+        threshold: float | None = None,
+        mask_threshold: float | None = None,
+        overlap_threshold: float | None = None,
+        labels: str | Sequence[str] | None = None,
+        max_segments: int | None = None,
+        deadline_ms: int | None = None,
+        request_id: str | None = None,
+    ) -> Answer:
+        """Segment a picture.
+
+        Args:
+            picture: path of a file, a file's bytes, or an array (H, W), (H, W, 3) or (H, W, 4) of uint8.
+            task: panoptic, instance, semantic, or several of them.
+            request_id: for finding the request in the server's log.
+
+        Raises:
+            ServiceError: a subclass that says what the server said: Overloaded, UndecodableImage, InvalidParameter ...
+            OSError: the file cannot be read.
+            httpx.TransportError: the server cannot be reached or does not answer.
+        """
+        given = {
+            "task": task,
+            "threshold": threshold,
+            "mask_threshold": mask_threshold,
+            "overlap_threshold": overlap_threshold,
+            "labels": labels,
+            "max_segments": max_segments,
+            "deadline_ms": deadline_ms,
+        }
+        headers = {"content-type": "application/octet-stream"} | ({} if request_id is None else {"x-request-id": request_id})
+        query = {name: value for name, value in given.items() if value is not None}
+        answer = _checked(self._http.post("/segment", content=picture_bytes(picture), params=query, headers=headers))
+        tasks = {answer["task"]: answer} if "task" in answer else answer["results"]
+        return Answer({name: tuple(map(_segment, result["segments"])) for name, result in tasks.items()}, answer)
+
+    def plan(self, height: int, width: int, *, task: str | Sequence[str] = "panoptic") -> Mapping[str, Any]:
+        """What a picture of this size would cost: the JSON answer of /segment/plan. Errors: as `segment`."""
+        answer = self._http.post("/segment/plan", params={"height": height, "width": width, "task": task})
+        plan: Mapping[str, Any] = _checked(answer)
+        return plan
+
+    def models(self) -> Sequence[Mapping[str, Any]]:
+        """The served models with their labels. Errors: as `segment`."""
+        models: Sequence[Mapping[str, Any]] = _checked(self._http.get("/models"))["models"]
+        return models
+
+    def ready(self) -> bool:
+        """Whether the server can be reached and serves requests now."""
+        try:
+            return self._http.get("/health/ready").is_success
+        except httpx.TransportError:
+            return False
+
+
+def picture_bytes(picture: Picture) -> bytes:
+    """A file's bytes for any kind of picture; arrays become PNG."""
+    if isinstance(picture, bytes):
+        return picture
+    if isinstance(picture, np.ndarray):
+        buffer = io.BytesIO()
+        # Fast rather than small: the wire is mostly local, and level 6 costs more than the saved bytes.
+        Image.fromarray(picture).save(buffer, "PNG", compress_level=1)
+        return buffer.getvalue()
+    return Path(picture).read_bytes()
+
+
+def _segment(values: Mapping[str, Any]) -> Segment:
+    mask = values["segmentation"]
+    x, y, width, height = values["bbox"]
+    height_px, width_px = mask["size"]
+    return Segment(
+        id=values["id"],
+        category_id=values["category_id"],
+        label=values["label"],
+        isthing=values["isthing"],
+        score=values["score"],
+        bbox=(x, y, width, height),
+        area=values["area"],
+        segmentation=results.RLE((height_px, width_px), mask["counts"]),
+    )
+
+
+def _checked(response: httpx.Response) -> Any:
+    if response.is_success:
+        return response.json()
+    try:
+        body = response.json()
+    except ValueError:
+        body = {}
+    retry = response.headers.get("retry-after", "")
+    error: ServiceError = error_from_problem(
+        response.status_code, body if isinstance(body, dict) else {}, int(retry) if retry.isdecimal() else None
+    )
+    raise error

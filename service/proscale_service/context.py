@@ -1,0 +1,111 @@
+"""Around every request: an id, one log line, the request metrics, and an answer even when our own code fails."""
+
+import asyncio
+import logging
+import os
+import re
+import time
+from dataclasses import dataclass
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from proscale_service import logs
+from proscale_service.errors import PROBLEM_TYPE, ClientGone, ServiceError, encode_problem, problem
+from proscale_service.metrics import Metrics
+
+_LOG = logging.getLogger(__name__)
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_GIVEN_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_COUNTED = {"/segment", "/segment/batch"}
+_QUIET = ("/health", "/metrics")
+
+
+@dataclass
+class RequestContext:
+    """What is known about a request besides HTTP; at `scope["state"]["context"]`."""
+
+    id: str
+    arrived: float
+    """When the request came, in seconds of the event loop's clock: what deadlines count from."""
+    task: str = "unknown"
+    """Label for metrics: `metrics.task_label` of what was asked, once that is known."""
+    rejected: str | None = None
+    """Why there are no masks: an error's `reason`."""
+    counted: bool = False
+    """Whether the request is one of those that metrics are about."""
+
+
+class RequestContextMiddleware:
+    """The outermost layer. Honours a sane `x-request-id`, else makes one; the answer carries it."""
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        # Not the loop's clock: uvloop's has a resolution of a millisecond.
+        started = time.perf_counter()
+        counted = scope["method"] == "POST" and scope["path"] in _COUNTED
+        context = RequestContext(_given_id(scope) or new_id(), asyncio.get_running_loop().time(), counted=counted)
+        scope.setdefault("state", {})["context"] = context
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message = {**message, "headers": [*message.get("headers", []), (b"x-request-id", context.id.encode("ascii"))]}
+            await send(message)
+
+        failure: BaseException | None = None
+        try:
+            await self._app(scope, receive, send_with_id)
+        except ClientGone:
+            context.rejected = ClientGone.reason
+        except Exception as error:
+            failure = error
+            context.rejected = ServiceError.reason
+            if not status:
+                await _send_internal_error(scope, context, send_with_id)
+        finally:
+            status = ClientGone.status if context.rejected == ClientGone.reason else status
+            self._finish(scope, context, status, time.perf_counter() - started, failure)
+
+    def _finish(self, scope: Scope, context: RequestContext, status: int, seconds: float, failure: BaseException | None) -> None:
+        if context.counted:
+            self._metrics.request(context.task, status, seconds)
+            if context.rejected:
+                self._metrics.rejected.labels(context.rejected).inc()
+        fields = {"id": context.id, "method": scope["method"], "path": scope["path"], "status": status, "ms": seconds * 1e3}
+        if context.rejected:
+            fields["reason"] = context.rejected
+        quiet = scope["path"].startswith(_QUIET) and not failure
+        logs.event(_LOG, logging.ERROR if failure else logging.DEBUG if quiet else logging.INFO, "request", error=failure, **fields)
+
+
+def context_of(scope: Scope) -> RequestContext:
+    """The context of the request that `scope` belongs to."""
+    context: RequestContext = scope["state"]["context"]
+    return context
+
+
+def new_id() -> str:
+    """A ULID: 48 bits of milliseconds and 80 random bits in Crockford's base 32, so that ids sort by time."""
+    value = (time.time_ns() // 1_000_000 & (1 << 48) - 1) << 80 | int.from_bytes(os.urandom(10), "big")
+    return "".join(_CROCKFORD[value >> shift & 31] for shift in range(125, -1, -5))
+
+
+def _given_id(scope: Scope) -> str | None:
+    value = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+    # Anything else could forge log lines or headers.
+    return value.decode("ascii") if _GIVEN_ID.fullmatch(value) else None
+
+
+async def _send_internal_error(scope: Scope, context: RequestContext, send: Send) -> None:
+    error = ServiceError("an unexpected error; the server's log tells more under this request's id")
+    body = encode_problem(problem(error, scope["path"], context.id))
+    headers = [(b"content-type", PROBLEM_TYPE.encode()), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})

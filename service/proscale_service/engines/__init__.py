@@ -1,0 +1,1 @@
+"""What computes: one Protocol, one file per kind of engine."""

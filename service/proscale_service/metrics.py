@@ -1,0 +1,89 @@
+"""Prometheus metrics: one registry per application, names in base units, labels from closed sets."""
+
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics, generate_latest
+
+from proscale.config import TASKS
+from proscale.results import Plan
+
+STAGES = ("decode", "queue", "preprocess", "infer", "postprocess", "encode")
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+BATCH_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
+
+
+class Metrics:
+    """The service's metrics. Everything is called from the event loop's thread."""
+
+    def __init__(self) -> None:
+        # Without this every counter gets a twin `_created` that says when it was made: noise beside the documented names.
+        disable_created_metrics()
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self.requests = Counter(
+            "proscale_requests_total",
+            "Requests to /segment and /segment/batch, by asked tasks and status.",
+            ["task", "status"],
+            registry=registry,
+        )
+        self.request_duration = Histogram(
+            "proscale_request_duration_seconds",
+            "From the first byte of a request to its answer.",
+            ["task"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.stage_duration = Histogram(
+            "proscale_stage_duration_seconds",
+            "Time per stage: preprocess and infer once per batch, the others once per picture.",
+            ["stage"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.queue_depth = Gauge("proscale_queue_depth", "Decoded pictures that wait for the engine.", registry=registry)
+        self.batch_size = Histogram("proscale_batch_size", "Pictures per computed batch.", buckets=BATCH_SIZES, registry=registry)
+        self.padding_pixels = Counter("proscale_padding_pixels_total", "Pixels computed that are padding.", registry=registry)
+        self.rejected = Counter(
+            "proscale_rejected_total", "Requests or pictures that got no masks, by reason.", ["reason"], registry=registry
+        )
+        self.flops = Counter("proscale_flops_total", "Multiply-accumulates spent, by encoder.", ["encoder"], registry=registry)
+        self.baseline_flops = Counter(
+            "proscale_baseline_flops_total",
+            "What the same pictures cost Mask2Former: 6 encoder layers, same backbone, padded size and outputs.",
+            registry=registry,
+        )
+        self.flops_saved = Counter("proscale_flops_saved_total", "Baseline minus spent.", registry=registry)
+        self.engine_up = Gauge("proscale_engine_up", "1 while the engine can compute.", registry=registry)
+        for stage in STAGES:
+            self.stage_duration.labels(stage)
+
+    def watch_queue(self, depth: Callable[[], int]) -> None:
+        """Read the queue's depth when metrics are scraped."""
+        self.queue_depth.set_function(depth)
+
+    def request(self, task: str, status: int, seconds: float) -> None:
+        """Count one finished request."""
+        self.requests.labels(task, str(status)).inc()
+        self.request_duration.labels(task).observe(seconds)
+
+    def stage(self, stage: str, seconds: float) -> None:
+        """Observe one stage."""
+        self.stage_duration.labels(stage).observe(seconds)
+
+    def computed(self, plan: Plan, encoder: str) -> None:
+        """Count what one picture cost and what it would have cost the baseline."""
+        self.flops.labels(encoder).inc(plan.flops)
+        self.baseline_flops.inc(plan.baseline_flops)
+        # A counter cannot fall: a Mask2Former with more layers than the baseline saves nothing rather than less than nothing.
+        self.flops_saved.inc(max(0, plan.baseline_flops - plan.flops))
+        self.padding_pixels.inc(plan.padded[0] * plan.padded[1] - plan.resized[0] * plan.resized[1])
+
+    def text(self) -> bytes:
+        """The exposition in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+def task_label(tasks: Iterable[str]) -> str:
+    """Label of a set of tasks, in fixed order, so that there are at most seven: `panoptic`, `panoptic+semantic` ..."""
+    asked = set(tasks)
+    return "+".join(task for task in TASKS if task in asked) or "unknown"

@@ -1,0 +1,46 @@
+"""Health and metrics: for orchestrators and Prometheus, not for users.
+
+- live: the process answers. Failing means: restart it.
+- startup: the model is loaded. Not yet: wait before asking for live or ready.
+- ready: send traffic. Not so while loading and from the first moment of shutting down.
+"""
+
+from fastapi import APIRouter, Response
+
+from proscale_service.errors import Draining, Loading, Unavailable
+from proscale_service.routes.openapi import problems
+from proscale_service.routes.segment import GetPipeline
+from proscale_service.schemas import HealthResponse
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/health/live", summary="Does the process answer?")
+async def live() -> HealthResponse:
+    """200 as long as the event loop turns, also while loading and draining."""
+    return HealthResponse(status="ok")
+
+
+@router.get("/health/startup", summary="Is the model loaded?", responses=problems(503))
+async def startup(pipeline: GetPipeline) -> HealthResponse:
+    """200 once the model is loaded and warm, 503 before."""
+    if pipeline.state == "loading":
+        raise Loading("the model is being loaded", retry_after=5)
+    if pipeline.state == "failed":
+        raise Unavailable("the model could not be loaded; see the server's log", retry_after=60)
+    return HealthResponse(status="ok")
+
+
+@router.get("/health/ready", summary="Should traffic be sent here?", responses=problems(503))
+async def ready(pipeline: GetPipeline) -> HealthResponse:
+    """200 when requests are served, 503 while loading and while shutting down."""
+    if pipeline.state == "draining":
+        raise Draining("the server is shutting down", retry_after=5)
+    await startup(pipeline)
+    return HealthResponse(status="ready")
+
+
+@router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+async def metrics(pipeline: GetPipeline) -> Response:
+    """The text exposition format."""
+    return Response(pipeline.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

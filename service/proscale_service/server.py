@@ -1,0 +1,122 @@
+"""Running the application: the socket, signals, and an orderly end.
+
+At the first SIGTERM or Ctrl-C the server stops being ready but serves on for `drain_delay_s`, so that load balancers notice; then
+it stops to listen and finishes what it accepted, for at most `drain_s`; what is left then is answered 503. A second Ctrl-C ends it
+at once.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+
+from proscale_service import logs
+from proscale_service.app import create_app
+from proscale_service.pipeline import Pipeline
+from proscale_service.settings import Settings
+
+_LOG = logging.getLogger(__name__)
+_GRACE = 5
+"""Seconds on top of `drain_s` for sending the last answers."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn with a delay between the signal and the end of listening."""
+
+    def __init__(self, config: uvicorn.Config, settings: Settings, pipeline: Callable[[], Pipeline | None]) -> None:
+        """Args: pipeline: the application's, or None before it began."""
+        super().__init__(config)
+        self._settings, self._pipeline = settings, pipeline
+        self._exit_at: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """First signal: drain. Second Ctrl-C: stop at once."""
+        if self._exit_at is None:
+            self._exit_at = time.monotonic() + self._settings.drain_delay_s
+            if pipeline := self._pipeline():
+                pipeline.begin_drain()
+        elif sig == signal.SIGINT:
+            # Nothing orderly: the engine's thread may be busy for long, and the interpreter would wait for it.
+            os._exit(130)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Asked ten times a second whether to stop."""
+        if self._exit_at is not None and time.monotonic() >= self._exit_at:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop to listen, finish, and give up what is not done in time."""
+        logs.event(_LOG, logging.INFO, "draining")
+        if pipeline := self._pipeline():
+            asyncio.get_running_loop().call_later(self._settings.drain_s, pipeline.abort)
+        await super().shutdown(sockets)
+
+
+def run(settings: Settings, announce: Callable[[str], None]) -> str:
+    """Serve until a signal comes or the engine cannot be loaded.
+
+    Args:
+        announce: called with the server's URL once requests are served.
+
+    Returns:
+        why the engine could not be loaded; empty after an orderly end.
+
+    Raises:
+        OSError: the address cannot be listened on.
+    """
+    listener = bind(settings.host, settings.port)
+    url = url_of(listener)
+    failures: list[str] = []
+
+    def on_failure(message: str) -> None:
+        failures.append(message)
+        server.should_exit = True
+
+    app = create_app(settings, on_ready=lambda: announce(url), on_failure=on_failure)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, round(settings.drain_s + _GRACE)),
+        lifespan="on",
+    )
+    server = Server(config, settings, lambda: getattr(app.state, "pipeline", None))
+    logs.event(_LOG, logging.INFO, "listening", url=url)
+    # uvicorn raises the signals again when it is done; an orderly end that was asked for is no failure.
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, lambda sig, frame: None)
+    server.run(sockets=[listener])
+    return failures[0] if failures else ""
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 picks a free one.
+
+    Raises:
+        OSError: no such address, or it is taken.
+    """
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """Where a browser on this machine finds it."""
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

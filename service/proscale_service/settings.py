@@ -1,0 +1,118 @@
+"""Settings from the environment: prefix `PROSCALE_`, one field each, all described."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "PROSCALE_"
+MIB = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Values given to the constructor (the command line's) win over the environment."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, protected_namespaces=())
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on; `0.0.0.0` for all of them.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+
+    engine: Literal["in_process"] = Field(
+        default="in_process", description="What computes: `in_process` runs the network in the server's process."
+    )
+    checkpoint: Path | None = Field(default=None, description="Model folder; unset: the model that comes with the package.")
+    device: str = Field(default="cpu", description="`cpu`, `cuda` or `cuda:N`. The server refuses to start when the device is missing.")
+    threads: int | None = Field(default=None, ge=1, description="Threads of the network on a CPU; unset: torch decides.")
+    decode_threads: int = Field(default=2, ge=1, le=64, description="Threads that decode pictures and write JSON.")
+    warmup: str = Field(
+        default="480x640", description="Picture sizes HEIGHTxWIDTH, comma separated, computed once before ready; empty: none."
+    )
+
+    max_upload_bytes: int = Field(default=20 * MIB, ge=1, description="Largest request body in bytes; more is 413.")
+    max_buffered_bytes: int = Field(default=256 * MIB, ge=1, description="Bytes of all request bodies held at once; beyond it 429.")
+    upload_timeout_s: float = Field(default=30.0, gt=0, description="Seconds in which a request body must arrive; slower is 408.")
+    max_pixels: int = Field(default=40_000_000, ge=1, description="Most pixels of one picture, by its header; more is 413.")
+    max_queue: int = Field(default=64, ge=1, description="Pictures in the service at once, computed ones included; beyond it 429.")
+    max_queue_pixels: int = Field(default=160_000_000, ge=1, description="Pixels of all decoded pictures held at once; beyond it 429.")
+    max_items: int = Field(default=16, ge=1, description="Most pictures in one request to /segment/batch.")
+
+    max_batch_pixels: int = Field(
+        default=4_000_000,
+        ge=1,
+        description="Pixels in one batch: of each picture its own or its padded ones, if more; a larger picture runs alone.",
+    )
+    max_batch_wait_ms: float = Field(
+        default=2.0, ge=0, le=1000, description="How long a picture waits for batch mates that are being decoded."
+    )
+    deadline_ms: int = Field(default=60_000, ge=1, description="Time a request may take when it names no `deadline_ms`; later is 504.")
+
+    drain_delay_s: float = Field(
+        default=0.0, ge=0, description="Seconds of not being ready, yet serving, before the server stops to listen."
+    )
+    drain_s: float = Field(default=30.0, ge=0, description="Seconds that accepted work gets to finish at shutdown.")
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least severe level that is logged.")
+    log_format: Literal["plain", "json"] = Field(default="plain", description="`plain` lines for people or `json` lines for machines.")
+
+    @field_validator("checkpoint", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: Any) -> Any:
+        # Compose files and Kubernetes manifests can only leave a variable empty, not unset it.
+        return None if value == "" else value
+
+    @field_validator("warmup")
+    @classmethod
+    def _sizes(cls, value: str) -> str:
+        parse_sizes(value)
+        return value
+
+    @model_validator(mode="after")
+    def _one_picture_fits(self) -> Self:
+        if self.max_queue_pixels < self.max_pixels:
+            raise ValueError("max_queue_pixels must be at least max_pixels, or the largest pictures could never be taken")
+        if self.max_buffered_bytes < self.max_upload_bytes:
+            raise ValueError("max_buffered_bytes must be at least max_upload_bytes, or the largest bodies could never be taken")
+        return self
+
+    @property
+    def warmup_sizes(self) -> list[tuple[int, int]]:
+        """(height, width) in pixels of the pictures to warm up with."""
+        return parse_sizes(self.warmup)
+
+
+def parse_sizes(text: str) -> list[tuple[int, int]]:
+    """`"480x640,800x800"` -> [(480, 640), (800, 800)], heights first.
+
+    Raises:
+        ValueError: names the part that is no size.
+    """
+    sizes = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        height, cross, width = part.lower().partition("x")
+        if not cross or not height.isdecimal() or not width.isdecimal() or not int(height) or not int(width):
+            raise ValueError(f"{part!r} is no size such as 480x640")
+        sizes.append((int(height), int(width)))
+    return sizes
+
+
+def unknown_variables(names: Iterable[str]) -> list[str]:
+    """Environment variables with our prefix that no setting reads: most often a misspelling."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    return sorted(name for name in names if name.upper().startswith(PREFIX) and name.upper() not in known)
+
+
+def describe_invalid(error: ValidationError, given: Mapping[str, Any]) -> str:
+    """One line per wrong setting, named as the user named it.
+
+    Args:
+        given: values that came from the command line; all others came from the environment.
+    """
+    lines = []
+    for problem in error.errors():
+        name = str(problem["loc"][0]) if problem["loc"] else ""
+        named = f"--{name.replace('_', '-')}" if name in given else PREFIX + name.upper()
+        value = f" (it is {problem['input']!r})" if name else ""
+        lines.append(f"{named + ': ' if name else ''}{problem['msg']}{value}")
+    return "\n".join(lines)

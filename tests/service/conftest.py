@@ -1,0 +1,28 @@
+"""Fixtures of the service's tests."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from .engines import ThresholdEngine
+from .serving import Running, serving
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("PROSCALE_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="module")
+def engine() -> ThresholdEngine:
+    """The engine behind `server`."""
+    return ThresholdEngine()
+
+
+@pytest.fixture(scope="module")
+def server(engine: ThresholdEngine) -> Iterator[Running]:
+    """A server shared by a file's tests."""
+    with serving(engine, max_upload_bytes=2_000_000, max_items=4) as running:
+        yield running

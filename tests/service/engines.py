@@ -1,0 +1,69 @@
+"""A real, tiny engine: what is bright is a blob, the rest is ground; tests can tell its predictions from the picture."""
+
+import threading
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from proscale.config import Task
+from proscale.errors import ImageError
+from proscale.labels import Category
+from proscale.results import ModelInfo, Plan, Prediction, Segment, Segmentation, SegmentationOptions
+from proscale.rle import encode, measure
+
+BLOB, GROUND = Category(7, "blob", True), Category(9, "ground", False)
+CELL = 32
+
+
+class ThresholdEngine:
+    """Records its batches; `gate` holds it up, `delay_s` slows it, pictures with the colour `POISON` in their corner break it."""
+
+    POISON = (255, 0, 255)
+    REFUSED = (255, 255, 0)
+
+    def __init__(self, delay_s: float = 0.0) -> None:
+        self.info = ModelInfo("threshold", "proscale", (1, 1, 1), "none", (BLOB, GROUND), "memory")
+        self.batches: list[list[tuple[int, int]]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.delay_s = delay_s
+        self.closed = False
+        self.threads: set[str] = set()
+
+    def plan(self, height: int, width: int, tasks: Sequence[Task]) -> Plan:
+        padded = (-(-height // CELL) * CELL, -(-width // CELL) * CELL)
+        return Plan((height, width), padded, flops=3 * padded[0] * padded[1], baseline_flops=4 * padded[0] * padded[1])
+
+    def segment(self, images: Sequence[NDArray[np.uint8]], options: Sequence[SegmentationOptions]) -> list[Prediction]:
+        assert self.gate.wait(30)
+        time.sleep(self.delay_s)
+        self.threads.add(threading.current_thread().name)
+        self.batches.append([image.shape[:2] for image in images])
+        padded = {self.plan(*image.shape[:2], ()).padded for image in images}
+        assert len(padded) == 1, f"padded sizes mixed: {padded}"
+        for image in images:
+            if tuple(image[0, 0]) == self.POISON:
+                raise RuntimeError("poison")
+            if tuple(image[0, 0]) == self.REFUSED:
+                raise ImageError("this picture is refused")
+        return [self._predict(image, option) for image, option in zip(images, options, strict=True)]
+
+    def close(self) -> None:
+        self.closed = True
+
+    def _predict(self, image: NDArray[np.uint8], options: SegmentationOptions) -> Prediction:
+        threshold = 0.5 if options.mask_threshold is None else options.mask_threshold
+        bright = image.mean(axis=2) > threshold * 255
+        segments = []
+        for category, mask in ((BLOB, bright), (GROUND, ~bright)):
+            if mask.any() and (options.labels is None or category.name in options.labels):
+                rle = encode(mask)
+                area, bbox = measure(rle)
+                score = float(area / mask.size)
+                segments.append(Segment(len(segments) + 1, category.id, category.name, category.isthing, score, bbox, area, rle))
+        kept = tuple(segments[: options.max_segments])
+        size = (image.shape[0], image.shape[1])
+        timings = {"preprocess": 0.001, "infer": 0.002, "postprocess": 0.003, "encode": 0.004}
+        return Prediction({task: Segmentation(task, size, kept) for task in options.tasks}, self.plan(*size, options.tasks), timings)

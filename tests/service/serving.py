@@ -1,0 +1,97 @@
+"""Servers for tests: a real uvicorn on a free loopback port, in a thread or in a process of its own."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import uvicorn
+
+from proscale_service.app import create_app
+from proscale_service.engines.base import Engine
+from proscale_service.pipeline import Pipeline
+from proscale_service.server import Server, bind, url_of
+from proscale_service.settings import Settings
+
+COMMAND = [sys.executable, "-W", "error", "-c", "from proscale_service.cli import serve; serve()"]
+
+
+@dataclass
+class Running:
+    """A server in a thread of this process."""
+
+    url: str
+    server: Server
+    pipeline: Pipeline
+    thread: threading.Thread
+
+    def stop(self) -> None:
+        self.server.handle_exit(15, None)
+        self.thread.join(30)
+        assert not self.thread.is_alive(), "the server does not stop"
+
+
+@contextmanager
+def serving(engine: Engine | Callable[[Settings], Engine], *, wait: bool = True, **settings: Any) -> Iterator[Running]:
+    """A server around an engine, or around what loads one. `wait`: until it is ready."""
+    loaded = threading.Event()
+    load = engine if callable(engine) else lambda settings: engine
+    given = Settings(**({"warmup": "", "decode_threads": 1} | settings))
+    app = create_app(given, load=load, on_ready=loaded.set)
+    listener = bind("127.0.0.1", 0)
+    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=20)
+    server = Server(config, given, lambda: getattr(app.state, "pipeline", None))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="server")
+    thread.start()
+    try:
+        until(lambda: server.started)
+        if wait:
+            assert loaded.wait(10)
+        running = Running(url_of(listener), server, app.state.pipeline, thread)
+        yield running
+    finally:
+        server.handle_exit(15, None)
+        thread.join(30)
+        assert not thread.is_alive(), "the server does not stop"
+
+
+@contextmanager
+def process(*arguments: str, **environment: str) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+    """`proscale serve` as users start it, on a free port: its URL and the process."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PROSCALE_")} | {"OMP_NUM_THREADS": "1"} | environment
+    with subprocess.Popen(
+        [*COMMAND, "--port", "0", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+    ) as started:
+        try:
+            assert started.stdout is not None
+            assert started.stderr is not None
+            line = started.stdout.readline()
+            assert line.startswith("Serving on http://127.0.0.1:"), line + started.stderr.read()
+            yield line.split()[-1], started
+        finally:
+            if started.poll() is None:
+                started.kill()
+            started.communicate()
+
+
+def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Wait for a condition; fail when it does not come true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)
+
+
+def metric(url: str, sample: str) -> float:
+    """One sample of /metrics, such as `proscale_engine_up` or `proscale_rejected_total{reason="draining"}`; 0 where there is none."""
+    for line in httpx.get(f"{url}/metrics").text.splitlines():
+        name, _, value = line.rpartition(" ")
+        if name == sample:
+            return float(value)
+    return 0.0

@@ -1,0 +1,72 @@
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from proscale_service.settings import PREFIX, Settings, describe_invalid, parse_sizes, unknown_variables
+
+
+def test_every_setting_is_described() -> None:
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+        assert field.description.endswith("."), name
+
+
+def test_environment_then_constructor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROSCALE_PORT", "9001")
+    monkeypatch.setenv("PROSCALE_MAX_QUEUE", "3")
+    assert (Settings().port, Settings().max_queue) == (9001, 3)
+    assert (Settings(port=5).port, Settings(port=5).max_queue) == (5, 3)
+
+
+def test_an_empty_checkpoint_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROSCALE_CHECKPOINT", "")
+    assert Settings().checkpoint is None
+
+
+def test_thirty_megabytes_and_twenty_thousand_squared_are_too_much() -> None:
+    assert Settings().max_upload_bytes < 30_000_000
+    assert Settings().max_pixels < 20_000**2
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"port": "http"}, r"--port: .*\(it is 'http'\)"),
+        ({"max_queue": 0}, "--max-queue: .*greater than or equal to 1"),
+        ({"engine": "magic"}, "--engine: .*in_process"),
+        ({"warmup": "640"}, "no size such as 480x640"),
+        ({"max_pixels": 10**9}, "max_queue_pixels must be at least max_pixels"),
+        ({"max_upload_bytes": 10**9}, "max_buffered_bytes must be at least"),
+    ],
+)
+def test_wrong_settings_are_named(given: dict[str, object], words: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Settings(**given)
+    text = describe_invalid(caught.value, given)
+    assert re.search(words, text), text
+
+
+def test_wrong_variables_are_named_as_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROSCALE_PORT", "http")
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    assert describe_invalid(caught.value, {}).startswith("PROSCALE_PORT: ")
+
+
+def test_misspelt_variables_are_found() -> None:
+    names = [PREFIX + name.upper() for name in Settings.model_fields]
+    assert unknown_variables([*names, "PATH", "PROSCALE_PROT", "proscale_qeue"]) == ["PROSCALE_PROT", "proscale_qeue"]
+
+
+@given(st.lists(st.tuples(st.integers(1, 9999), st.integers(1, 9999))))
+def test_sizes_round_trip(sizes: list[tuple[int, int]]) -> None:
+    assert parse_sizes(", ".join(f"{height}x{width}" for height, width in sizes)) == sizes
+
+
+@pytest.mark.parametrize("text", ["640", "0x5", "5x0", "axb", "5x5x5", "-1x5", "5 x"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(ValueError, match="no size"):
+        parse_sizes(text)
