@@ -3,8 +3,8 @@
 Needs torch's headers, so it works in the environment that holds torch (`pip install --no-build-isolation`). Where something is missing,
 the package installs without the operator and its pure-torch twin runs; `proscale doctor` then says why.
 
-Environment: CXX, the compiler (g++). NVCC, the CUDA compiler (found on PATH or in CUDA_HOME). PROSCALE_CUDA=1 builds the CUDA part, 0 leaves
-it out; by default it is built when there is an nvcc and torch can use GPUs. PROSCALE_CUDA_ARCHS, default "80;90;100;120".
+Environment: CXX, the compiler (g++). NVCC, the CUDA compiler (found on PATH or in CUDA_HOME). MS_DEFORM_ATTN_CUDA=1 builds the CUDA part, 0 leaves
+it out; by default it is built when there is an nvcc and torch can use GPUs. MS_DEFORM_ATTN_ARCHS, default "80;90;100;120".
 """
 
 import contextlib
@@ -76,7 +76,7 @@ def find_nvcc() -> str | None:
 
 
 def wants_cuda() -> bool:
-    asked = os.environ.get("PROSCALE_CUDA", "")
+    asked = os.environ.get("MS_DEFORM_ATTN_CUDA", "")
     if asked:
         return asked != "0"
     return find_nvcc() is not None and (torch_folder() / "lib" / "libtorch_cuda.so").exists()
@@ -86,7 +86,7 @@ def build_cuda(target: Path, work: Path) -> None:
     nvcc, torch = find_nvcc(), torch_folder()
     if nvcc is None:
         raise FailedError("no nvcc at installation")
-    archs = os.environ.get("PROSCALE_CUDA_ARCHS", "80;90;100;120").split(";")
+    archs = os.environ.get("MS_DEFORM_ATTN_ARCHS", "80;90;100;120").split(";")
     codes = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
     codes.append(f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}")  # PTX, for what comes later
     host = ["-Xcompiler=-fPIC,-fvisibility=hidden", "-ccbin", os.environ.get("CXX", "g++")]

@@ -17,7 +17,7 @@ from torch import Tensor
 HERE = Path(__file__).parent
 LIBRARY, CUDA_LIBRARY = HERE / "_native.so", HERE / "_native_cuda.so"
 REMEDY = "pip install --no-build-isolation -e . (needs a C++20 compiler and torch's headers; a GPU also needs nvcc)"
-FORCE = "PROSCALE_OPS"
+FORCE = "MS_DEFORM_ATTN"
 """Environment variable; `reference` makes every call run the pure-torch twin."""
 MAX_CHANNELS, MAX_SAMPLES, MAX_CUDA_SAMPLES = 64, 512, 128
 """Channels per head, and levels times points, that the compiled kernels cover. On CUDA also: multiples of 8 channels, at most 16 levels."""

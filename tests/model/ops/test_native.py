@@ -195,7 +195,7 @@ print(native.STATUS.cpu)
 def test_every_instruction_set(capability: str) -> None:
     """The kernels that this machine would not choose by itself."""
     run = subprocess.run(
-        [sys.executable, "-c", CHECK], env=os.environ | {"PROSCALE_CPU_CAPABILITY": capability}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", CHECK], env=os.environ | {"MS_DEFORM_ATTN_CPU": capability}, capture_output=True, text=True, check=True
     )
     assert CAPABILITIES.index(run.stdout.strip()) <= CAPABILITIES.index(capability)
 

@@ -10,11 +10,11 @@
 namespace proscale {
 namespace {
 
-// The widest set that this processor runs; PROSCALE_CPU_CAPABILITY (plain, avx2) asks for less.
+// The widest set that this processor runs; MS_DEFORM_ATTN_CPU (plain, avx2) asks for less.
 const KernelSet& kernel_set() {
   static const KernelSet& chosen = []() -> const KernelSet& {
 #ifdef PROSCALE_X86
-    const char* asked = std::getenv("PROSCALE_CPU_CAPABILITY");
+    const char* asked = std::getenv("MS_DEFORM_ATTN_CPU");
     const bool plain = asked && std::strcmp(asked, "plain") == 0;
     const bool avx2_only = asked && std::strcmp(asked, "avx2") == 0;
     __builtin_cpu_init();

@@ -309,7 +309,7 @@ struct Softmax {
       if constexpr (levels > 0) own[round] = e;
       sum += e;
     });
-    scale = 1.0f / over_lanes_sum<lanes>(sum);
+    scale = __fdividef(1.0f, over_lanes_sum<lanes>(sum));
   }
 
   __device__ float power(const Parameters& p, int64_t row, [[maybe_unused]] int round, int k, bool valid) const {
