@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.model.ops.cases import GATES, SHAPES, clear_of_kinks, error, expected, inputs
 from torch import Tensor
 
 import proscale.ops
-from tests.model.ops.cases import GATES, SHAPES, clear_of_kinks, error, expected, inputs
 
 SOURCES = Path(proscale.ops.__file__).parent / "csrc"
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
