@@ -1,7 +1,7 @@
 """All that needs a GPU, in one call, without network: build for this GPU, `proscale doctor`, tests, benchmark.
 
-`python benchmarks/gpu_checks.py [OUT]` in an environment that holds torch (2.10 or later, for CUDA), nvcc, g++, setuptools, numpy, click and
-pytest. Builds beside the sources. Writes OUT/gpu_checks.txt and OUT/op-cuda.json (OUT: benchmarks/results).
+`python benchmarks/gpu_checks.py [OUT]` in an environment that holds torch (2.10 or later, for CUDA), nvcc, g++, setuptools, numpy, click
+and pytest. Builds beside the sources. Writes OUT/gpu_checks.txt and OUT/op-cuda.json (OUT: benchmarks/results).
 """
 
 import os
