@@ -325,7 +325,7 @@ def main() -> None:
     parser.add_argument("--no-classic", action="store_true", help="leave out the classic arithmetic, which is compiled for this")
     parser.add_argument("--out", type=Path, help="write the JSON here")
     args = parser.parse_args()
-    print(print("| tokens/levels | batch | dtype | threads | direction | ours, ms | % of roofline | peers, ms | layer: ours and twin |"))
+    print("| tokens/levels | batch | dtype | threads | direction | ours, ms | % of roofline | peers, ms | layer: ours and twin |")
     print("|---|---|---|---|---|---|---|---|---|")
     records = measure(args)
     if args.out:

@@ -45,7 +45,7 @@ def _load() -> Status:
     except OSError as error:
         missing = not LIBRARY.exists()
         note = HERE / "_native.txt"  # written by an installation that could not compile
-        why = (note.read_text().strip() if note.exists() else "not built by the installation") if missing else str(error)
+        why = (note.read_text().strip() if note.exists() else "not built by the installation") if missing else str(error.__cause__ or error)
         log.warning("the compiled attention operator is missing (%s); the much slower pure-torch form runs. Remedy: %s", why, REMEDY)
         return Status(None, why, False, "the CPU part, which defines the operator, is missing")
     capability = ctypes.CDLL(str(LIBRARY)).proscale_cpu_capability
@@ -56,7 +56,7 @@ def _load() -> Status:
     try:
         torch.ops.load_library(CUDA_LIBRARY)
     except OSError as error:
-        why = str(error) if CUDA_LIBRARY.exists() else "not built by the installation"
+        why = str(error.__cause__ or error) if CUDA_LIBRARY.exists() else "not built by the installation"
         log.warning("the compiled CUDA operator is missing (%s); the slower pure-torch form runs on GPUs. Remedy: %s", why, REMEDY)
         return Status(cpu, str(LIBRARY), False, why)
     return Status(cpu, str(LIBRARY), True, str(CUDA_LIBRARY))

@@ -175,6 +175,16 @@ __device__ inline void store_one<float>(void* base, int64_t i, float v, bool) {
   static_cast<float*>(base)[i] = v;
 }
 
+// The shapes that are known when compiling also come without reference points, in one type, and sum in any order.
+template <int levels>
+__device__ inline bool float_sampling(const Parameters& p) {
+  return levels == 0 && p.float_sampling;
+}
+template <int levels>
+__device__ inline bool has_reference(const Parameters& p) {
+  return levels == 0 && p.reference != nullptr;
+}
+
 // ---- where a lane works
 
 // One query and head, shared by `lanes` lanes. Lanes without work repeat the last item, so that shuffles stay whole, and store nothing.
@@ -199,7 +209,7 @@ struct Item {
   // `levels` > 0 is p.levels, known when compiling.
   template <int levels>
   __device__ void locate(const Parameters& p) {
-    if (p.reference) {
+    if (has_reference<levels>(p)) {
       const float* point = p.reference + batch * p.reference_batch + query * p.reference_query;
       x = point[0], y = point[1];
       return;
@@ -298,7 +308,7 @@ struct Softmax {
   __device__ Softmax(const Parameters& p, uint32_t lane, int64_t row) {
     highest = no_logit;
     own_samples<lanes, levels>(p, lane, [&](int round, int k, int, bool valid) {
-      const float logit = valid ? load_one<T>(p.logits, row + k, p.float_sampling) * log2_e : no_logit;
+      const float logit = valid ? load_one<T>(p.logits, row + k, float_sampling<levels>(p)) * log2_e : no_logit;
       if constexpr (levels > 0) own[round] = logit;
       highest = fmaxf(highest, logit);
     });
@@ -317,7 +327,7 @@ struct Softmax {
     if constexpr (levels > 0) {
       logit = own[round];
     } else {
-      logit = valid ? load_one<T>(p.logits, row + k, p.float_sampling) * log2_e : no_logit;
+      logit = valid ? load_one<T>(p.logits, row + k, float_sampling<levels>(p)) * log2_e : no_logit;
     }
     return exp2f(logit - highest);
   }
@@ -351,13 +361,13 @@ __global__ void __launch_bounds__(block_size) forward_kernel(PROSCALE_PARAMETERS
   const T* value = static_cast<const T*>(p.value) + item.batch * p.value_batch;
   // A head whose channels do not fill its lanes: the idle ones read what the first reads, and store nothing.
   const bool has_channels = item.lane * 8 < static_cast<uint32_t>(p.channels);
-  const uint32_t corner = item.head * p.value_head + (has_channels ? item.lane * 8 : 0);
+  value += item.head * p.value_head + (has_channels ? item.lane * 8 : 0);
   float sum[8] = {};
   own_samples<lanes, levels>(p, item.lane, [&](int round, int k, int l, bool valid) {
     const LevelParameters& level = p.level[l];
-    const float2 offset = valid ? load_pair<T>(p.offsets, offsets + 2 * k, p.float_sampling) : float2{0.0f, 0.0f};
-    const Axis x(p.reference, item.x, item.inverse_width, item.width, level.width, level.last_x, level.second_x, offset.x);
-    const Axis y(p.reference, item.y, item.inverse_height, item.height, level.height, level.last_y, level.second_y, offset.y);
+    const float2 offset = valid ? load_pair<T>(p.offsets, offsets + 2 * k, float_sampling<levels>(p)) : float2{0.0f, 0.0f};
+    const Axis x(has_reference<levels>(p), item.x, item.inverse_width, item.width, level.width, level.last_x, level.second_x, offset.x);
+    const Axis y(has_reference<levels>(p), item.y, item.inverse_height, item.height, level.height, level.last_y, level.second_y, offset.y);
     const float attention = softmax.weight(p, logits, round, k, valid);
     const float w0 = y.w0 * attention, w1 = y.w1 * attention;
     const float w00 = w0 * x.w0, w01 = w0 * x.w1, w10 = w1 * x.w0, w11 = w1 * x.w1;
@@ -369,7 +379,7 @@ __global__ void __launch_bounds__(block_size) forward_kernel(PROSCALE_PARAMETERS
         step_x = __shfl_sync(full_warp, step_x, owner, lanes);
         step_y = __shfl_sync(full_warp, step_y, owner, lanes);
       }
-      const uint32_t place = __shfl_sync(full_warp, token, owner, lanes) + corner;
+      const uint32_t place = __shfl_sync(full_warp, token, owner, lanes);
       Eight<T> v00, v01, v10, v11;
       v00.load(value + place);
       v01.load(value + (place + step_x));
@@ -435,7 +445,7 @@ __global__ void __launch_bounds__(block_size) backward_kernel(PROSCALE_PARAMETER
   const T* value = static_cast<const T*>(p.value) + item.batch * p.value_batch;
   const bool has_channels = item.lane * 8 < static_cast<uint32_t>(p.channels);
   const uint32_t channel = has_channels ? item.lane * 8 : 0;
-  const uint32_t corner = item.head * p.value_head + channel;
+  value += item.head * p.value_head + channel;
   const int64_t row = (item.batch * p.queries + item.query) * p.heads + item.head;
   const bool adds = item.live && has_channels;
   float g[8] = {};
@@ -447,14 +457,14 @@ __global__ void __launch_bounds__(block_size) backward_kernel(PROSCALE_PARAMETER
   // The accumulator is laid out without gaps, unlike value.
   const int64_t target = item.batch * p.tokens * p.heads * p.channels + item.head * p.channels + channel;
   const int32_t token_size = p.heads * p.channels;
-  const float exponent = p.deterministic ? unit_exponent(*p.largest) : 0.0f;
+  const float exponent = levels == 0 && p.deterministic ? unit_exponent(*p.largest) : 0.0f;
   float sampled[levels > 0 ? levels : max_samples];  // what each own sample gave: incoming gradient . sample
   float expected = 0.0f;
   own_samples<lanes, levels>(p, item.lane, [&](int round, int k, int l, bool valid) {
     const LevelParameters& level = p.level[l];
-    const float2 offset = valid ? load_pair<T>(p.offsets, offsets + 2 * k, p.float_sampling) : float2{0.0f, 0.0f};
-    const Axis x(p.reference, item.x, item.inverse_width, item.width, level.width, level.last_x, level.second_x, offset.x);
-    const Axis y(p.reference, item.y, item.inverse_height, item.height, level.height, level.last_y, level.second_y, offset.y);
+    const float2 offset = valid ? load_pair<T>(p.offsets, offsets + 2 * k, float_sampling<levels>(p)) : float2{0.0f, 0.0f};
+    const Axis x(has_reference<levels>(p), item.x, item.inverse_width, item.width, level.width, level.last_x, level.second_x, offset.x);
+    const Axis y(has_reference<levels>(p), item.y, item.inverse_height, item.height, level.height, level.last_y, level.second_y, offset.y);
     const float attention = softmax.weight(p, logits, round, k, valid);
     const float w0 = y.w0 * attention, w1 = y.w1 * attention;
     const float w00 = w0 * x.w0, w01 = w0 * x.w1, w10 = w1 * x.w0, w11 = w1 * x.w1;
@@ -471,7 +481,7 @@ __global__ void __launch_bounds__(block_size) backward_kernel(PROSCALE_PARAMETER
       const int32_t at = __shfl_sync(full_warp, token, owner, lanes);
       const float b00 = __shfl_sync(full_warp, w00, owner, lanes), b01 = __shfl_sync(full_warp, w01, owner, lanes);
       const float b10 = __shfl_sync(full_warp, w10, owner, lanes), b11 = __shfl_sync(full_warp, w11, owner, lanes);
-      const uint32_t place = static_cast<uint32_t>(at) * p.value_row + corner;
+      const uint32_t place = static_cast<uint32_t>(at) * p.value_row;
       Eight<T> v00, v01, v10, v11;
       v00.load(value + place);
       v01.load(value + (place + step_x));
@@ -483,7 +493,7 @@ __global__ void __launch_bounds__(block_size) backward_kernel(PROSCALE_PARAMETER
       if (adds) {
         const int64_t i00 = target + static_cast<int64_t>(at) * token_size, i10 = i00 + static_cast<int64_t>(next_y) * token_size;
         const int64_t right = static_cast<int64_t>(next_x) * token_size;
-        if (p.deterministic) {
+        if (levels == 0 && p.deterministic) {
           unsigned long long* const sum = static_cast<unsigned long long*>(p.accumulator);
           if (b00 != 0.0f) add_to(sum + i00, g, b00, exponent);
           if (b01 != 0.0f) add_to(sum + i00 + right, g, b01, exponent);
@@ -507,12 +517,12 @@ __global__ void __launch_bounds__(block_size) backward_kernel(PROSCALE_PARAMETER
     const float y0 = Axis::slope(y.distance), y1 = Axis::slope(y.distance - 1.0f) * level.second_y;
     const float by_x = attention * ((d00 * x0 + d01 * x1) * y.w0 + (d10 * x0 + d11 * x1) * y.w1);
     const float by_y = attention * (upper * y0 + lower * y1);
-    if (item.live && valid) store_pair<T>(p.offsets_gradient, (row * p.samples + k) * 2, float2{by_x, by_y}, p.float_sampling);
+    if (item.live && valid) store_pair<T>(p.offsets_gradient, (row * p.samples + k) * 2, float2{by_x, by_y}, float_sampling<levels>(p));
   });
   expected = over_lanes_sum<lanes>(expected);
   own_samples<lanes, levels>(p, item.lane, [&](int round, int k, int, bool valid) {
     const float gradient = softmax.weight(p, logits, round, k, valid) * (sampled[round] - expected);
-    if (item.live && valid) store_one<T>(p.logits_gradient, row * p.samples + k, gradient, p.float_sampling);
+    if (item.live && valid) store_one<T>(p.logits_gradient, row * p.samples + k, gradient, float_sampling<levels>(p));
   });
 }
 

@@ -116,10 +116,11 @@ dim3 grid_of(const Parameters& p, int lanes) {
 
 dim3 grid_of(int64_t eights) { return dim3(static_cast<uint32_t>((eights + block_size - 1) / block_size)); }
 
-// Heads of 25 to 32 channels with 4 points, on 1 to 3 levels, are what the published models have: known when compiling.
+// Heads of 32 channels with 4 points, on 1 to 3 levels, are what the published models have: known when compiling, if nothing is out of the
+// ordinary (`plain`: offsets in value's type, no reference points, sums in any order).
 template <class T, class Launch>
-void by_shape(const Parameters& p, bool same_type, Launch launch) {
-  const auto fixed = [&](int levels) { return p.points == 4 && p.channels > 24 && p.channels <= 32 && p.levels == levels && same_type; };
+void by_shape(const Parameters& p, bool plain, Launch launch) {
+  const auto fixed = [&](int levels) { return p.points == 4 && p.channels == 32 && p.levels == levels && plain; };
   if (fixed(3)) return launch.template operator()<T, 4, 3>();
   if (fixed(2)) return launch.template operator()<T, 4, 2>();
   if (fixed(1)) return launch.template operator()<T, 4, 1>();
@@ -159,7 +160,7 @@ Tensor ms_deform_attn(
   p.out = out.mutable_data_ptr();
   if (out.numel() == 0) return out;
   by_type(problem.value_type, [&]<class T>(T) {
-    by_shape<T>(p, problem.sampling_type == problem.value_type, [&]<class U, int lanes, int levels>() {
+    by_shape<T>(p, problem.sampling_type == problem.value_type && !problem.reference, [&]<class U, int lanes, int levels>() {
       device.launch(forward_kernel<U, lanes, levels>, grid_of(p, lanes), p);
     });
   });
@@ -203,7 +204,7 @@ std::tuple<Tensor, Tensor, Tensor> ms_deform_attn_backward(
       const int64_t eights = incoming.numel() / 8;
       device.launch(largest_kernel<T>, grid_of(eights), static_cast<const T*>(p.out_gradient), eights, bits);
     }
-    by_shape<T>(p, problem.sampling_type == problem.value_type && !deterministic, [&]<class U, int lanes, int levels>() {
+    by_shape<T>(p, problem.sampling_type == problem.value_type && !problem.reference && !deterministic, [&]<class U, int lanes, int levels>() {
       device.launch(backward_kernel<U, lanes, levels>, grid_of(p, lanes), p);
     });
     if (!direct) {
