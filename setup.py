@@ -90,7 +90,7 @@ def build_cuda(target: Path, work: Path) -> None:
     codes = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
     codes.append(f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}")  # PTX, for what comes later
     host = ["-Xcompiler=-fPIC,-fvisibility=hidden", "-ccbin", os.environ.get("CXX", "g++")]
-    flags = ["-std=c++20", "-O3", "--compress-mode=size", "-t2", *host, STABLE_ABI, "-DUSE_CUDA"]
+    flags = ["-std=c++20", "-O3", "--compress-mode=size", "-t2", *host, STABLE_ABI]
     run(nvcc, *flags, *codes, "-isystem", torch / "include", "-c", SOURCES / "cuda_op.cu", "-o", work / "cuda_op.o")
     run(nvcc, "-cudart=static", "-Xlinker=-s", "-shared", work / "cuda_op.o", "-o", target, f"-L{torch / 'lib'}", "-ltorch_cpu", "-ldl")
 

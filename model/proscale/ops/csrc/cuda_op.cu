@@ -29,7 +29,10 @@ struct OnDevice {
 // Torch's current stream of a device. The function lives in libtorch_cuda, which a CPU build of torch (enough to compile this) lacks.
 cudaStream_t current_stream(int32_t device) {
   using Get = AOTITorchError (*)(int32_t, void**);
-  static const Get get = reinterpret_cast<Get>(dlsym(RTLD_DEFAULT, "aoti_torch_get_current_cuda_stream"));
+  static const Get get = []() -> Get {
+    void* const library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);  // torch has loaded it, if it has it
+    return library ? reinterpret_cast<Get>(dlsym(library, "aoti_torch_get_current_cuda_stream")) : nullptr;
+  }();
   STD_TORCH_CHECK(get != nullptr, "ms_deform_attn: this torch has no CUDA");
   void* stream = nullptr;
   STABLE_TORCH_ERROR_CODE_CHECK(get(device, &stream));
