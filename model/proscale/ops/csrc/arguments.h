@@ -53,7 +53,9 @@ struct Arguments {
   )
       : value(value_), offsets(offsets_), logits(logits_), reference(reference_) {
     STD_TORCH_CHECK(value.dim() == 4, "ms_deform_attn: value must be (B, N, heads, d), got ", value.dim(), " dimensions");
-    STD_TORCH_CHECK(offsets.dim() == 6, "ms_deform_attn: offsets must be (B, Q, heads, levels, points, 2), got ", offsets.dim(), " dimensions");
+    STD_TORCH_CHECK(
+        offsets.dim() == 6, "ms_deform_attn: offsets must be (B, Q, heads, levels, points, 2), got ", offsets.dim(), " dimensions"
+    );
     STD_TORCH_CHECK(logits.dim() == 4, "ms_deform_attn: logits must be (B, Q, heads, levels * points), got ", logits.dim(), " dimensions");
     Problem& p = problem;
     p.batch = value.size(0), p.tokens = value.size(1), p.queries = offsets.size(1);

@@ -36,8 +36,8 @@ template <>
 struct Lanes<float> {
   static constexpr int count = 16;
   typedef f32x16 V;
-  typedef i32x16 I;         // as wide as V: what its comparisons give
-  typedef i32x16 Stored;    // int32_t in memory
+  typedef i32x16 I;       // as wide as V: what its comparisons give
+  typedef i32x16 Stored;  // int32_t in memory
   static I widen(Stored x) { return x; }
   static Stored narrow(I x) { return x; }
 };
@@ -82,17 +82,6 @@ inline V at_most(V x, V high) {
 
 inline f32x16 magnitude(f32x16 x) { return (f32x16)((i32x16)x & 0x7fffffff); }
 inline f64x8 magnitude(f64x8 x) { return (f64x8)((i64x8)x & 0x7fffffffffffffff); }
-
-template <int W>
-struct Channels;
-template <>
-struct Channels<8> {
-  typedef f32x8 V;
-};
-template <>
-struct Channels<16> {
-  typedef f32x16 V;
-};
 
 inline float total(f32x8 v) {
   typedef float f32x4 __attribute__((vector_size(16)));
@@ -150,9 +139,7 @@ struct BFloat {
   uint16_t bits;
 };
 
-inline f32x16 widen16(const BFloat* p) {
-  return (f32x16)(__builtin_convertvector(load<u16x16>(p), u32x16) << 16);
-}
+inline f32x16 widen16(const BFloat* p) { return (f32x16)(__builtin_convertvector(load<u16x16>(p), u32x16) << 16); }
 
 inline void narrow16(f32x16 v, BFloat* p) {
   const u32x16 bits = (u32x16)v;
@@ -297,8 +284,7 @@ struct Positions {
 
   void at(int64_t query) {
     if (problem.reference) {
-      const A* point =
-          (const A*)problem.reference + batch * problem.reference_batch_stride + query * problem.reference_query_stride;
+      const A* point = (const A*)problem.reference + batch * problem.reference_batch_stride + query * problem.reference_query_stride;
       int k = 0;
       for (int l = 0; l < problem.levels; ++l) {
         const double px = split((double)point[0] * problem.level[l].width - 0.5);
@@ -352,9 +338,7 @@ inline V hat_slope(V distance) {
 }
 
 template <bool slopes, class V, class I, class A>
-inline I axis(
-    V offset, I base, V fraction, I last, V second, A* w0, A* w1, [[maybe_unused]] A* slope0, [[maybe_unused]] A* slope1
-) {
+inline I axis(V offset, I base, V fraction, I last, V second, A* w0, A* w1, [[maybe_unused]] A* slope0, [[maybe_unused]] A* slope1) {
   constexpr A far = 1 << 26;  // more than any level, and whole numbers up to here are exact enough not to overflow
   const V t = at_most(at_least(fraction + offset, all<V>(-far)), all<V>(far));
   I whole = __builtin_convertvector(t, I);
@@ -453,9 +437,7 @@ void pack(const Problem& problem, const Plan<A>& plan, int64_t b, int64_t h, int
 }
 
 template <class A, class T, class S, class V, int chunks>
-void forward(
-    const Problem& problem, const Plan<A>& plan, int64_t b, int64_t h, int64_t begin, int64_t end, const A* packed
-) {
+void forward(const Problem& problem, const Plan<A>& plan, int64_t b, int64_t h, int64_t begin, int64_t end, const A* packed) {
   constexpr int width = sizeof(V) / sizeof(A), stride = width * chunks;
   Samples<A> s;
   clear(s);
@@ -544,8 +526,7 @@ void backward(const Problem& problem, const Plan<A>& plan, int64_t b, int64_t h,
       for (int i = 0; i < L::count; ++i) by_offset[2 * (k + i)] = a[i] * by_x[i], by_offset[2 * (k + i) + 1] = a[i] * by_y[i];
     }
     const A expected = total(mean);
-    for (int k = 0; k < plan.padded; k += L::count)
-      store(by_logit + k, load<W>(s.attention + k) * (load<W>(by_logit + k) - expected));
+    for (int k = 0; k < plan.padded; k += L::count) store(by_logit + k, load<W>(s.attention + k) * (load<W>(by_logit + k) - expected));
     narrow(by_logit, (S*)problem.logits_gradient + row * plan.samples, plan.samples);
     narrow(by_offset, (S*)problem.offsets_gradient + row * plan.samples * 2, plan.samples * 2);
   }

@@ -11,15 +11,15 @@ constexpr int max_samples = 512;  // levels * points; bounds the arrays on the s
 // A is the type of the arithmetic: float, or double for double inputs.
 template <class A>
 struct Plan {
-  int32_t samples, padded;      // levels * points; rounded up to whole vectors
-  int32_t padded_channels;      // elements between two tokens of a packed head
-  const int32_t* last_x;        // largest left column of a window: max(width - 2, 0)
+  int32_t samples, padded;  // levels * points; rounded up to whole vectors
+  int32_t padded_channels;  // elements between two tokens of a packed head
+  const int32_t* last_x;    // largest left column of a window: max(width - 2, 0)
   const int32_t* last_y;
   const int32_t* width;
   const int32_t* start;
-  const int32_t* step_x;        // tokens to the right neighbour: 1, or 0 where the level has one column
+  const int32_t* step_x;  // tokens to the right neighbour: 1, or 0 where the level has one column
   const int32_t* step_y;
-  const A* second_x;            // 1, or 0 where there is no second column
+  const A* second_x;  // 1, or 0 where there is no second column
   const A* second_y;
   // Queries that sit on their own tokens: for column x of level l, entry (column_start[l] + x) * padded + k.
   const int32_t* column_base;

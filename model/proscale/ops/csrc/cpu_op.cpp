@@ -59,7 +59,9 @@ class PlanTables {
   explicit PlanTables(const Problem& problem) {
     constexpr int32_t lanes = 64 / sizeof(A);
     plan.samples = problem.levels * problem.points;
-    STD_TORCH_CHECK(plan.samples >= 1 && plan.samples <= max_samples, "ms_deform_attn: 1 to ", max_samples, " samples per query are compiled");
+    STD_TORCH_CHECK(
+        plan.samples >= 1 && plan.samples <= max_samples, "ms_deform_attn: 1 to ", max_samples, " samples per query are compiled"
+    );
     plan.padded = (plan.samples + lanes - 1) / lanes * lanes;
     // Whole vectors per token, of the counts that cpu_kernel.cpp has instances for.
     plan.padded_channels = problem.channels <= 8 ? 8 : problem.channels <= 16 ? 16 : problem.channels <= 32 ? 32 : 64;
@@ -120,7 +122,7 @@ class PlanTables {
 // Heads are packed a few at a time, so that what is being sampled stays in the cache; threads then share tokens and queries.
 template <class A>
 void forward(const Problem& problem) {
-  constexpr int64_t block = 64;                       // queries
+  constexpr int64_t block = 64;                              // queries
   constexpr int64_t cache = (int64_t{4} << 20) / sizeof(A);  // elements packed at once
   const PlanTables<A> tables(problem);
   const Plan<A>& plan = tables.plan;
@@ -135,8 +137,8 @@ void forward(const Problem& problem) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t pair = i / token_blocks, token = i % token_blocks * block;
         run.pack(
-            problem, plan, (first + pair) / problem.heads, (first + pair) % problem.heads, token,
-            std::min(token + block, problem.tokens), packed.get() + pair * size
+            problem, plan, (first + pair) / problem.heads, (first + pair) % problem.heads, token, std::min(token + block, problem.tokens),
+            packed.get() + pair * size
         );
       }
     });
@@ -144,8 +146,8 @@ void forward(const Problem& problem) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t pair = i / query_blocks, query = i % query_blocks * block;
         run.forward(
-            problem, plan, (first + pair) / problem.heads, (first + pair) % problem.heads, query,
-            std::min(query + block, problem.queries), packed.get() + pair * size
+            problem, plan, (first + pair) / problem.heads, (first + pair) % problem.heads, query, std::min(query + block, problem.queries),
+            packed.get() + pair * size
         );
       }
     });
@@ -177,7 +179,9 @@ Tensor ms_deform_attn(
 ) {
   Arguments arguments(value, offsets, logits, spatial_shapes, reference);
   Problem& problem = arguments.problem;
-  Tensor out = torch::stable::new_empty(value, std::vector<int64_t>{problem.batch, problem.queries, static_cast<int64_t>(problem.heads) * problem.channels});
+  Tensor out = torch::stable::new_empty(
+      value, std::vector<int64_t>{problem.batch, problem.queries, static_cast<int64_t>(problem.heads) * problem.channels}
+  );
   problem.out = out.mutable_data_ptr();
   if (out.numel() == 0) return out;
   if (problem.value_type == Type::f64) {
@@ -196,7 +200,8 @@ std::tuple<Tensor, Tensor, Tensor> ms_deform_attn_backward(
   Problem& problem = arguments.problem;
   STD_TORCH_CHECK(
       out_gradient.dim() == 3 && out_gradient.size(0) == problem.batch && out_gradient.size(1) == problem.queries &&
-          out_gradient.size(2) == static_cast<int64_t>(problem.heads) * problem.channels && out_gradient.scalar_type() == value.scalar_type(),
+          out_gradient.size(2) == static_cast<int64_t>(problem.heads) * problem.channels &&
+          out_gradient.scalar_type() == value.scalar_type(),
       "ms_deform_attn_backward: the gradient must be like the output"
   );
   const Tensor incoming = torch::stable::contiguous(out_gradient);

@@ -34,8 +34,8 @@ struct Divisor {
 
 struct LevelParameters {
   int32_t start, width, height, last_x, last_y;  // last: largest left column, upper row of a window
-  uint32_t step_x, step_y;                        // elements to the right neighbour and the one below; 0 where there is none
-  float second_x, second_y;                       // 1, or 0 where there is no second column, row
+  uint32_t step_x, step_y;                       // elements to the right neighbour and the one below; 0 where there is none
+  float second_x, second_y;                      // 1, or 0 where there is no second column, row
   float inverse_width, inverse_height;
   Divisor by_width;
 };
@@ -44,8 +44,8 @@ struct Parameters {
   const void *value, *offsets, *logits, *out_gradient;
   const float* reference;
   void *out, *offsets_gradient, *logits_gradient;
-  void* accumulator;             // float (B, N, heads, d), or int64_t when deterministic
-  const uint32_t* largest;       // deterministic: bits of the largest |out_gradient|
+  void* accumulator;        // float (B, N, heads, d), or int64_t when deterministic
+  const uint32_t* largest;  // deterministic: bits of the largest |out_gradient|
   int64_t value_batch, offsets_batch, logits_batch, reference_batch, reference_query;  // strides in elements
   int64_t offsets_row, logits_row;
   uint32_t value_row, value_head, offsets_head, logits_head;
@@ -193,7 +193,7 @@ struct Item {
   int64_t batch;
   uint32_t query, head, lane;
   bool live;
-  float x, y;  // centre of the query's token, in pixels of its own level, or the reference, in 0..1
+  float x, y;                                          // centre of the query's token, in pixels of its own level, or the reference, in 0..1
   float inverse_width, inverse_height, width, height;  // of its own level
 
   __device__ explicit Item(const Parameters& p) {
@@ -240,9 +240,7 @@ struct Axis {
   float w0, w1;    // weights of its first and second column
   float distance;  // of the sample from the first column
 
-  __device__ Axis(
-      bool reference, float centre, float inverse_from, float from, int32_t to, int32_t last, float second, float offset
-  ) {
+  __device__ Axis(bool reference, float centre, float inverse_from, float from, int32_t to, int32_t last, float second, float offset) {
     const float size = static_cast<float>(to);
     float whole, rest;
     if (reference) {
@@ -544,8 +542,7 @@ __global__ void __launch_bounds__(block_size) largest_kernel(const T* x, int64_t
 
 // Sums into value's type. An infinite or undefined incoming gradient makes all of them undefined.
 template <class T>
-__global__ void __launch_bounds__(block_size)
-convert_kernel(const void* sums, T* to, int64_t eights, const uint32_t* largest) {
+__global__ void __launch_bounds__(block_size) convert_kernel(const void* sums, T* to, int64_t eights, const uint32_t* largest) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * block_size + threadIdx.x;
   if (i >= eights) return;
   float v[8];

@@ -35,7 +35,7 @@ cudaStream_t current_stream(int32_t device) {
   }();
   STD_TORCH_CHECK(get != nullptr, "ms_deform_attn: this torch has no CUDA");
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(get(device, &stream));
+  STD_TORCH_CHECK(get(device, &stream) == AOTI_TORCH_SUCCESS, "ms_deform_attn: no current CUDA stream");
   return static_cast<cudaStream_t>(stream);
 }
 
@@ -67,7 +67,9 @@ int64_t size_of(Type type) { return type == Type::f64 ? 8 : type == Type::f32 ? 
 
 // Contiguous copies of what vector loads could not read where it lies.
 Tensor readable(const Tensor& tensor, int64_t dimensions, int64_t elements, Type type) {
-  return dense_from(tensor, dimensions) && aligned(tensor, dimensions, elements, size_of(type)) ? tensor : torch::stable::clone(torch::stable::contiguous(tensor));
+  return dense_from(tensor, dimensions) && aligned(tensor, dimensions, elements, size_of(type))
+             ? tensor
+             : torch::stable::clone(torch::stable::contiguous(tensor));
 }
 
 Parameters parameters_of(const Problem& problem) {
@@ -86,8 +88,8 @@ Parameters parameters_of(const Problem& problem) {
   p.levels = problem.levels, p.points = problem.points, p.samples = problem.levels * problem.points;
   STD_TORCH_CHECK(p.channels % 8 == 0, "ms_deform_attn: on CUDA, heads of a multiple of 8 channels are compiled, got ", p.channels);
   STD_TORCH_CHECK(
-      p.levels <= max_levels && p.samples >= 1 && p.samples <= max_samples, "ms_deform_attn: on CUDA, at most ", max_levels,
-      " levels and ", max_samples, " samples per query are compiled"
+      p.levels <= max_levels && p.samples >= 1 && p.samples <= max_samples, "ms_deform_attn: on CUDA, at most ", max_levels, " levels and ",
+      max_samples, " samples per query are compiled"
   );
   STD_TORCH_CHECK(problem.value_type != Type::f64, "ms_deform_attn: there is no float64 on CUDA");
   constexpr int64_t limit = int64_t{1} << 31;
@@ -159,7 +161,8 @@ Tensor ms_deform_attn(
   DeviceArguments arguments(value, offsets, logits, spatial_shapes, reference);
   const Problem& problem = arguments.problem;
   Parameters p = parameters_of(problem);
-  Tensor out = torch::stable::new_empty(value, std::vector<int64_t>{problem.batch, problem.queries, static_cast<int64_t>(p.heads) * p.channels});
+  Tensor out =
+      torch::stable::new_empty(value, std::vector<int64_t>{problem.batch, problem.queries, static_cast<int64_t>(p.heads) * p.channels});
   p.out = out.mutable_data_ptr();
   if (out.numel() == 0) return out;
   by_type(problem.value_type, [&]<class T>(T) {
@@ -207,9 +210,10 @@ std::tuple<Tensor, Tensor, Tensor> ms_deform_attn_backward(
       const int64_t eights = incoming.numel() / 8;
       device.launch(largest_kernel<T>, grid_of(eights), static_cast<const T*>(p.out_gradient), eights, bits);
     }
-    by_shape<T>(p, problem.sampling_type == problem.value_type && !problem.reference && !deterministic, [&]<class U, int lanes, int levels>() {
-      device.launch(backward_kernel<U, lanes, levels>, grid_of(p, lanes), p);
-    });
+    by_shape<T>(
+        p, problem.sampling_type == problem.value_type && !problem.reference && !deterministic,
+        [&]<class U, int lanes, int levels>() { device.launch(backward_kernel<U, lanes, levels>, grid_of(p, lanes), p); }
+    );
     if (!direct) {
       const int64_t eights = value.numel() / 8;
       device.launch(

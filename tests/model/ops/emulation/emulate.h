@@ -154,8 +154,8 @@ struct __nv_bfloat162 {
 inline float __half2float(__half h) {
   const uint32_t sign = uint32_t{h.bits} >> 15 << 31, exponent = h.bits >> 10 & 31, mantissa = h.bits & 1023;
   if (exponent == 31) return __uint_as_float(sign | 0x7f800000u | mantissa << 13);
-  const float size = exponent ? ldexpf(static_cast<float>(1024 + mantissa), static_cast<int>(exponent) - 25)
-                              : ldexpf(static_cast<float>(mantissa), -24);
+  const float size =
+      exponent ? ldexpf(static_cast<float>(1024 + mantissa), static_cast<int>(exponent) - 25) : ldexpf(static_cast<float>(mantissa), -24);
   return sign ? -size : size;
 }
 inline __half __float2half(float x) {
