@@ -10,6 +10,7 @@ Environment: CXX, the compiler (g++). NVCC, the CUDA compiler (found on PATH or 
 import contextlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -86,11 +87,13 @@ def build_cuda(target: Path, work: Path) -> None:
     nvcc, torch = find_nvcc(), torch_folder()
     if nvcc is None:
         raise FailedError("no nvcc at installation")
-    archs = os.environ.get("MS_DEFORM_ATTN_ARCHS", "80;90;100;120").split(";")
+    release = re.search(r"release (\d+)\.(\d+)", subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout)
+    recent = release is not None and (int(release[1]), int(release[2])) >= (12, 8)  # knows Blackwell, and how to compress well
+    archs = os.environ.get("MS_DEFORM_ATTN_ARCHS", "80;90;100;120" if recent else "80;90").split(";")
     codes = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
     codes.append(f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}")  # PTX, for what comes later
     host = ["-Xcompiler=-fPIC,-fvisibility=hidden", "-ccbin", os.environ.get("CXX", "g++")]
-    flags = ["-std=c++20", "-O3", "--compress-mode=size", "-t2", *host, STABLE_ABI]
+    flags = ["-std=c++20", "-O3", "-t2", *(["--compress-mode=size"] if recent else []), *host, STABLE_ABI]
     run(nvcc, *flags, *codes, "-isystem", torch / "include", "-c", SOURCES / "cuda_op.cu", "-o", work / "cuda_op.o")
     run(nvcc, "-cudart=static", "-Xlinker=-s", "-shared", work / "cuda_op.o", "-o", target, f"-L{torch / 'lib'}", "-ltorch_cpu", "-ldl")
 
