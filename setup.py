@@ -36,9 +36,9 @@ class FailedError(Exception):
     """A part could not be built; the message says what is missing."""
 
 
-def run(*command: str | Path) -> None:
+def run(*command: str | Path) -> str:
     try:
-        subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True)
+        return subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True).stdout
     except FileNotFoundError as error:
         raise FailedError(f"no compiler {command[0]} at installation") from error
     except subprocess.CalledProcessError as error:
@@ -87,7 +87,7 @@ def build_cuda(target: Path, work: Path) -> None:
     nvcc, torch = find_nvcc(), torch_folder()
     if nvcc is None:
         raise FailedError("no nvcc at installation")
-    release = re.search(r"release (\d+)\.(\d+)", subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout)
+    release = re.search(r"release (\d+)\.(\d+)", run(nvcc, "--version"))
     recent = release is not None and (int(release[1]), int(release[2])) >= (12, 8)  # knows Blackwell, and how to compress well
     archs = os.environ.get("MS_DEFORM_ATTN_ARCHS", "80;90;100;120" if recent else "80;90").split(";")
     codes = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
