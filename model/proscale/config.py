@@ -95,6 +95,11 @@ class PostprocessConfig:
     """Instance: segments with a score at or below this are left out (0 keeps all of the top candidates)."""
     max_instances: int = 100
     """Instance: how many candidates of queries x classes are looked at (detectron2's top-k)."""
+    combine_first: bool = False
+    """Semantic: sum the queries up at the network's size and resize the scores, instead of resizing the masks first.
+
+    Mask2Former's models for semantic segmentation alone were evaluated so.
+    """
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from proscale.backbones.resnet import freeze_batch_norm
+from proscale.checkpoints.blank import blank_network
 from proscale.checkpoints.folder import DEFAULT_FOLDER, load_folder
 from proscale.checkpoints.names import load_strictly
 from proscale.config import TASKS, PreprocessConfig, ProScaleEncoderConfig, Task
@@ -21,7 +23,7 @@ from proscale.network import SegmentationNetwork
 from proscale.postprocess.instance import instance_inference
 from proscale.postprocess.panoptic import panoptic_inference
 from proscale.postprocess.resize import resize_in_strips, resize_mask_logits
-from proscale.postprocess.semantic import semantic_map
+from proscale.postprocess.semantic import best_classes, semantic_inference, semantic_map
 from proscale.preprocess import check_image, padded_size, preprocess, resized_size
 from proscale.results import RLE, ModelInfo, Plan, Prediction, Segment, Segmentation, SegmentationOptions
 from proscale.rle import encode, encode_id_map, measure
@@ -64,9 +66,7 @@ class Predictor:
         """
         _device(device)
         config, categories, state = load_folder(DEFAULT_FOLDER if checkpoint is None else checkpoint)
-        with torch.device("meta"):
-            network = SegmentationNetwork(config)
-        network.to_empty(device="cpu")
+        network = blank_network(config).to_empty(device="cpu")
         load_strictly(network, state)
         return cls(network, categories, "embedded default" if checkpoint is None else str(checkpoint), device)
 
@@ -205,8 +205,12 @@ class _Picture:
         return lambda: [(label, score, encode(mask)) for (label, score), mask in zip(described, found, strict=True)]
 
     def _semantic(self) -> Callable[[], list[Candidate]]:
-        strips = resize_in_strips(self.mask_logits, self.plan.padded, self.plan.resized, self.size)
-        winner, share = semantic_map(self.class_logits, strips)
+        frames = (self.mask_logits, self.plan.padded, self.plan.resized, self.size)
+        if self.defaults.combine_first:
+            scores = resize_in_strips(*frames, combine=partial(semantic_inference, self.class_logits))
+            winner, share = best_classes(strip for _, strip in scores)
+        else:
+            winner, share = semantic_map(self.class_logits, resize_in_strips(*frames))
         # A class's score: its mean share of all classes' scores over the pixels where it wins.
         areas = winner.flatten().bincount(minlength=len(self.categories))
         means = winner.flatten().bincount(share.flatten().double(), minlength=len(self.categories)) / areas.clamp_min(1)

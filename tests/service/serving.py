@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import httpx
@@ -18,6 +19,18 @@ from proscale_service.engines.base import Engine
 from proscale_service.pipeline import Pipeline
 from proscale_service.server import Server, bind, url_of
 from proscale_service.settings import Settings
+
+PATIENCE_S = 60.0
+"""Machines that run tests are busy; how fast the server is, tests say themselves where it matters."""
+
+
+class http:  # noqa: N801  (stands in for the module httpx)
+    """httpx's functions with more patience."""
+
+    post = staticmethod(partial(httpx.post, timeout=PATIENCE_S))
+    get = staticmethod(partial(httpx.get, timeout=PATIENCE_S))
+    delete = staticmethod(partial(httpx.delete, timeout=PATIENCE_S))
+
 
 COMMAND = [sys.executable, "-W", "error", "-c", "from proscale_service.cli import serve; serve()"]
 
@@ -33,7 +46,7 @@ class Running:
 
     def stop(self) -> None:
         self.server.handle_exit(15, None)
-        self.thread.join(30)
+        self.thread.join(PATIENCE_S)
         assert not self.thread.is_alive(), "the server does not stop"
 
 
@@ -52,12 +65,12 @@ def serving(engine: Engine | Callable[[Settings], Engine], *, wait: bool = True,
     try:
         until(lambda: server.started)
         if wait:
-            assert loaded.wait(10)
+            assert loaded.wait(PATIENCE_S)
         running = Running(url_of(listener), server, app.state.pipeline, thread)
         yield running
     finally:
         server.handle_exit(15, None)
-        thread.join(30)
+        thread.join(PATIENCE_S)
         assert not thread.is_alive(), "the server does not stop"
 
 
@@ -80,7 +93,7 @@ def process(*arguments: str, **environment: str) -> Iterator[tuple[str, "subproc
             started.communicate()
 
 
-def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = PATIENCE_S) -> None:
     """Wait for a condition; fail when it does not come true."""
     end = time.monotonic() + seconds
     while not condition():
@@ -90,7 +103,7 @@ def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
 
 def metric(url: str, sample: str) -> float:
     """One sample of /metrics, such as `proscale_engine_up` or `proscale_rejected_total{reason="draining"}`; 0 where there is none."""
-    for line in httpx.get(f"{url}/metrics").text.splitlines():
+    for line in http.get(f"{url}/metrics").text.splitlines():
         name, _, value = line.rpartition(" ")
         if name == sample:
             return float(value)

@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +14,7 @@ from proscale_service.context import new_id
 
 from .engines import ThresholdEngine
 from .pictures import blob, encoded
-from .serving import Running, metric, serving, until
+from .serving import Running, http, metric, serving, until
 
 ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 PICTURE = encoded(blob())
@@ -47,20 +46,20 @@ def test_ids_are_ulids_that_sort_by_time(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_given_id_is_kept_and_told_everywhere(server: Running) -> None:
-    good = httpx.post(f"{server.url}/segment", content=PICTURE, headers=OCTETS | {"x-request-id": "my-id_1.2"})
-    bad = httpx.post(f"{server.url}/segment", headers={"x-request-id": "my-id_1.2"})
+    good = http.post(f"{server.url}/segment", content=PICTURE, headers=OCTETS | {"x-request-id": "my-id_1.2"})
+    bad = http.post(f"{server.url}/segment", headers={"x-request-id": "my-id_1.2"})
     assert good.headers["x-request-id"] == good.json()["id"] == "my-id_1.2"
     assert bad.headers["x-request-id"] == bad.json()["request_id"] == "my-id_1.2"
 
 
 @pytest.mark.parametrize("value", ["", "a b", "x" * 129, "id=1", 'a"b', "a,b"])
 def test_a_strange_id_is_replaced(server: Running, value: str) -> None:
-    assert ULID.fullmatch(httpx.get(f"{server.url}/health/live", headers={"x-request-id": value}).headers["x-request-id"])
+    assert ULID.fullmatch(http.get(f"{server.url}/health/live", headers={"x-request-id": value}).headers["x-request-id"])
 
 
 @given(value=st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=20))
 def test_ids_never_carry_what_was_not_allowed(server: Running, value: str) -> None:
-    returned = httpx.get(f"{server.url}/health/live", headers={"x-request-id": value.strip()}).headers["x-request-id"]
+    returned = http.get(f"{server.url}/health/live", headers={"x-request-id": value.strip()}).headers["x-request-id"]
     assert re.fullmatch(r"[A-Za-z0-9._-]{1,128}", returned)
 
 
@@ -70,7 +69,7 @@ def test_our_own_failure_is_a_problem_with_an_id_and_no_inside(server: Running, 
 
     monkeypatch.setattr(type(server.pipeline), "expected_seconds", broken)
     with logged(logs.PlainFormatter()) as stream:
-        response = httpx.post(f"{server.url}/segment/plan?width=10&height=10")
+        response = http.post(f"{server.url}/segment/plan?width=10&height=10")
         until(lambda: "RuntimeError: secret inside" in stream.getvalue())  # logged after the answer has gone out
     assert response.status_code == 500
     assert response.headers["content-type"] == "application/problem+json"
@@ -78,14 +77,14 @@ def test_our_own_failure_is_a_problem_with_an_id_and_no_inside(server: Running, 
     assert "secret" not in response.text
     assert f"id={response.headers['x-request-id']}" in stream.getvalue()
     monkeypatch.undo()
-    assert httpx.post(f"{server.url}/segment/plan?width=10&height=10").status_code == 200
+    assert http.post(f"{server.url}/segment/plan?width=10&height=10").status_code == 200
 
 
 def test_an_engine_failure_is_logged_with_its_cause_and_id(server: Running) -> None:
     picture = blob()
     picture[0, 0] = ThresholdEngine.POISON
     with logged(logs.JsonFormatter()) as stream:
-        response = httpx.post(f"{server.url}/segment", content=encoded(picture), headers=OCTETS)
+        response = http.post(f"{server.url}/segment", content=encoded(picture), headers=OCTETS)
         until(lambda: "poison" in stream.getvalue())
     assert response.status_code == 500
     assert "poison" not in response.text
@@ -96,12 +95,12 @@ def test_an_engine_failure_is_logged_with_its_cause_and_id(server: Running) -> N
 
 def test_counts_by_task_and_status() -> None:
     with serving(ThresholdEngine()) as server:
-        httpx.post(f"{server.url}/segment?task=semantic,panoptic", content=PICTURE, headers=OCTETS)
-        httpx.post(f"{server.url}/segment?task=everything", content=PICTURE, headers=OCTETS)
-        httpx.get(f"{server.url}/models")
-        httpx.get(f"{server.url}/{'x' * 50}")
+        http.post(f"{server.url}/segment?task=semantic,panoptic", content=PICTURE, headers=OCTETS)
+        http.post(f"{server.url}/segment?task=everything", content=PICTURE, headers=OCTETS)
+        http.get(f"{server.url}/models")
+        http.get(f"{server.url}/{'x' * 50}")
         assert metric(server.url, 'proscale_requests_total{status="200",task="panoptic+semantic"}') == 1
         assert metric(server.url, 'proscale_requests_total{status="422",task="unknown"}') == 1
         assert metric(server.url, 'proscale_rejected_total{reason="invalid_parameter"}') == 1
-        text = httpx.get(f"{server.url}/metrics").text
+        text = http.get(f"{server.url}/metrics").text
         assert len(re.findall(r"^proscale_requests_total\{", text, re.MULTILINE)) == 2

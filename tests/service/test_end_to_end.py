@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 
@@ -15,7 +14,7 @@ from proscale_service.client import Client
 from proscale_service.images import decode
 
 from .pictures import blob, coco_mask, encoded, exif, gradient, stored_for
-from .serving import metric, process
+from .serving import http, metric, process
 
 OCTETS = {"content-type": "application/octet-stream"}
 
@@ -42,7 +41,7 @@ def pictures() -> dict[str, bytes]:
 def test_masks_over_http_are_the_predictors_bit_for_bit(url: str, small_predictor: Predictor, name: str) -> None:
     data = pictures()[name]
     tasks = ("panoptic", "instance", "semantic")
-    body = httpx.post(f"{url}/segment?task={','.join(tasks)}", content=data, headers=OCTETS, timeout=60).json()
+    body = http.post(f"{url}/segment?task={','.join(tasks)}", content=data, headers=OCTETS, timeout=60).json()
     image, header = decode(data, 10**6)
     expected = small_predictor.segment([image], [SegmentationOptions(tasks=tasks)])[0]
     assert body["image"] == {"width": header.width, "height": header.height, "orientation_applied": header.orientation}
@@ -89,7 +88,7 @@ def test_parameters_reach_the_network(url: str) -> None:
 def test_flops_are_counted(url: str) -> None:
     before = metric(url, 'proscale_flops_total{encoder="proscale"}'), metric(url, "proscale_baseline_flops_total")
     saved = metric(url, "proscale_flops_saved_total")
-    compute = httpx.post(f"{url}/segment", content=encoded(blob()), headers=OCTETS, timeout=60).json()["compute"]
+    compute = http.post(f"{url}/segment", content=encoded(blob()), headers=OCTETS, timeout=60).json()["compute"]
     assert metric(url, 'proscale_flops_total{encoder="proscale"}') - before[0] == pytest.approx(compute["flops"])
     assert metric(url, "proscale_baseline_flops_total") - before[1] == pytest.approx(compute["baseline_flops"])
     assert metric(url, "proscale_flops_saved_total") - saved == pytest.approx(compute["baseline_flops"] - compute["flops"])

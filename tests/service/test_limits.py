@@ -13,7 +13,7 @@ from proscale_service.limits import unless_client_leaves
 
 from .engines import ThresholdEngine
 from .pictures import blob, encoded
-from .serving import Running, metric, serving, until
+from .serving import PATIENCE_S, Running, http, metric, serving, until
 
 PICTURE = encoded(blob())
 HEAD = b"POST /segment HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\n"
@@ -25,7 +25,7 @@ def chunks(count: int, size: int = 10_000) -> Iterator[bytes]:
         yield b"x" * size
 
 
-def converse(server: Running, request: bytes, seconds: float = 5.0) -> bytes:
+def converse(server: Running, request: bytes, seconds: float = PATIENCE_S) -> bytes:
     """Send raw bytes; whatever comes back until the server closes or says nothing more."""
     address = httpx.URL(server.url)
     with socket.create_connection((address.host, address.port or 80), timeout=seconds) as connection:
@@ -45,32 +45,36 @@ def test_stated_length_is_judged_before_the_body(server: Running) -> None:
 
 def test_a_client_that_sends_all_the_same_gets_the_answer(server: Running) -> None:
     for content in (b"x" * 6_000_000, chunks(600)):
-        response = httpx.post(f"{server.url}/segment", content=content, headers=OCTETS)
+        response = http.post(f"{server.url}/segment", content=content, headers=OCTETS)
         assert response.status_code == 413
         assert response.headers["connection"] == "close"
         assert response.json()["status"] == 413
 
 
+def test_a_client_that_reads_only_after_writing_gets_the_answer(server: Running) -> None:
+    assert converse(server, HEAD + b"content-length: 7000000\r\n\r\n" + b"x" * 7_000_000).startswith(b"HTTP/1.1 413 ")
+
+
 def test_chunks_are_counted(server: Running) -> None:
-    assert httpx.post(f"{server.url}/segment", content=chunks(190), headers=OCTETS).status_code == 422
-    assert httpx.post(f"{server.url}/segment", content=chunks(210), headers=OCTETS).status_code == 413
+    assert http.post(f"{server.url}/segment", content=chunks(190), headers=OCTETS).status_code == 422
+    assert http.post(f"{server.url}/segment", content=chunks(210), headers=OCTETS).status_code == 413
 
 
 def test_an_endless_upload_is_cut_off(server: Running) -> None:
     started = time.monotonic()
     # Some clients see the answer, some only that the connection is closed on them.
     with suppress(httpx.TransportError):
-        assert httpx.post(f"{server.url}/segment", content=chunks(10**6), headers=OCTETS).status_code == 413
-    assert time.monotonic() - started < 20
+        assert http.post(f"{server.url}/segment", content=chunks(10**6), headers=OCTETS).status_code == 413
+    assert time.monotonic() - started < PATIENCE_S
 
 
 def test_a_form_is_capped_too(server: Running) -> None:
-    response = httpx.post(f"{server.url}/segment", files={"image": ("a.png", b"x" * 3_000_000)})
+    response = http.post(f"{server.url}/segment", files={"image": ("a.png", b"x" * 3_000_000)})
     assert response.status_code == 413
 
 
 def test_the_server_serves_on_and_forgets(server: Running) -> None:
-    assert httpx.post(f"{server.url}/segment", content=PICTURE, headers=OCTETS).status_code == 200
+    assert http.post(f"{server.url}/segment", content=PICTURE, headers=OCTETS).status_code == 200
     assert metric(server.url, 'proscale_rejected_total{reason="too_many_bytes"}') >= 5
 
 
@@ -81,10 +85,10 @@ def test_all_bodies_together_are_bounded() -> None:
         half = HEAD + b"content-length: 999\r\n\r\n" + b"x" * 900
         with socket.create_connection((address.host, address.port or 80)) as slow:
             slow.sendall(half)
-            until(lambda: httpx.post(f"{server.url}/segment", content=b"x" * 900, headers=OCTETS).status_code == 429)
-            response = httpx.post(f"{server.url}/segment", content=b"x" * 900, headers=OCTETS)
+            until(lambda: http.post(f"{server.url}/segment", content=b"x" * 900, headers=OCTETS).status_code == 429)
+            response = http.post(f"{server.url}/segment", content=b"x" * 900, headers=OCTETS)
             assert response.headers["retry-after"] == "1"
-        until(lambda: httpx.post(f"{server.url}/segment", content=b"x" * 900, headers=OCTETS).status_code == 422)
+        until(lambda: http.post(f"{server.url}/segment", content=b"x" * 900, headers=OCTETS).status_code == 422)
 
 
 def test_a_slow_body_is_given_up() -> None:
@@ -92,7 +96,7 @@ def test_a_slow_body_is_given_up() -> None:
         started = time.monotonic()
         answer = converse(server, HEAD + b"content-length: 999\r\n\r\nabc")
         assert answer.startswith(b"HTTP/1.1 408 ")
-        assert time.monotonic() - started < 4
+        assert time.monotonic() - started < 30
 
 
 def test_work_ends_when_the_client_leaves() -> None:
@@ -143,8 +147,7 @@ def test_the_picture_of_a_client_that_left_is_never_computed() -> None:
         head = f"POST /segment HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ncontent-length: {len(PICTURE)}\r\n\r\n".encode()
         with socket.create_connection((address.host, address.port or 80)) as first:
             first.sendall(head + PICTURE)
-            until(lambda: server.pipeline.admission.pictures == 1 and metric(server.url, "proscale_queue_depth") == 0)
-            time.sleep(0.05)
+            until(lambda: engine.calls == 1)
             with socket.create_connection((address.host, address.port or 80)) as second:
                 second.sendall(head + PICTURE)
                 until(lambda: metric(server.url, "proscale_queue_depth") == 1)

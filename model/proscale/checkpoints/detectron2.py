@@ -1,10 +1,10 @@
 """The layout of published Mask2Former and PRO-SCALE checkpoints (detectron2's names), as a rename table."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
-from proscale.checkpoints.names import rename
+from proscale.checkpoints.names import inverted, rename, rename_where_known
 
 _PIXEL = "sem_seg_head.pixel_decoder."
 _QUERY = "sem_seg_head.predictor."
@@ -85,10 +85,28 @@ DROPPED = (r".*\.relative_position_index", r"criterion\.empty_weight", r"pixel_m
 """Names that carry constants or bookkeeping, not weights."""
 
 
+OLDER_NAMES: tuple[tuple[str, str], ...] = (
+    (_QUERY + "static_query.weight", _QUERY + "query_feat.weight"),
+    # Before Mask2Former's head had a version, its pixel decoder had no prefix of its own.
+    *((source.replace(_PIXEL, "sem_seg_head."), source) for source, _ in _PIXEL_DECODER),
+)
+"""Names of early checkpoints -> the names of the table."""
+
+
+def is_detectron2(names: Collection[str]) -> bool:
+    """Whether these are detectron2's names."""
+    return any(name.startswith("sem_seg_head.") for name in names)
+
+
 def from_detectron2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors under detectron2's names -> the same tensors under ours.
 
     Raises:
         CheckpointError: lists names that are not part of a Mask2Former or PRO-SCALE network.
     """
-    return rename(state, TABLE, DROPPED)
+    return rename(rename_where_known(state, OLDER_NAMES), TABLE, DROPPED)
+
+
+def to_detectron2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The reverse of `from_detectron2`; what it dropped is not made again."""
+    return rename(state, inverted(TABLE))

@@ -58,6 +58,8 @@ def save_folder(
     _write(folder / LABELS_FILE, json.dumps([asdict(category) for category in categories], indent=1))
     tensors = {name: (t.to(dtype) if t.is_floating_point() else t).detach().cpu().contiguous() for name, t in state.items()}
     save_file(tensors, folder / WEIGHTS_FILE)
+    # safetensors writes for its owner alone; a server often runs as somebody else.
+    (folder / WEIGHTS_FILE).chmod((folder / CONFIG_FILE).stat().st_mode)
 
 
 def load_folder(path: str | Path) -> tuple[ModelConfig, tuple[Category, ...], dict[str, Tensor]]:

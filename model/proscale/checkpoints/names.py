@@ -15,26 +15,30 @@ def rename(state: Mapping[str, Tensor], table: Sequence[tuple[str, str]], droppe
 
     Args:
         state: name -> tensor.
-        table: (source, target) templates; `{i}`, `{j}` stand for numbers and are carried over, `{leaf}` for one last part.
+        table: (source, target) templates; `{i}`, `{j}`, `{k}` stand for numbers and are carried over, `{leaf}` for one last part,
+            `{stem}` for any parts.
         dropped: regular expressions of names that carry nothing and are left out.
 
     Raises:
-        CheckpointError: names that no template knows; they are listed.
+        CheckpointError: names that no template knows, or that mean the same tensor; they are listed.
     """
-    patterns = [(re.compile(_pattern(source)), target) for source, target in table]
-    renamed, unknown = {}, []
-    for name, tensor in state.items():
-        if any(re.fullmatch(pattern, name) for pattern in dropped):
-            continue
-        for pattern, target in patterns:
-            if match := pattern.fullmatch(name):
-                renamed[target.format(**match.groupdict())] = tensor
-                break
-        else:
-            unknown.append(name)
-    if unknown:
-        raise CheckpointError(f"{len(unknown)} names in the checkpoint are not known: {_listed(unknown)}")
-    return renamed
+    kept = {name: tensor for name, tensor in state.items() if not any(re.fullmatch(pattern, name) for pattern in dropped)}
+    patterns = _compiled(table)
+    targets = {name: _renamed(name, patterns) for name in kept}
+    if unknown := [name for name, target in targets.items() if target is None]:
+        raise CheckpointError(f"{len(unknown)} names in the checkpoint are not known: {listed(unknown)}")
+    return _collected(kept, {name: target for name, target in targets.items() if target is not None})
+
+
+def rename_where_known(state: Mapping[str, Tensor], table: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
+    """`rename` for names that have changed over time: what no template knows keeps its name."""
+    patterns = _compiled(table)
+    return _collected(state, {name: _renamed(name, patterns) or name for name in state})
+
+
+def inverted(table: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The table that renames back."""
+    return [(target, source) for source, target in table]
 
 
 def load_strictly(network: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -43,31 +47,60 @@ def load_strictly(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     Raises:
         CheckpointError: lists missing names, superfluous names and shapes that differ.
     """
+    check_strictly(network, state)
+    own = network.state_dict()
+    network.load_state_dict({name: state[name].to(own[name].dtype) for name in own})
+
+
+def check_strictly(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError, with lists, unless `state` has exactly the names and shapes of `network`, which may be on `meta`."""
     own = network.state_dict()
     problems = []
     if missing := own.keys() - state.keys():
-        problems.append(f"missing: {_listed(missing)}")
+        problems.append(f"missing: {listed(missing)}")
     if superfluous := state.keys() - own.keys():
-        problems.append(f"superfluous: {_listed(superfluous)}")
+        problems.append(f"superfluous: {listed(superfluous)}")
     differing = [
         f"{name} is {tuple(state[name].shape)}, the network has {tuple(own[name].shape)}"
         for name in own.keys() & state.keys()
         if own[name].shape != state[name].shape
     ]
     if differing:
-        problems.append(f"of another shape: {_listed(differing)}")
+        problems.append(f"of another shape: {listed(differing)}")
     if problems:
         raise CheckpointError("the weights do not fit the configuration; " + "; ".join(problems))
-    network.load_state_dict({name: state[name].to(own[name].dtype) for name in own})
 
 
-def _pattern(template: str) -> str:
-    pattern = re.escape(template)
-    pattern = re.sub(r"\\\{([ijk])\\\}", r"(?P<\1>\\d+)", pattern)
-    return re.sub(r"\\\{leaf\\\}", r"(?P<leaf>\\w+)", pattern)
-
-
-def _listed(names: Iterable[str]) -> str:
+def listed(names: Iterable[str]) -> str:
+    """Names for a message: sorted, the first dozen, and how many more there are."""
     ordered = sorted(names)
     more = f" and {len(ordered) - SHOWN} more" if len(ordered) > SHOWN else ""
     return ", ".join(ordered[:SHOWN]) + more
+
+
+def _collected(state: Mapping[str, Tensor], targets: Mapping[str, str]) -> dict[str, Tensor]:
+    renamed: dict[str, Tensor] = {}
+    for name, target in targets.items():
+        if target in renamed:
+            twins = [other for other, same in targets.items() if same == target]
+            raise CheckpointError(f"names in the checkpoint mean the same tensor: {listed(twins)}")
+        renamed[target] = state[name]
+    return renamed
+
+
+def _compiled(table: Sequence[tuple[str, str]]) -> list[tuple[re.Pattern[str], str]]:
+    return [(re.compile(template_pattern(source)), target) for source, target in table]
+
+
+def _renamed(name: str, patterns: Sequence[tuple[re.Pattern[str], str]]) -> str | None:
+    for pattern, target in patterns:
+        if match := pattern.fullmatch(name):
+            return target.format(**match.groupdict())
+    return None
+
+
+def template_pattern(template: str) -> str:
+    """The regular expression that a template stands for."""
+    pattern = re.escape(template)
+    pattern = re.sub(r"\\\{([ijk])\\\}", r"(?P<\1>\\d+)", pattern)
+    return pattern.replace(r"\{leaf\}", r"(?P<leaf>\w+)").replace(r"\{stem\}", r"(?P<stem>.+)")

@@ -4,7 +4,7 @@ A phone's picture has 12 million pixels, and a hundred queries of that size woul
 made strip by strip, what is needed per query is made for a few queries at a time.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -32,18 +32,30 @@ def resize_mask_logits(mask_logits: Tensor, padded: Sequence[int], resized: Sequ
 
 
 def resize_in_strips(
-    mask_logits: Tensor, padded: Sequence[int], resized: Sequence[int], output: Sequence[int], max_values: int = MAX_VALUES
+    mask_logits: Tensor,
+    padded: Sequence[int],
+    resized: Sequence[int],
+    output: Sequence[int],
+    max_values: int = MAX_VALUES,
+    *,
+    combine: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """`resize_mask_logits`, strip by strip from the top; equal to it within rounding.
 
+    Args:
+        combine: applied at the resized picture's size, before the last resizing: (Q, rows, w) -> (any, rows, w), pixel by pixel.
+
     Yields:
-        the strip's first row, and its mask logits (Q, rows, output width) of at most about `max_values` values.
+        the strip's first row, and its mask logits (Q, rows, output width) of at most about `max_values` values, or what `combine`
+        makes of them.
     """
     height, width = output
     rows = max(1, max_values // (len(mask_logits) * width)) if len(mask_logits) else height
-    if rows >= height:
+    if rows >= height and combine is None:
         yield 0, resize_mask_logits(mask_logits, padded, resized, output)
         return
+    if combine is None:
+        combine = _unchanged
     masks = F.interpolate(mask_logits[None], size=tuple(padded), mode="bilinear", align_corners=False)[0, :, : resized[0], : resized[1]]
     # Bilinear resizing is separable: rows by hand, columns by interpolate, which leaves an equal number of rows alone.
     source = ((torch.arange(height, device=masks.device) + 0.5) * (resized[0] / height) - 0.5).clamp_min(0)
@@ -52,10 +64,14 @@ def resize_in_strips(
     share = (source - upper)[:, None].to(masks.dtype)
     for start in range(0, height, rows):
         part = slice(start, start + rows)
-        strip = torch.lerp(masks[:, upper[part]], masks[:, lower[part]], share[part])
+        strip = torch.lerp(combine(masks[:, upper[part]]), combine(masks[:, lower[part]]), share[part])
         yield start, F.interpolate(strip[None], size=(strip.shape[1], width), mode="bilinear", align_corners=False)[0]
 
 
 def queries_at_once(output: Sequence[int], max_values: int = MAX_VALUES) -> int:
     """How many queries' masks of `output` (height, width) may be held at once; at least 1."""
     return max(1, max_values // (output[0] * output[1]))
+
+
+def _unchanged(masks: Tensor) -> Tensor:
+    return masks

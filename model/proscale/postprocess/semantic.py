@@ -29,9 +29,13 @@ def semantic_map(class_logits: Tensor, strips: Iterable[tuple[int, Tensor]]) -> 
     Returns:
         class indices (H, W) int64, and the best class's share of all classes' scores there (H, W) float in 0..1.
     """
+    return best_classes(semantic_inference(class_logits, mask_logits) for _, mask_logits in strips)
+
+
+def best_classes(strips: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """`semantic_map` for scores (K, rows, W) that have been made already."""
     winners, shares = [], []
-    for _, mask_logits in strips:
-        scores = semantic_inference(class_logits, mask_logits)
+    for scores in strips:
         best, winner = scores.max(0)
         winners.append(winner)
         shares.append(best / scores.sum(0).clamp_min(1e-6))

@@ -1,10 +1,13 @@
 """Masks at the output's size, whole and in strips, and the semantic map made of them."""
 
+from functools import partial
+
 import pytest
 import torch
+from torch.nn import functional as F
 
 from proscale.postprocess.resize import queries_at_once, resize_in_strips, resize_mask_logits
-from proscale.postprocess.semantic import semantic_inference, semantic_map
+from proscale.postprocess.semantic import best_classes, semantic_inference, semantic_map
 
 PADDED, RESIZED = (64, 96), (50, 90)
 
@@ -18,6 +21,23 @@ def test_strips_are_the_whole(output: tuple[int, int], max_values: int) -> None:
     assert [start for start, _ in strips] == [sum(s.shape[1] for _, s in strips[:i]) for i in range(len(strips))]
     assert len(strips) == {1: output[0], 3000: -(-output[0] // (3000 // (5 * output[1]))), 10**9: 1}[max_values]
     assert torch.allclose(torch.cat([strip for _, strip in strips], 1), whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("output", [(50, 90), (123, 217), (31, 40)])
+@pytest.mark.parametrize("max_values", [1, 3000, 10**9])
+def test_scores_combined_before_the_last_resizing(output: tuple[int, int], max_values: int) -> None:
+    class_logits, masks = torch.randn(5, 4), torch.randn(5, 16, 24) * 4
+    at_network_size = semantic_inference(class_logits, resize_mask_logits(masks, PADDED, RESIZED, RESIZED))
+    whole = F.interpolate(at_network_size[None], size=output, mode="bilinear", align_corners=False)[0]
+    combine = partial(semantic_inference, class_logits)
+    strips = [strip for _, strip in resize_in_strips(masks, PADDED, RESIZED, output, max_values, combine=combine)]
+    assert torch.allclose(torch.cat(strips, 1), whole, atol=1e-5)
+    winner, share = best_classes(strips)
+    assert torch.equal(winner, torch.cat(strips, 1).argmax(0))
+    assert share.shape == output
+    if output != RESIZED:
+        masks_first = semantic_inference(class_logits, resize_mask_logits(masks, PADDED, RESIZED, output))
+        assert (masks_first - whole).abs().max() > 0.01, "the order makes no difference here, so it is not tested"
 
 
 def test_padding_has_no_part_in_the_result() -> None:

@@ -8,13 +8,13 @@ from proscale_service.settings import Settings
 
 from ..engines import ThresholdEngine
 from ..pictures import blob, encoded
-from ..serving import Running, metric, serving, until
+from ..serving import PATIENCE_S, Running, http, metric, serving, until
 
 OCTETS = {"content-type": "application/octet-stream"}
 
 
 def status(server: Running, path: str) -> int:
-    return httpx.get(f"{server.url}{path}").status_code
+    return http.get(f"{server.url}{path}").status_code
 
 
 def test_a_serving_server_is_live_started_and_ready(server: Running) -> None:
@@ -27,21 +27,21 @@ def test_while_loading_it_lives_and_asks_for_patience() -> None:
     go = threading.Event()
 
     def load(settings: Settings) -> ThresholdEngine:
-        assert go.wait(10)
+        assert go.wait(PATIENCE_S)
         return ThresholdEngine()
 
     with serving(load, wait=False) as server:
         assert status(server, "/health/live") == 200
         assert metric(server.url, "proscale_engine_up") == 0
         for path in ("/health/startup", "/health/ready", "/models"):
-            response = httpx.get(f"{server.url}{path}")
+            response = http.get(f"{server.url}{path}")
             assert response.status_code == 503
             assert response.json()["type"].endswith(":loading")
             assert int(response.headers["retry-after"]) > 0
-        assert httpx.post(f"{server.url}/segment", content=b"x", headers=OCTETS).status_code == 503
+        assert http.post(f"{server.url}/segment", content=b"x", headers=OCTETS).status_code == 503
         go.set()
         until(lambda: status(server, "/health/ready") == 200)
-        assert httpx.post(f"{server.url}/segment", content=encoded(blob()), headers=OCTETS).status_code == 200
+        assert http.post(f"{server.url}/segment", content=encoded(blob()), headers=OCTETS).status_code == 200
 
 
 @pytest.mark.parametrize("error", [CheckpointError("no weights; do this"), RuntimeError("secret")])
@@ -54,37 +54,37 @@ def test_a_model_that_cannot_be_loaded_is_never_ready(error: Exception) -> None:
         assert str(error) in server.pipeline.failure
         assert status(server, "/health/live") == 200
         for path in ("/health/startup", "/health/ready", "/models"):
-            response = httpx.get(f"{server.url}{path}")
+            response = http.get(f"{server.url}{path}")
             assert response.status_code == 503
             assert str(error) not in response.text
 
 
 def test_draining_is_not_ready_yet_serves_and_loses_nothing() -> None:
     engine = ThresholdEngine()
-    with serving(engine, drain_delay_s=0.5) as server, httpx.Client() as client:
+    with serving(engine, drain_delay_s=600) as server:
         engine.gate.clear()
         answers: list[int] = []
         thread = threading.Thread(
-            target=lambda: answers.append(httpx.post(f"{server.url}/segment", content=encoded(blob()), headers=OCTETS).status_code)
+            target=lambda: answers.append(http.post(f"{server.url}/segment", content=encoded(blob()), headers=OCTETS).status_code)
         )
         thread.start()
         until(lambda: server.pipeline.admission.pictures == 1)
         server.server.handle_exit(15, None)
-        response = client.get(f"{server.url}/health/ready")
+        response = http.get(f"{server.url}/health/ready")
         assert response.status_code == 503
         assert response.json()["type"].endswith(":draining")
         assert status(server, "/health/live") == 200
         late = threading.Thread(
-            target=lambda: answers.append(httpx.post(f"{server.url}/segment", content=encoded(blob()), headers=OCTETS).status_code)
+            target=lambda: answers.append(http.post(f"{server.url}/segment", content=encoded(blob()), headers=OCTETS).status_code)
         )
         late.start()
         until(lambda: server.pipeline.admission.pictures == 2)
-        until(lambda: server.server.should_exit)
+        server.server.should_exit = True  # as if the delay were over
         engine.gate.set()
         for each in (thread, late):
-            each.join(10)
+            each.join(PATIENCE_S)
         assert answers == [200, 200]
-        server.thread.join(10)
+        server.thread.join(PATIENCE_S)
         assert not server.thread.is_alive()
         assert engine.closed
         with pytest.raises(httpx.ConnectError):
@@ -97,32 +97,32 @@ def test_what_cannot_be_finished_is_answered_503() -> None:
         engine.gate.clear()
         answers: list[httpx.Response] = []
         thread = threading.Thread(
-            target=lambda: answers.append(httpx.post(f"{server.url}/segment", content=encoded(blob()), headers=OCTETS))
+            target=lambda: answers.append(http.post(f"{server.url}/segment", content=encoded(blob()), headers=OCTETS))
         )
         thread.start()
         until(lambda: server.pipeline.admission.pictures == 1)
         server.server.handle_exit(15, None)
-        thread.join(10)
+        thread.join(PATIENCE_S)
         engine.gate.set()
         assert answers[0].status_code == 503
         assert answers[0].json()["type"].endswith(":draining")
 
 
 def test_metrics_are_prometheus_text(server: Running) -> None:
-    response = httpx.get(f"{server.url}/metrics")
+    response = http.get(f"{server.url}/metrics")
     assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
     assert "# TYPE proscale_queue_depth gauge" in response.text
 
 
 def test_models_lists_labels(server: Running) -> None:
-    (model,) = httpx.get(f"{server.url}/models").json()["models"]
+    (model,) = http.get(f"{server.url}/models").json()["models"]
     assert model["tasks"] == ["panoptic", "instance", "semantic"]
     assert model["categories"] == [{"id": 7, "name": "blob", "isthing": True}, {"id": 9, "name": "ground", "isthing": False}]
 
 
 def test_docs_need_nothing_from_elsewhere(server: Running) -> None:
-    assert httpx.get(server.url, follow_redirects=True).url.path == "/docs"
-    page = httpx.get(f"{server.url}/docs")
+    assert http.get(server.url, follow_redirects=True).url.path == "/docs"
+    page = http.get(f"{server.url}/docs")
     assert page.status_code == 200
     assert "://" not in page.text.replace("http://www.w3.org", "")
     for asset in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png"):

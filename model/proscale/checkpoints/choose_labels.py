@@ -1,0 +1,105 @@
+"""Which categories a checkpoint's classes are: from what it says itself, or from what the user says."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from proscale.checkpoints.hints import Hints
+from proscale.errors import CheckpointError
+from proscale.labels import Category, LabelTable, contiguous_categories, label_table, names_agree, table_names, tables_of
+
+NUMBERED = "numbered"
+SELF_EVIDENT = {
+    133: "coco_panoptic",
+    80: "coco_instance",
+    150: "ade20k",
+    19: "cityscapes",
+    65: "mapillary_vistas",
+    66: "mapillary_vistas_66",
+}
+"""Numbers of classes that, without any name, are taken for the data set that made them known."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The categories, where they came from, and the table that they are, if they are one."""
+
+    categories: tuple[Category, ...]
+    origin: str
+    table: LabelTable | None = None
+
+
+def choose_labels(classes: int, hints: Hints, asked: str | None) -> Labels:
+    """Decide on the categories.
+
+    Args:
+        classes: number of classes of the network, without void.
+        hints: what configuration files say.
+        asked: the user's word: a table's name, `numbered`, or a file (`labels.json`, or one name a line).
+
+    Raises:
+        CheckpointError: nothing says what the classes are, or it does not fit their number; the text says what to give.
+    """
+    if asked is not None:
+        return _asked(classes, asked)
+    if hints.label_names is not None and len(hints.label_names) == classes:
+        return _named(hints.label_names)
+    if hints.dataset is not None:
+        table = label_table(hints.dataset)
+        if len(table.categories) == classes:
+            return Labels(table.categories, f"{table.title}, as its configuration says", table)
+        raise CheckpointError(
+            f"its configuration says {table.title}, with {len(table.categories)} classes; the weights have {classes}. {_remedy()}"
+        )
+    if classes in SELF_EVIDENT:
+        table = label_table(SELF_EVIDENT[classes])
+        return Labels(table.categories, f"{table.title}, because there are {classes} classes (if they are others, give --labels)", table)
+    raise CheckpointError(f"nothing says what the {classes} classes are. {_remedy()}")
+
+
+def read_labels(path: Path) -> tuple[Category, ...]:
+    """Categories of a `labels.json` (a list of id, name, isthing), or of a text file with a name per line (all things, ids from 0).
+
+    Raises:
+        CheckpointError: the file is neither.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        if not text.lstrip().startswith(("[", "{")):
+            names = [line.strip() for line in text.splitlines() if line.strip()]
+            return tuple(Category(i, name, True) for i, name in enumerate(names))
+        values = json.loads(text)
+        rows = values["categories"] if isinstance(values, dict) else values
+        return tuple(Category(int(row["id"]), str(row["name"]), bool(row["isthing"])) for row in rows)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is neither a list of {{id, name, isthing}} nor a name per line: {error!r}") from error
+
+
+def _asked(classes: int, asked: str) -> Labels:
+    if asked == NUMBERED:
+        return Labels(contiguous_categories(classes), "numbered, as asked; all are things")
+    name = asked.replace("-", "_")
+    if name in table_names():
+        table = label_table(name)
+        labels = Labels(table.categories, f"{table.title}, as asked", table)
+    elif Path(asked).is_file():
+        labels = Labels(read_labels(Path(asked)), f"the file {Path(asked).name}")
+    else:
+        raise CheckpointError(f"--labels {asked} is neither a file nor one of {', '.join((*table_names(), NUMBERED))}")
+    if len(labels.categories) != classes:
+        raise CheckpointError(f"--labels {asked} has {len(labels.categories)} categories, the weights have {classes} classes")
+    return labels
+
+
+def _named(names: tuple[str, ...]) -> Labels:
+    for table in tables_of(len(names)):
+        if names_agree(names, table):
+            # The checkpoint's own spelling, the data set's ids and things.
+            categories = tuple(Category(c.id, name.strip(), c.isthing) for c, name in zip(table.categories, names, strict=True))
+            return Labels(categories, f"its own names, which are those of {table.title}", table)
+    categories = tuple(Category(i, name.strip(), True) for i, name in enumerate(names))
+    return Labels(categories, "its own names; nothing says which are stuff, so all are things (give --labels FILE to say)")
+
+
+def _remedy() -> str:
+    return f"Give --labels with one of {', '.join((*table_names(), NUMBERED))}, or a file with a name per line or of {{id, name, isthing}}."

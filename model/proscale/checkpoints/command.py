@@ -1,0 +1,135 @@
+"""`proscale convert` and `proscale models`."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+import torch
+
+from proscale.checkpoints.convert import Request, start_warm
+from proscale.checkpoints.convert import convert as read_source
+from proscale.checkpoints.known import KnownModel, known_models
+from proscale.checkpoints.write import write, write_transformers
+from proscale.config import TASKS, ProScaleEncoderConfig, Task
+from proscale.errors import ProscaleError
+from proscale.labels import table_names
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def parse_layers(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int, int] | None:
+    """'3,3,3' -> (3, 3, 3)."""
+    if value is None:
+        return None
+    try:
+        p1, p2, p3 = (int(part) for part in value.split(","))
+        if min(p1, p2, p3) < 0 or p3 < 1:
+            raise ValueError
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not P1,P2,P3, such as 3,3,3, with at least one layer that sees all levels") from None
+    return p1, p2, p3
+
+
+@click.command()
+@click.argument("source")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--to", "target", type=click.Choice(["proscale", "transformers"]), default="proscale", show_default=True, help="What OUT is for."
+)
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="detectron2 YAML or transformers config.json that belongs to SOURCE; default: the one beside it.",
+)
+@click.option("--labels", help=f"What the classes are: {', '.join(table_names())}, numbered, or a file. Default: what SOURCE says.")
+@click.option("--task", type=click.Choice(TASKS), help="What SOURCE was trained for, where nothing else says so.")
+@click.option("--name", help="Name of the model, as the service reports it.")
+@click.option("--temperature", type=float, help="Of PRO-SCALE's token re-calibration, where no YAML says it. [0.1, as published]")
+@click.option("--residual/--no-residual", default=None, help="Whether a PRO-SCALE encoder adds its stages' inputs. [no, as published]")
+@click.option("--encoder", type=click.Choice(["proscale"]), help="Warm start: make the Mask2Former encoder of SOURCE a PRO-SCALE one.")
+@click.option("--layers", callback=parse_layers, help="With --encoder: how many layers see 1, 2 and 3 levels. [3,3,3]")
+@click.option(
+    "--recalibration",
+    type=click.Choice(["linear", "conv", "none"]),
+    help="With --encoder: the gate of the coarse tokens. [linear]",
+)
+@click.option("--dtype", type=click.Choice(list(DTYPES)), default="float32", show_default=True, help="Of the weights on disk.")
+@click.option("--force", is_flag=True, help="Replace OUT when it exists.")
+def convert(
+    source: str,
+    out: Path,
+    target: str,
+    config: Path | None,
+    labels: str | None,
+    task: Task | None,
+    name: str | None,
+    temperature: float | None,
+    residual: bool | None,
+    encoder: str | None,
+    layers: tuple[int, int, int] | None,
+    recalibration: str | None,
+    dtype: str,
+    force: bool,
+) -> None:
+    """Convert a Mask2Former or PRO-SCALE checkpoint into a model folder OUT that can be served.
+
+    SOURCE is a file (.pkl, .pth, .safetensors), a folder, or hf:OWNER/NAME[@revision] on the Hugging Face hub. Nothing in it is run.
+    """
+    if encoder is None and (layers is not None or recalibration is not None):
+        raise click.UsageError("--layers and --recalibration go with --encoder proscale")
+    if target == "transformers" and dtype != "float32":
+        raise click.UsageError("--dtype goes with --to proscale; for transformers weights are written as float32")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not force:
+        raise click.ClickException(f"{out} exists; give --force to replace it")
+    try:
+        converted = read_source(source, Request(config, labels, task, name, temperature, residual))
+        if encoder is not None:
+            converted = start_warm(converted, _encoder(layers, recalibration, temperature, residual), name)
+        if target == "transformers":
+            write_transformers(converted, out)
+        else:
+            write(converted, out, DTYPES[dtype])
+    except ProscaleError as error:
+        raise click.ClickException(str(error)) from error
+    except OSError as error:
+        raise click.ClickException(f"{out} cannot be written: {error}") from error
+    for note in converted.notes:
+        click.echo(note)
+    click.echo(f"source: {converted.source.name}, sha256 {converted.source.sha256}")
+    click.echo(f"written: {out} ({converted.config.name})")
+    if target == "proscale":
+        click.echo(f"serve it: PROSCALE_CHECKPOINT={out} proscale serve")
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Everything that is known, as JSON.")
+@click.option("--dataset", help="Only models whose data set's name contains this, for instance coco.")
+def models(as_json: bool, dataset: str | None) -> None:
+    """List published models that are known to convert, with the numbers their authors published, and the command for each."""
+    listed = known_models()
+    if dataset is not None:
+        listed = tuple(model for model in listed if dataset.lower() in f"{model.dataset} {model.labels}".lower())
+    if as_json:
+        click.echo(json.dumps([asdict(model) | {"commands": model.commands} for model in listed], indent=1))
+        return
+    for model in listed:
+        click.echo(_described(model))
+
+
+def _encoder(
+    layers: tuple[int, int, int] | None, recalibration: str | None, temperature: float | None, residual: bool | None
+) -> ProScaleEncoderConfig:
+    default = ProScaleEncoderConfig()
+    return ProScaleEncoderConfig(
+        layers or default.layers,
+        recalibration or default.recalibration,  # type: ignore[arg-type]  # click has checked it
+        default.temperature if temperature is None else temperature,
+        default.residual if residual is None else residual,
+    )
+
+
+def _described(model: KnownModel) -> str:
+    numbers = ", ".join(f"{metric} {value}" for metric, value in model.metrics.items())
+    lines = [f"{model.name}: {numbers}", f"    {model.licence}; {model.reference}"]
+    return "\n".join([*lines, *(f"    {command}" for command in model.commands), ""])

@@ -1,0 +1,225 @@
+"""Any Mask2Former or PRO-SCALE checkpoint -> a model in our form, with a word on everything that was read or assumed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from proscale.checkpoints.blank import blank_network
+from proscale.checkpoints.choose_labels import Labels, choose_labels
+from proscale.checkpoints.detectron2 import from_detectron2, is_detectron2
+from proscale.checkpoints.detectron2_config import read_detectron2_config
+from proscale.checkpoints.folder import CONFIG_FILE, LABELS_FILE, WEIGHTS_FILE, load_folder
+from proscale.checkpoints.hints import Hints, check_claims
+from proscale.checkpoints.hub import fetch, is_hub_source
+from proscale.checkpoints.names import check_strictly, listed
+from proscale.checkpoints.readers import Checkpoint, read_checkpoint, sha256
+from proscale.checkpoints.recognise import Architecture, backbone_name, encoder_name, recognise
+from proscale.checkpoints.source import ModelSource, load_source
+from proscale.checkpoints.transformers import from_transformers, is_transformers
+from proscale.checkpoints.transformers_config import read_transformers_config
+from proscale.checkpoints.warm_start import warm_start
+from proscale.config import (
+    Mask2FormerEncoderConfig,
+    ModelConfig,
+    PixelDecoderConfig,
+    PostprocessConfig,
+    PreprocessConfig,
+    ProScaleEncoderConfig,
+    ResNetConfig,
+    SwinConfig,
+    Task,
+)
+from proscale.errors import CheckpointError
+from proscale.labels import Category
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user says about a source; None leaves it to the source."""
+
+    config: Path | None = None
+    """A detectron2 YAML or a transformers `config.json` that does not lie beside the weights."""
+    labels: str | None = None
+    task: Task | None = None
+    name: str | None = None
+    temperature: float | None = None
+    residual: bool | None = None
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A model in our form, and how it came to be."""
+
+    config: ModelConfig
+    categories: tuple[Category, ...]
+    state: Mapping[str, Tensor]
+    source: ModelSource
+    notes: tuple[str, ...]
+    """For the user: what was read from where, and what was assumed."""
+
+
+def convert(source: str, request: Request) -> Converted:
+    """Read SOURCE (a file, a folder, or `hf:OWNER/NAME[@revision]`) and recognise it.
+
+    Raises:
+        CheckpointError: it cannot be read, is no such network, or does not say something that is needed; the text says what.
+    """
+    name, path, default_name = source, Path(source), Path(source).resolve().stem
+    if is_hub_source(source):
+        fetched = fetch(source)
+        name, path, default_name = f"hf:{fetched.repository}@{fetched.commit}", fetched.folder, fetched.repository
+    if (path / LABELS_FILE).is_file() and (path / WEIGHTS_FILE).is_file():
+        return _own_folder(path, name, request)
+    checkpoint = read_checkpoint(path)
+    layout, state = _to_our_names(checkpoint)
+    file = _companion(path, checkpoint, request.config)
+    said = _read_companion(file) if file else Hints()
+    asked = Hints(temperature=request.temperature, residual=request.residual, task=request.task or _task_of(default_name))
+    hints = asked.or_else(said).or_else(_pixel_statistics(checkpoint.state))
+    architecture = recognise(
+        state,
+        **{key: value for key in ("heads", "points", "temperature", "residual") if (value := getattr(hints, key)) is not None},
+    )
+    if file:
+        check_claims(hints, architecture, str(file))
+    labels = choose_labels(architecture.classes, hints, request.labels)
+    config = _config(architecture, hints, labels, request.name or _title(architecture, labels, default_name))
+    check_strictly(blank_network(config), state)
+    origin = ModelSource(name if is_hub_source(source) else path.resolve().name, sha256(checkpoint.files), layout)
+    return Converted(config, labels.categories, state, origin, tuple(_notes(config, hints, labels, layout, file)))
+
+
+def start_warm(converted: Converted, encoder: ProScaleEncoderConfig, name: str | None) -> Converted:
+    """`warm_start` of something converted, with the layers' origin among the notes and in the source."""
+    started = warm_start(converted.config, converted.state, encoder)
+    feeds = ", ".join(f"{new} <- {old}" for new, old in enumerate(started.sources))
+    change = f"warm start of {encoder_name(encoder)}, to be fine-tuned; encoder layers {feeds} (new <- source)"
+    config = replace(started.config, name=name or f"{encoder_name(encoder)} from {converted.config.name}")
+    check_strictly(blank_network(config), started.state)
+    source = replace(converted.source, changes=(*converted.source.changes, change))
+    return Converted(config, converted.categories, started.state, source, (*converted.notes, change))
+
+
+def _own_folder(path: Path, name: str, request: Request) -> Converted:
+    """A folder of ours: nothing to recognise; labels and name may be given anew."""
+    if request.config is not None:
+        raise CheckpointError(f"{path} is a model folder of ours; its {CONFIG_FILE} says everything, and --config has no part in it")
+    config, categories, state = load_folder(path)
+    if request.labels is not None:
+        categories = choose_labels(config.classes, Hints(), request.labels).categories
+    source = load_source(path) or ModelSource(
+        name if is_hub_source(name) else path.resolve().name, sha256((path / WEIGHTS_FILE,)), "proscale"
+    )
+    config = replace(config, name=request.name or config.name)
+    return Converted(config, categories, state, source, (f"layout: a model folder of ours ({config.name})",))
+
+
+def _to_our_names(checkpoint: Checkpoint) -> tuple[str, dict[str, Tensor]]:
+    names = checkpoint.state.keys()
+    if is_detectron2(names):
+        return "detectron2", from_detectron2(checkpoint.state)
+    if is_transformers(names):
+        return "transformers", from_transformers(checkpoint.state)
+    raise CheckpointError(
+        "this is neither detectron2's nor transformers' Mask2Former: no name starts with sem_seg_head. or model.pixel_level_module. "
+        f"Its names: {listed(names)}. A whole network is needed, not a backbone alone."
+    )
+
+
+def _companion(path: Path, checkpoint: Checkpoint, asked: Path | None) -> Path | None:
+    """The configuration that goes with the weights: the one asked for, or the one beside them that can be no other's."""
+    if asked is not None:
+        return asked
+    folder = checkpoint.files[0].parent
+    if is_transformers(checkpoint.state.keys()):
+        return folder / CONFIG_FILE if (folder / CONFIG_FILE).is_file() else None
+    own = [checkpoint.files[0].with_suffix(suffix) for suffix in (".yaml", ".yml")]
+    beside = sorted(file for file in folder.glob("*.y*ml")) if path.is_dir() else []
+    return next((file for file in own if file.is_file()), beside[0] if len(beside) == 1 else None)
+
+
+def _read_companion(file: Path) -> Hints:
+    return read_transformers_config(file) if file.suffix == ".json" else read_detectron2_config(file)
+
+
+def _task_of(name: str) -> Task | None:
+    """The hub names models after their task, such as mask2former-swin-large-ade-semantic."""
+    tasks: tuple[Task, ...] = ("panoptic", "instance", "semantic")
+    return next((task for task in tasks if name.endswith(f"-{task}")), None)
+
+
+def _pixel_statistics(state: Mapping[str, Tensor]) -> Hints:
+    """Mean and deviation that some detectron2 checkpoints carry among their weights."""
+
+    def three(name: str) -> tuple[float, float, float] | None:
+        if name not in state or state[name].numel() != 3:
+            return None
+        first, second, third = (round(value, 4) for value in state[name].flatten().tolist())
+        return first, second, third
+
+    return Hints(mean=three("pixel_mean"), std=three("pixel_std"))
+
+
+def _test_size(architecture: Architecture, hints: Hints, labels: Labels) -> tuple[int, int]:
+    """The published test size: of the data set, except for the smaller ADE20K semantic models, which were tested at 512."""
+    if labels.table is None:
+        return PreprocessConfig.short_side, PreprocessConfig.long_side
+    small = isinstance(architecture.backbone, ResNetConfig) or architecture.backbone.window == SwinConfig.window
+    if labels.table.name == "ade20k" and hints.task == "semantic" and small:
+        return 512, 2048
+    return labels.table.short_side, labels.table.long_side
+
+
+def _config(architecture: Architecture, hints: Hints, labels: Labels, name: str) -> ModelConfig:
+    short, long = _test_size(architecture, hints, labels)
+    size = PreprocessConfig(short_side=hints.short_side or short, long_side=hints.long_side or long)
+    limits = PostprocessConfig()
+    return ModelConfig(
+        name=name,
+        classes=architecture.classes,
+        backbone=architecture.backbone,
+        pixel_decoder=architecture.pixel_decoder,
+        transformer_decoder=architecture.transformer_decoder,
+        preprocess=replace(size, mean=hints.mean or size.mean, std=hints.std or size.std),
+        postprocess=replace(
+            limits,
+            threshold=limits.threshold if hints.threshold is None else hints.threshold,
+            overlap_threshold=limits.overlap_threshold if hints.overlap_threshold is None else hints.overlap_threshold,
+            max_instances=hints.max_instances or limits.max_instances,
+            combine_first=hints.task == "semantic" if hints.combine_first is None else hints.combine_first,
+        ),
+    )
+
+
+def _title(architecture: Architecture, labels: Labels, default: str) -> str:
+    encoder = architecture.pixel_decoder.encoder
+    family = "Mask2Former" if isinstance(encoder, Mask2FormerEncoderConfig) else encoder_name(encoder)
+    return f"{family} {backbone_name(architecture.backbone)} {labels.table.title if labels.table else default}"
+
+
+def _notes(config: ModelConfig, hints: Hints, labels: Labels, layout: str, file: Path | None) -> list[str]:
+    pixel, decoder, size = config.pixel_decoder, config.transformer_decoder, config.preprocess
+    beside = file.name if file else "no configuration"
+    notes = [
+        f"layout: {layout}, with {beside}",
+        f"backbone: {backbone_name(config.backbone)} {config.backbone}",
+        f"encoder: {encoder_name(pixel.encoder)}, pixel embedding {pixel.pixel_embedding}",
+        f"decoder: {decoder.layers} layers, {decoder.queries} queries, hidden size {pixel.hidden_dim}",
+        f"classes: {config.classes}; labels: {labels.origin}",
+        f"pictures: short side {size.short_side}, long side at most {size.long_side}"
+        + ("" if hints.short_side else f" ({'published for this data set' if labels.table else 'the default'}; no configuration says)"),
+    ]
+    if hints.task is not None:
+        order = ": scores are combined first, then resized" if config.postprocess.combine_first else ""
+        notes.append(f"trained for: {hints.task}{order}")
+    if hints.heads is None:
+        notes.append(f"assumed, as published: {pixel.heads} attention heads, {PixelDecoderConfig.points} sampling points")
+    if isinstance(pixel.encoder, ProScaleEncoderConfig):
+        encoder, parts = pixel.encoder, []
+        if encoder.recalibration != "none":
+            parts.append(f"temperature {encoder.temperature}" + ("" if hints.temperature is not None else " (assumed, as published)"))
+        parts.append(f"residual {encoder.residual}" + ("" if hints.residual is not None else " (assumed, as published)"))
+        notes.append(f"token re-calibration: {encoder.recalibration}; " + ", ".join(parts))
+    return notes

@@ -1,0 +1,45 @@
+"""Published models that are known to convert: `data/known_models.json`, figures as their authors published them."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+FILE = Path(__file__).resolve().parent.parent / "data" / "known_models.json"
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A published checkpoint."""
+
+    name: str
+    dataset: str
+    task: str
+    backbone: str
+    labels: str
+    """Labels table."""
+    metrics: Mapping[str, float]
+    """In percent, of one scale without flipping."""
+    reference: str
+    """Where the figures stand."""
+    licence: str
+    file: str | None
+    """Address of the weights; None where they are handed out in another way (see `reference`)."""
+    hub: str | None
+    """Repository on the Hugging Face hub with the same weights."""
+
+    @property
+    def commands(self) -> list[str]:
+        """What to type: from the hub, and from the authors' own file."""
+        out = self.name.lower().replace(" ", "-").replace("(", "").replace(")", "").replace(",", "")
+        commands = [] if self.hub is None else [f"proscale convert hf:{self.hub} {out}"]
+        weights = "CHECKPOINT.pth" if self.file is None else self.file.rsplit("/", 1)[1]
+        fetch = "" if self.file is None else f"curl -LO {self.file} && "
+        return [*commands, f"{fetch}proscale convert {weights} {out} --labels {self.labels} --task {self.task}"]
+
+
+@cache
+def known_models() -> tuple[KnownModel, ...]:
+    """All of them, in the order of the file."""
+    return tuple(KnownModel(**values) for values in json.loads(FILE.read_text(encoding="utf-8")))

@@ -1,0 +1,75 @@
+"""Converted models -> folders: ours, or transformers'."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from proscale.checkpoints.convert import Converted
+from proscale.checkpoints.folder import CONFIG_FILE, WEIGHTS_FILE, save_folder
+from proscale.checkpoints.source import save_source
+from proscale.checkpoints.transformers import to_transformers
+from proscale.checkpoints.transformers_config import PREPROCESSOR_FILE, preprocessor_config, transformers_config
+
+
+def write(converted: Converted, out: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write a model folder of ours; whole or not at all."""
+    with _Replaced(out) as folder:
+        save_folder(folder, converted.config, converted.categories, converted.state, dtype)
+        save_source(folder, converted.source)
+
+
+def write_transformers(converted: Converted, out: Path) -> None:
+    """Write a folder that transformers' `Mask2FormerForUniversalSegmentation.from_pretrained` loads; whole or not at all.
+
+    Raises:
+        CheckpointError: transformers has no such network.
+    """
+    values = transformers_config(converted.config, converted.categories)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in to_transformers(_as_float32(converted.state)).items()}
+    with _Replaced(out) as folder:
+        _write_json(folder / CONFIG_FILE, values)
+        _write_json(folder / PREPROCESSOR_FILE, preprocessor_config(converted.config))
+        save_file(state, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+
+
+class _Replaced:
+    """A new folder that takes the place of `target` when all has been written, and leaves nothing when it has not."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __enter__(self) -> Path:
+        self.target.parent.mkdir(parents=True, exist_ok=True)
+        self.folder = Path(tempfile.mkdtemp(prefix=f".{self.target.name}.", dir=self.target.parent))
+        self.folder.chmod(0o755)
+        return self.folder
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            return
+        for file in self.folder.iterdir():
+            file.chmod(0o644)  # safetensors writes for its owner alone; a server often runs as somebody else
+        if self.target.exists():
+            # A server may have the old weights mapped: its files are moved away whole, never written into.
+            retired = Path(tempfile.mkdtemp(prefix=f".{self.target.name}.", dir=self.target.parent))
+            os.rename(self.target, retired / "old")
+            os.rename(self.folder, self.target)
+            shutil.rmtree(retired, ignore_errors=True)
+        else:
+            os.rename(self.folder, self.target)
+
+
+def _as_float32(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+
+
+def _write_json(path: Path, values: object) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,89 @@
+"""What the documents name exists: files, commands, make targets, settings, metrics."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from prometheus_client.metrics_core import Metric
+
+from proscale.cli import main
+from proscale_service.metrics import Metrics
+from proscale_service.settings import PREFIX, Settings
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")])
+TEXT = {path.relative_to(ROOT).as_posix(): path.read_text() for path in DOCUMENTS}
+EVERYTHING = "\n".join(TEXT.values())
+
+
+def test_the_documents_are_there() -> None:
+    assert {"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"} <= TEXT.keys()
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_links_lead_somewhere(name: str) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", TEXT[name]):
+        assert (ROOT / name).parent.joinpath(target).exists(), f"{name} links to {target}"
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_files_that_are_named_exist(name: str) -> None:
+    folders = [ROOT, ROOT / "model/proscale", ROOT / "model/proscale/pixel_decoder", ROOT / "service/proscale_service"]
+    for path in re.findall(r"`([\w./-]+\.(?:py|md|toml|txt|json|yml|yaml|jpg|png|safetensors))`", TEXT[name]):
+        made_by_commands = path.startswith(("demo/", "runs/")) or path in {"config.json", "labels.json", "model.safetensors"}
+        assert made_by_commands or any((folder / path).exists() for folder in folders), f"{name} names {path}"
+
+
+def test_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    named = set(re.findall(r"(?:`|^)make ([a-z-]+)", EVERYTHING, re.MULTILINE))
+    assert {"demo", "test", "serve"} <= named <= targets
+
+
+def test_commands_and_their_options_exist() -> None:
+    named = set(re.findall(r"(?:`|^|\$ )proscale ([a-z]+)", EVERYTHING, re.MULTILINE))
+    assert {"serve", "segment"} <= named
+    for command in named:
+        result = CliRunner().invoke(main, [command, "--help"])
+        assert result.exit_code == 0, command
+        for line in re.findall(rf"^\s*(?:\$ )?(?:[A-Z_]+=\S+ )*proscale {command} ((?:.*\\\n)*.*)$", EVERYTHING, re.MULTILINE):
+            for option in re.findall(r"(?<!\S)--[a-z-]+", line):
+                assert option in result.output, f"proscale {command} {option}"
+
+
+def test_help_lists_every_command() -> None:
+    result = CliRunner().invoke(main, ["--help"])
+    assert result.exit_code == 0
+    for command in ("serve", "segment", "flops", "train", "evaluate"):
+        assert re.search(rf"^\s+{command}\s+\S", result.output, re.MULTILINE), command
+
+
+def test_every_setting_is_documented_with_its_default() -> None:
+    rows = dict(re.findall(r"^\| `(PROSCALE_\w+)` \| (.*?) \|", TEXT["README.md"], re.MULTILINE))
+    assert rows.keys() == {PREFIX + name.upper() for name in Settings.model_fields}
+    for name, field in Settings.model_fields.items():
+        documented = rows[PREFIX + name.upper()].strip("`")
+        default = "" if field.default is None else str(field.default)
+        assert documented.replace(",", "") == default, name
+
+
+def test_no_setting_is_made_up() -> None:
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    assert set(re.findall(r"\bPROSCALE_[A-Z_]+\b", EVERYTHING)) <= known
+
+
+def test_every_metric_is_documented_and_none_is_made_up() -> None:
+    families: list[Metric] = list(Metrics().registry.collect())
+    ours = {family.name + ("_total" if family.type == "counter" else "") for family in families if family.name.startswith("proscale_")}
+    named = {name for name in re.findall(r"`(proscale_[a-z_]+)(?:\{[^`]*)?`", EVERYTHING) if name != "proscale_service"}
+    assert ours == named
+
+
+def test_nothing_tracked_is_large() -> None:
+    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    sizes = {name: (ROOT / name).stat().st_size for name in files if name and (ROOT / name).is_file()}
+    assert max(sizes.values()) <= 20_000_000
+    assert sum(sizes.values()) <= 64 * 2**20
