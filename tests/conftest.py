@@ -43,7 +43,7 @@ SMALL_CATEGORIES = (
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """With NO_SKIPS=1 a skipped test fails, tests that need a GPU or CUDA's compiler aside: where all tools are installed, nothing may go unseen."""
+    """With NO_SKIPS=1 a skipped test fails, those that need CUDA aside: where all tools are installed, nothing may go unseen."""
     report = yield
     cuda = item.get_closest_marker("gpu") or item.get_closest_marker("nvcc")
     if os.environ.get("NO_SKIPS") == "1" and report.skipped and not cuda:
