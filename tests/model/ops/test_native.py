@@ -43,7 +43,8 @@ def test_forward_and_backward(shapes: list[int], dtype: torch.dtype) -> None:
 def test_any_head_size_and_number_of_points(channels: int, points: int) -> None:
     shapes = SHAPES["2 levels, odd"]
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
-        leaves = [x.requires_grad_() for x in inputs(shapes, dtype, channels=channels, points=points)]
+        value, offsets, logits = inputs(shapes, dtype, channels=channels, points=points)
+        leaves = [x.requires_grad_() for x in (value, clear_of_kinks(offsets, shapes), logits)]
         out = ms_deform_attn(*leaves, shapes)
         gradient = torch.ones_like(out)
         got = [out, *torch.autograd.grad(out, leaves, gradient)]
@@ -182,7 +183,8 @@ from proscale.ops.ms_deform_attn import ms_deform_attn
 from tests.model.ops.cases import GATES, SHAPES, clear_of_kinks, error, expected, inputs
 for shapes in SHAPES.values():
     for dtype in GATES:
-        leaves = [x.requires_grad_() for x in inputs(shapes, dtype, channels=16)]
+        value, offsets, logits = inputs(shapes, dtype, channels=16)
+        leaves = [x.requires_grad_() for x in (value, clear_of_kinks(offsets, shapes), logits)]
         out = ms_deform_attn(*leaves, shapes)
         gradient = torch.ones_like(out)
         got = [out, *torch.autograd.grad(out, leaves, gradient)]

@@ -119,6 +119,12 @@ class PlanTables {
   }
 };
 
+// Tasks of so many queries of one head that are worth waking a second thread for: about 50 microseconds.
+int64_t grain(const Problem& problem, int64_t queries) {
+  const int64_t work = queries * problem.levels * problem.points * problem.channels;
+  return std::max<int64_t>(1, (int64_t{1} << 17) / std::max<int64_t>(1, work));
+}
+
 // Heads are packed a few at a time, so that what is being sampled stays in the cache; threads then share tokens and queries.
 template <class A>
 void forward(const Problem& problem) {
@@ -133,7 +139,7 @@ void forward(const Problem& problem) {
   const int64_t token_blocks = (problem.tokens + block - 1) / block, query_blocks = (problem.queries + block - 1) / block;
   for (int64_t first = 0; first < pairs; first += group) {
     const int64_t count = std::min(group, pairs - first);
-    torch::stable::parallel_for(0, count * token_blocks, 16, [&](int64_t begin, int64_t end) {
+    torch::stable::parallel_for(0, count * token_blocks, 64, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t pair = i / token_blocks, token = i % token_blocks * block;
         run.pack(
@@ -142,7 +148,7 @@ void forward(const Problem& problem) {
         );
       }
     });
-    torch::stable::parallel_for(0, count * query_blocks, 1, [&](int64_t begin, int64_t end) {
+    torch::stable::parallel_for(0, count * query_blocks, grain(problem, block), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t pair = i / query_blocks, query = i % query_blocks * block;
         run.forward(
@@ -161,7 +167,7 @@ void backward(const Problem& problem) {
   const Plan<A>& plan = tables.plan;
   const Kernels<A>& run = kernels<A>();
   const size_t size = static_cast<size_t>(problem.tokens * plan.padded_channels);
-  torch::stable::parallel_for(0, problem.batch * problem.heads, 1, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, problem.batch * problem.heads, grain(problem, problem.queries), [&](int64_t begin, int64_t end) {
     const auto packed = room<A>(size), gradient = room<A>(size);
     for (int64_t i = begin; i < end; ++i) {
       const int64_t b = i / problem.heads, h = i % problem.heads;

@@ -162,6 +162,7 @@ inline __half __float2half(float x) {
   const uint16_t sign = std::signbit(x) ? 0x8000 : 0;
   const double size = fabs(static_cast<double>(x));
   if (std::isnan(x)) return {0x7e00};
+  if (size == 0.0) return {sign};
   if (size >= 65520.0) return {static_cast<uint16_t>(sign | 0x7c00)};
   int exponent;
   frexp(size, &exponent);
