@@ -97,9 +97,13 @@ inline float total(f32x16 v) {
 inline double total(f64x8 v) { return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7])); }
 
 inline float largest(f32x16 v) {
-  float m = v[0];
-  for (int i = 1; i < 16; ++i) m = v[i] > m ? v[i] : m;
-  return m;
+  typedef float f32x4 __attribute__((vector_size(16)));
+  const f32x8 a = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7), b = __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+  const f32x8 c = a > b ? a : b;
+  const f32x4 d = __builtin_shufflevector(c, c, 0, 1, 2, 3), e = __builtin_shufflevector(c, c, 4, 5, 6, 7);
+  const f32x4 f = d > e ? d : e, g = __builtin_shufflevector(f, f, 2, 3, 0, 1);
+  const f32x4 h = f > g ? f : g;
+  return h[0] > h[1] ? h[0] : h[1];
 }
 
 inline double largest(f64x8 v) {

@@ -132,9 +132,7 @@ struct Eight<__nv_bfloat16> : HalvesOf<__nv_bfloat16> {};
 template <class T>
 __device__ inline float2 load_pair(const void* base, int64_t i, bool is_float) {
   if (is_float) return *reinterpret_cast<const float2*>(static_cast<const float*>(base) + i);
-  uint32_t bits;
-  memcpy(&bits, static_cast<const char*>(base) + 2 * i, 4);
-  return widen_pair(bits, T{});
+  return widen_pair(*reinterpret_cast<const uint32_t*>(static_cast<const uint16_t*>(base) + i), T{});
 }
 template <>
 __device__ inline float2 load_pair<float>(const void* base, int64_t i, bool) {
@@ -244,19 +242,19 @@ struct Axis {
     const float size = static_cast<float>(to);
     float whole, rest;
     if (reference) {
-      const float bounded = fminf(fmaxf(centre, -16.0f), 16.0f);
-      whole = floorf(bounded * size);
-      rest = fmaf(bounded, size, -whole) - 0.5f;
+      whole = floorf(centre * size);
+      rest = fmaf(centre, size, -whole) - 0.5f;
     } else {
       whole = floorf(centre * size * inverse_from);
       rest = fmaf(centre, size, -(whole + 0.5f) * from) * inverse_from;
     }
-    constexpr float far = 1 << 25;
-    const float t = fminf(fmaxf(rest + offset, -far), far);
+    // Whole numbers in floats; what is infinite or no number ends with weights of zero, as saturating makes zero of it.
+    const float t = rest + offset;
     const float down = floorf(t);
-    const int32_t left = static_cast<int32_t>(whole) + static_cast<int32_t>(down);
-    place = min(max(left, 0), last);
-    distance = static_cast<float>(left - place) + (t - down);
+    const float left = whole + down;
+    const float bounded = fminf(fmaxf(left, 0.0f), static_cast<float>(last));
+    place = static_cast<int32_t>(bounded);
+    distance = (left - bounded) + (t - down);
     w0 = __saturatef(1.0f - fabsf(distance));
     w1 = __saturatef(1.0f - fabsf(distance - 1.0f)) * second;
   }
@@ -369,7 +367,7 @@ __global__ void __launch_bounds__(block_size) forward_kernel(PROSCALE_PARAMETERS
     const float attention = softmax.weight(p, logits, round, k, valid);
     const float w0 = y.w0 * attention, w1 = y.w1 * attention;
     const float w00 = w0 * x.w0, w01 = w0 * x.w1, w10 = w1 * x.w0, w11 = w1 * x.w1;
-    const uint32_t token = static_cast<uint32_t>(level.start + y.place * level.width + x.place) * p.value_row;
+    const uint32_t token = level.start + y.place * level.width + x.place;
 #pragma unroll
     for (int owner = 0; owner < lanes; ++owner) {
       uint32_t step_x = level.step_x, step_y = level.step_y;
@@ -377,12 +375,13 @@ __global__ void __launch_bounds__(block_size) forward_kernel(PROSCALE_PARAMETERS
         step_x = __shfl_sync(full_warp, step_x, owner, lanes);
         step_y = __shfl_sync(full_warp, step_y, owner, lanes);
       }
-      const uint32_t place = __shfl_sync(full_warp, token, owner, lanes);
+      const T* row0 = value + static_cast<uint64_t>(__shfl_sync(full_warp, token, owner, lanes)) * p.value_row;
+      const T* row1 = row0 + step_y;
       Eight<T> v00, v01, v10, v11;
-      v00.load(value + place);
-      v01.load(value + (place + step_x));
-      v10.load(value + (place + step_y));
-      v11.load(value + (place + step_x + step_y));
+      v00.load(row0);
+      v01.load(row0 + step_x);
+      v10.load(row1);
+      v11.load(row1 + step_x);
       add_scaled(sum, v00, __shfl_sync(full_warp, w00, owner, lanes));
       add_scaled(sum, v01, __shfl_sync(full_warp, w01, owner, lanes));
       add_scaled(sum, v10, __shfl_sync(full_warp, w10, owner, lanes));
