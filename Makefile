@@ -2,7 +2,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := model service tests examples
+SOURCES := model service tests examples benchmarks setup.py
+# The attention operator is compiled by the installation.
+OPERATOR := setup.py $(wildcard model/proscale/ops/csrc/*)
 
 .PHONY: help demo serve test lint types imports unit format lock clean
 
@@ -46,10 +48,10 @@ lock: ## resolve pyproject.toml anew into requirements/*.txt
 	$(FREEZE) | grep -vxFf requirements/run.txt > requirements/test.txt
 
 clean: ## remove what the commands made
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo build model/proscale/ops/_native*
 
 # What runs the service, at the exact versions it was tested with. The marker file lets make see whether it is up to date.
-$(VENV)/run: requirements/run.txt pyproject.toml
+$(VENV)/run: requirements/run.txt pyproject.toml $(OPERATOR)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/run.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .

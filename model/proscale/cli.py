@@ -16,6 +16,7 @@ COMMANDS = {
     "flops": ("proscale.flops_command:flops", "Count the FLOPs of a model, part by part, for any picture size."),
     "train": ("proscale.training.command:train", "Train a model on COCO panoptic data and drawn scenes."),
     "evaluate": ("proscale.evaluation.command:evaluate", "Measure panoptic quality, IoU and recall on COCO panoptic data."),
+    "doctor": ("proscale.doctor_command:doctor", "Show what is active on this machine, and why."),
 }
 """Name -> (module:attribute, help in one line). The help stands here so that `--help` need not import torch."""
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from proscale.ops.ms_deform_attn import ms_deform_attn
 
@@ -50,7 +51,12 @@ class DeformableAttention(nn.Module):
         """
         batch, tokens, _ = query.shape
         values = self.value_projection(value).view(batch, tokens, self.heads, -1)
-        offsets = self.sampling_offsets(query).view(batch, tokens, self.heads, self.levels, self.points, 2)
-        logits = self.attention_weights(query).view(batch, tokens, self.heads, self.levels * self.points)
+        # Two projections of one input: one matrix product, whose output the operator reads as two strided views.
+        weight = torch.cat([self.sampling_offsets.weight, self.attention_weights.weight])
+        bias = torch.cat([self.sampling_offsets.bias, self.attention_weights.bias])
+        sampling = F.linear(query, weight, bias)
+        offsets, logits = sampling.split([self.sampling_offsets.out_features, self.attention_weights.out_features], -1)
+        offsets = offsets.unflatten(-1, (self.heads, self.levels, self.points, 2))
+        logits = logits.unflatten(-1, (self.heads, self.levels * self.points))
         out: Tensor = self.output_projection(ms_deform_attn(values, offsets, logits, spatial_shapes))
         return out

@@ -14,6 +14,7 @@ def ms_deform_attn_reference(
 ) -> Tensor:
     """Weighted bilinear samples of `value` around every query (Deformable DETR, arXiv 2010.04159, equation 3).
 
+    Computed in float32, or float64 for float64 inputs: half precision cannot tell neighbouring pixels of a picture apart.
     Samples outside a level are zero; coordinates follow `align_corners=False`: pixel i of a level of width W has its centre at i + 0.5.
 
     Args:
@@ -29,14 +30,16 @@ def ms_deform_attn_reference(
     shapes = list(zip(spatial_shapes[::2], spatial_shapes[1::2], strict=True))
     batch, tokens, heads, channels = value.shape
     queries, points = offsets.shape[1], offsets.shape[4]
-    if reference is None:
-        reference = token_centres(tuple(spatial_shapes)).to(device=offsets.device, dtype=offsets.dtype)[None]
+    dtype = torch.float64 if value.dtype == torch.float64 else torch.float32
+    out_dtype, value, offsets, logits = value.dtype, value.to(dtype), offsets.to(dtype), logits.to(dtype)
     if sum(h * w for h, w in shapes) != tokens:
         raise ValueError(f"spatial_shapes {list(spatial_shapes)} do not add up to the {tokens} tokens of value")
+    reference = token_centres(tuple(spatial_shapes))[None] if reference is None else reference
+    reference = reference.to(dtype).to(offsets.device)
     weights = logits.softmax(-1).view(batch, queries, heads, len(shapes), points)
     samples = []
     for level, (tokens_of_level, (height, width)) in enumerate(zip(value.split([h * w for h, w in shapes], 1), shapes, strict=True)):
-        size = torch.tensor([width, height], dtype=offsets.dtype, device=offsets.device)
+        size = torch.tensor([width, height], dtype=dtype, device=offsets.device)
         # In grid_sample's frame the picture spans -1..1; an offset of one pixel is 2 / size there.
         grid = (reference[:, :, None, None, :] + offsets[:, :, :, level] / size) * 2 - 1
         grid = grid.transpose(1, 2).flatten(0, 1)  # (B * heads, Q, points, 2)
@@ -45,7 +48,7 @@ def ms_deform_attn_reference(
     stacked = torch.stack(samples, dim=-2)  # (B * heads, d, Q, levels, points)
     weights = weights.transpose(1, 2).reshape(batch * heads, 1, queries, len(shapes), points)
     out = (stacked * weights).sum((-1, -2))
-    return out.view(batch, heads * channels, queries).transpose(1, 2).contiguous()
+    return out.view(batch, heads * channels, queries).transpose(1, 2).contiguous().to(out_dtype)
 
 
 @constant_tensor(maxsize=64)
@@ -56,12 +59,12 @@ def token_centres(spatial_shapes: tuple[int, ...]) -> Tensor:
         spatial_shapes: h0, w0, h1, w1, ...
 
     Returns:
-        (N, 2) float32 on the CPU.
+        (N, 2) float64 on the CPU.
     """
     centres = []
     for height, width in zip(spatial_shapes[::2], spatial_shapes[1::2], strict=True):
-        y = (torch.arange(height, dtype=torch.float32) + 0.5) / height
-        x = (torch.arange(width, dtype=torch.float32) + 0.5) / width
+        y = (torch.arange(height, dtype=torch.float64) + 0.5) / height
+        x = (torch.arange(width, dtype=torch.float64) + 0.5) / width
         grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
         centres.append(torch.stack([grid_x.flatten(), grid_y.flatten()], -1))
     return torch.cat(centres)

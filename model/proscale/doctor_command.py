@@ -1,0 +1,65 @@
+"""`proscale doctor`: what is active on this machine, and why."""
+
+import os
+import platform
+import sys
+
+import click
+import torch
+
+from proscale import __version__
+from proscale.ops import native
+from proscale.ops.ms_deform_attn import ms_deform_attn
+from proscale.ops.reference import ms_deform_attn_reference
+
+
+def report() -> dict[str, str]:
+    """Name -> finding, in the order in which they are shown."""
+    status = native.STATUS
+    findings = {
+        "proscale": __version__,
+        "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        "torch": f"{torch.__version__}, " + (f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for the CPU"),
+        "torch's CPU kernels": torch.backends.cpu.get_cpu_capability(),
+        "threads": f"{torch.get_num_threads()} of {os.cpu_count()} processors (torch.set_num_threads, OMP_NUM_THREADS)",
+        "operator on the CPU": (
+            f"compiled, {status.cpu} ({status.cpu_reason})"
+            if status.cpu
+            else f"pure torch, slow: {status.cpu_reason}. Remedy: {native.REMEDY}"
+        ),
+        "operator on CUDA": f"compiled ({status.cuda_reason})" if status.cuda else f"pure torch: {status.cuda_reason}",
+    }
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        memory = properties.total_memory / 2**30
+        findings[f"cuda:{index}"] = f"{properties.name}, sm_{properties.major}{properties.minor}, {memory:.0f} GiB"
+    return findings
+
+
+def works() -> str:
+    """Run the operator once per device; returns what came out, in words. Raises whatever fails."""
+    answers = []
+    for device in ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]:
+        generator = torch.Generator().manual_seed(0)
+        shapes = [4, 4, 8, 8]
+        value, offsets, logits = (torch.randn(size, generator=generator) for size in ((1, 80, 8, 32), (1, 80, 8, 2, 4, 2), (1, 80, 8, 8)))
+        want = ms_deform_attn_reference(value.double(), offsets.double(), logits.double(), shapes)
+        got = ms_deform_attn(value.to(device), offsets.to(device), logits.to(device), shapes).double().cpu()
+        answers.append(f"{device} {((got - want).norm() / want.norm()).item():.0e} from float64")
+    return ", ".join(answers)
+
+
+@click.command()
+def doctor() -> None:
+    """Show what is active on this machine, and why; run the attention operator once on every device."""
+    findings = report()
+    try:
+        findings["operator, run once"] = works()
+        failed = False
+    except (RuntimeError, ValueError) as error:
+        findings["operator, run once"] = f"FAILED: {error}"
+        failed = True
+    width = max(map(len, findings))
+    for name, finding in findings.items():
+        click.echo(f"{name:<{width}}  {finding}")
+    sys.exit(1 if failed else 0)

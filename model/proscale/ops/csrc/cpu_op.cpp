@@ -1,0 +1,248 @@
+// proscale::ms_deform_attn: the schema, and the operator on the CPU.
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+
+#include "arguments.h"
+#include "cpu_kernel.h"
+
+namespace proscale {
+namespace {
+
+// The widest set that this processor runs; MS_DEFORM_ATTN_CPU (plain, avx2) asks for less.
+const KernelSet& kernel_set() {
+  static const KernelSet& chosen = []() -> const KernelSet& {
+#ifdef PROSCALE_X86
+    const char* asked = std::getenv("MS_DEFORM_ATTN_CPU");
+    const bool plain = asked && std::strcmp(asked, "plain") == 0;
+    const bool avx2_only = asked && std::strcmp(asked, "avx2") == 0;
+    __builtin_cpu_init();
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    if (avx512 && !plain && !avx2_only) return kernels_avx512();
+    if (avx2 && !plain) return kernels_avx2();
+#endif
+    return kernels_plain();
+  }();
+  return chosen;
+}
+
+template <class A>
+const Kernels<A>& kernels() {
+  if constexpr (sizeof(A) == 8) {
+    return kernel_set().f64;
+  } else {
+    return kernel_set().f32;
+  }
+}
+
+struct Free {
+  void operator()(void* p) const { std::free(p); }
+};
+
+// Uninitialised memory for vector loads, with room for one more cache line.
+template <class E>
+std::unique_ptr<E[], Free> room(size_t count) {
+  void* p = std::aligned_alloc(64, (count * sizeof(E) + 127) / 64 * 64);
+  STD_TORCH_CHECK(p != nullptr, "ms_deform_attn: out of memory");
+  return std::unique_ptr<E[], Free>(static_cast<E*>(p));
+}
+
+// Fills a Plan and owns its arrays.
+template <class A>
+class PlanTables {
+ public:
+  Plan<A> plan{};
+
+  explicit PlanTables(const Problem& problem) {
+    constexpr int32_t lanes = 64 / sizeof(A);
+    plan.samples = problem.levels * problem.points;
+    STD_TORCH_CHECK(
+        plan.samples >= 1 && plan.samples <= max_samples, "ms_deform_attn: 1 to ", max_samples, " samples per query are compiled"
+    );
+    plan.padded = (plan.samples + lanes - 1) / lanes * lanes;
+    // Whole vectors per token, of the counts that cpu_kernel.cpp has instances for.
+    plan.padded_channels = problem.channels <= 8 ? 8 : problem.channels <= 16 ? 16 : problem.channels <= 32 ? 32 : 64;
+
+    // Padding lanes belong to a level of one pixel with no weight.
+    constants_.assign(6 * static_cast<size_t>(plan.padded), 0);
+    seconds_.assign(2 * static_cast<size_t>(plan.padded), 0);
+    int32_t* field[6];
+    for (int i = 0; i < 6; ++i) field[i] = constants_.data() + i * plan.padded;
+    for (int32_t k = 0; k < plan.samples; ++k) {
+      const Level& level = problem.level[k / problem.points];
+      field[0][k] = std::max(level.width - 2, 0), field[1][k] = std::max(level.height - 2, 0);
+      field[2][k] = level.width, field[3][k] = level.start;
+      field[4][k] = level.width > 1 ? 1 : 0, field[5][k] = level.height > 1 ? level.width : 0;
+      seconds_[k] = level.width > 1 ? 1 : 0, seconds_[plan.padded + k] = level.height > 1 ? 1 : 0;
+    }
+    plan.last_x = field[0], plan.last_y = field[1], plan.width = field[2], plan.start = field[3];
+    plan.step_x = field[4], plan.step_y = field[5];
+    plan.second_x = seconds_.data(), plan.second_y = seconds_.data() + plan.padded;
+
+    if (!problem.reference) {
+      centres(problem, &Level::width, columns_);
+      centres(problem, &Level::height, rows_);
+      plan.column_base = columns_.base.data(), plan.column_fraction = columns_.fraction.data(), plan.column_start = columns_.start.data();
+      plan.row_base = rows_.base.data(), plan.row_fraction = rows_.fraction.data(), plan.row_start = rows_.start.data();
+    }
+  }
+
+ private:
+  struct Axis {
+    std::vector<int32_t> base, start;
+    std::vector<A> fraction;
+  };
+  Axis columns_, rows_;
+  std::vector<int32_t> constants_;
+  std::vector<A> seconds_;
+
+  // Centre i + 1/2 of `from` pixels lies at ((2i + 1) to - from) / (2 from) in a level of `to` pixels: whole part and rest, exactly.
+  void centres(const Problem& problem, int32_t Level::* size, Axis& axis) const {
+    int32_t start = 0;
+    for (int32_t source = 0; source < problem.levels; ++source) {
+      const int64_t from = problem.level[source].*size;
+      axis.start.push_back(start);
+      start += static_cast<int32_t>(from);
+      for (int64_t i = 0; i < from; ++i) {
+        for (int32_t k = 0; k < plan.padded; ++k) {
+          const int64_t to = k < plan.samples ? problem.level[k / problem.points].*size : 1;
+          const int64_t numerator = (2 * i + 1) * to - from, denominator = 2 * from;
+          const int64_t base = numerator >= 0 ? numerator / denominator : -((-numerator + denominator - 1) / denominator);
+          axis.base.push_back(static_cast<int32_t>(base));
+          axis.fraction.push_back(static_cast<A>(numerator - base * denominator) / static_cast<A>(denominator));
+        }
+      }
+    }
+  }
+};
+
+// Tasks of so many queries of one head that are worth waking a second thread for: about 50 microseconds.
+int64_t grain(const Problem& problem, int64_t queries) {
+  const int64_t work = queries * problem.levels * problem.points * problem.channels;
+  return std::max<int64_t>(1, (int64_t{1} << 17) / std::max<int64_t>(1, work));
+}
+
+// Heads are packed a few at a time, so that what is being sampled stays in the cache; threads then share tokens and queries.
+template <class A>
+void forward(const Problem& problem) {
+  constexpr int64_t block = 64;                              // queries
+  constexpr int64_t cache = (int64_t{4} << 20) / sizeof(A);  // elements packed at once
+  const PlanTables<A> tables(problem);
+  const Plan<A>& plan = tables.plan;
+  const Kernels<A>& run = kernels<A>();
+  const int64_t pairs = problem.batch * problem.heads, size = problem.tokens * plan.padded_channels;
+  const int64_t group = std::clamp<int64_t>(cache / size, 1, pairs);
+  const auto packed = room<A>(static_cast<size_t>(group * size));
+  const int64_t token_blocks = (problem.tokens + block - 1) / block, query_blocks = (problem.queries + block - 1) / block;
+  for (int64_t first = 0; first < pairs; first += group) {
+    const int64_t count = std::min(group, pairs - first);
+    torch::stable::parallel_for(0, count * token_blocks, 64, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t pair = i / token_blocks, token = i % token_blocks * block;
+        run.pack(
+            problem, plan, (first + pair) / problem.heads, (first + pair) % problem.heads, token, std::min(token + block, problem.tokens),
+            packed.get() + pair * size
+        );
+      }
+    });
+    torch::stable::parallel_for(0, count * query_blocks, grain(problem, block), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t pair = i / query_blocks, query = i % query_blocks * block;
+        run.forward(
+            problem, plan, (first + pair) / problem.heads, (first + pair) % problem.heads, query, std::min(query + block, problem.queries),
+            packed.get() + pair * size
+        );
+      }
+    });
+  }
+}
+
+// One head of one image is one thread's work from start to end.
+template <class A>
+void backward(const Problem& problem) {
+  const PlanTables<A> tables(problem);
+  const Plan<A>& plan = tables.plan;
+  const Kernels<A>& run = kernels<A>();
+  const size_t size = static_cast<size_t>(problem.tokens * plan.padded_channels);
+  torch::stable::parallel_for(0, problem.batch * problem.heads, grain(problem, problem.queries), [&](int64_t begin, int64_t end) {
+    const auto packed = room<A>(size), gradient = room<A>(size);
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t b = i / problem.heads, h = i % problem.heads;
+      run.pack(problem, plan, b, h, 0, problem.tokens, packed.get());
+      std::memset(gradient.get(), 0, size * sizeof(A));
+      run.backward(problem, plan, b, h, packed.get(), gradient.get());
+      run.unpack(problem, plan, b, h, gradient.get());
+    }
+  });
+}
+
+Tensor ms_deform_attn(
+    const Tensor& value, const Tensor& offsets, const Tensor& logits, const std::vector<int64_t>& spatial_shapes,
+    const std::optional<Tensor>& reference
+) {
+  Arguments arguments(value, offsets, logits, spatial_shapes, reference);
+  Problem& problem = arguments.problem;
+  Tensor out = torch::stable::new_empty(
+      value, std::vector<int64_t>{problem.batch, problem.queries, static_cast<int64_t>(problem.heads) * problem.channels}
+  );
+  problem.out = out.mutable_data_ptr();
+  if (out.numel() == 0) return out;
+  if (problem.value_type == Type::f64) {
+    forward<double>(problem);
+  } else {
+    forward<float>(problem);
+  }
+  return out;
+}
+
+std::tuple<Tensor, Tensor, Tensor> ms_deform_attn_backward(
+    const Tensor& out_gradient, const Tensor& value, const Tensor& offsets, const Tensor& logits,
+    const std::vector<int64_t>& spatial_shapes, const std::optional<Tensor>& reference, [[maybe_unused]] bool deterministic
+) {
+  Arguments arguments(value, offsets, logits, spatial_shapes, reference);
+  Problem& problem = arguments.problem;
+  STD_TORCH_CHECK(
+      out_gradient.dim() == 3 && out_gradient.size(0) == problem.batch && out_gradient.size(1) == problem.queries &&
+          out_gradient.size(2) == static_cast<int64_t>(problem.heads) * problem.channels &&
+          out_gradient.scalar_type() == value.scalar_type(),
+      "ms_deform_attn_backward: the gradient must be like the output"
+  );
+  const Tensor incoming = torch::stable::contiguous(out_gradient);
+  Tensor by_value = torch::stable::new_empty(value, value.sizes());
+  Tensor by_offsets = torch::stable::new_empty(offsets, offsets.sizes());
+  Tensor by_logits = torch::stable::new_empty(logits, logits.sizes());
+  problem.out_gradient = incoming.const_data_ptr();
+  problem.value_gradient = by_value.mutable_data_ptr();
+  problem.offsets_gradient = by_offsets.mutable_data_ptr();
+  problem.logits_gradient = by_logits.mutable_data_ptr();
+  if (incoming.numel() == 0) {
+    torch::stable::zero_(by_value);
+  } else if (problem.value_type == Type::f64) {
+    backward<double>(problem);
+  } else {
+    backward<float>(problem);
+  }
+  return {by_value, by_offsets, by_logits};
+}
+
+}  // namespace
+}  // namespace proscale
+
+// The name of the instruction set in use, for `proscale doctor`.
+extern "C" __attribute__((visibility("default"))) const char* proscale_cpu_capability() { return proscale::kernel_set().name; }
+
+STABLE_TORCH_LIBRARY(proscale, m) {
+  m.def("ms_deform_attn(Tensor value, Tensor offsets, Tensor logits, int[] spatial_shapes, Tensor? reference=None) -> Tensor");
+  m.def(
+      "ms_deform_attn_backward(Tensor out_gradient, Tensor value, Tensor offsets, Tensor logits, int[] spatial_shapes, "
+      "Tensor? reference, bool deterministic) -> (Tensor, Tensor, Tensor)"
+  );
+}
+
+STABLE_TORCH_LIBRARY_IMPL(proscale, CPU, m) {
+  m.impl("ms_deform_attn", TORCH_BOX(&proscale::ms_deform_attn));
+  m.impl("ms_deform_attn_backward", TORCH_BOX(&proscale::ms_deform_attn_backward));
+}
