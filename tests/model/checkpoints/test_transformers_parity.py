@@ -22,6 +22,7 @@ from proscale.checkpoints.convert import Converted, Request, convert
 from proscale.checkpoints.names import load_strictly
 from proscale.checkpoints.recognise import backbone_name
 from proscale.network import SegmentationNetwork
+from proscale.ops import native
 
 # Below one window, transformers shrinks Swin's windows and the published models do not: sizes stay above it, at stride 32.
 CASES = {
@@ -31,6 +32,13 @@ CASES = {
     "ResNet-50": ("resnet", RESNET_50, {}, [(1, 128, 160), (2, 160, 96)]),
     "Swin-B": ("swin", SWIN_B, {}, [(1, 416, 448)]),
 }
+
+
+@pytest.fixture(autouse=True)
+def _the_peers_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The peer samples with grid_sample, whose coordinates are 1e-5 off float64. The twin does the same; the compiled operator is closer
+    # to float64 than to either, and is held to it in its own tests.
+    monkeypatch.setattr(native, "covers", lambda *_: False)
 
 
 def network_of(converted: Converted) -> SegmentationNetwork:
