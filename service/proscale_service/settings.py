@@ -26,8 +26,9 @@ class Settings(BaseSettings):
     device: str = Field(default="cpu", description="`cpu`, `cuda` or `cuda:N`. The server refuses to start when the device is missing.")
     threads: int | None = Field(default=None, ge=1, description="Threads of the network on a CPU; unset: torch decides.")
     decode_threads: int = Field(default=2, ge=1, le=64, description="Threads that decode pictures and write JSON.")
-    warmup: str = Field(
-        default="480x640", description="Picture sizes HEIGHTxWIDTH, comma separated, computed once before ready; empty: none."
+    warmup: str | None = Field(
+        default=None,
+        description="Picture sizes HEIGHTxWIDTH, comma separated, computed once before ready; unset: 480x640 on a GPU, none on a CPU.",
     )
 
     max_upload_bytes: int = Field(default=20 * MIB, ge=1, description="Largest request body in bytes; more is 413.")
@@ -64,8 +65,8 @@ class Settings(BaseSettings):
 
     @field_validator("warmup")
     @classmethod
-    def _sizes(cls, value: str) -> str:
-        parse_sizes(value)
+    def _sizes(cls, value: str | None) -> str | None:
+        parse_sizes(value or "")
         return value
 
     @model_validator(mode="after")
@@ -79,7 +80,8 @@ class Settings(BaseSettings):
     @property
     def warmup_sizes(self) -> list[tuple[int, int]]:
         """(height, width) in pixels of the pictures to warm up with."""
-        return parse_sizes(self.warmup)
+        # A GPU compiles and allocates at its first picture; a CPU would only be ready later for nothing.
+        return parse_sizes(("480x640" if self.device.startswith("cuda") else "") if self.warmup is None else self.warmup)
 
 
 def parse_sizes(text: str) -> list[tuple[int, int]]:

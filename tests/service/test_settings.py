@@ -70,3 +70,11 @@ def test_sizes_round_trip(sizes: list[tuple[int, int]]) -> None:
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(ValueError, match="no size"):
         parse_sizes(text)
+
+
+@pytest.mark.parametrize(
+    ("device", "warmup", "sizes"),
+    [("cpu", None, []), ("cuda:1", None, [(480, 640)]), ("cuda", "", []), ("cpu", "32x64, 8x9", [(32, 64), (8, 9)])],
+)
+def test_a_gpu_is_warmed_up_and_a_cpu_on_demand(device: str, warmup: str | None, sizes: list[tuple[int, int]]) -> None:
+    assert Settings(device=device, warmup=warmup).warmup_sizes == sizes
