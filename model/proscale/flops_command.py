@@ -92,7 +92,7 @@ def _published(backbone: str, layers: tuple[int, ...], classes: int) -> ModelCon
 
 def _table(counts: Flops, baseline: Flops) -> str:
     lines = [f"{'GFLOPs':<22}{'model':>10}{'baseline':>10}{'saved':>8}"]
-    rows = {**{name: (value, asdict(baseline)[name]) for name, value in asdict(counts).items()}}
+    rows = {name: (value, asdict(baseline)[name]) for name, value in asdict(counts).items()}
     rows["pixel_decoder, all"] = (counts.pixel_decoder, baseline.pixel_decoder)
     rows["total"] = (counts.total, baseline.total)
     for name, (value, reference) in rows.items():

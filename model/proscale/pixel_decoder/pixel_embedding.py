@@ -9,7 +9,8 @@ GROUPS = 32
 class PixelEmbedding(nn.Module):
     """res2 and the refined stride-8 level, summed, then smoothed.
 
-    `maxpool` (LPE) smooths by a 3x3 max-pool without weights, `conv` by a 3x3 convolution: 70% of what is left of the pixel decoder.
+    `maxpool` (LPE) smooths by a 3x3 max-pool without weights, `conv` by a 3x3 convolution, which at 800x1088 costs 32 of the 118 GFLOPs of
+    Mask2Former's pixel decoder.
     """
 
     def __init__(self, channels_in: int, dim: int, variant: str) -> None:
