@@ -67,20 +67,22 @@ class PlanTables {
     plan.padded_channels = problem.channels <= 8 ? 8 : problem.channels <= 16 ? 16 : problem.channels <= 32 ? 32 : 64;
 
     // Padding lanes belong to a level of one pixel with no weight.
-    constants_.assign(6 * static_cast<size_t>(plan.padded), 0);
-    seconds_.assign(2 * static_cast<size_t>(plan.padded), 0);
-    int32_t* field[6];
-    for (int i = 0; i < 6; ++i) field[i] = constants_.data() + i * plan.padded;
+    constants_.assign(2 * static_cast<size_t>(plan.padded), 0);
+    factors_.assign(5 * static_cast<size_t>(plan.padded), 0);
+    int32_t *const width = constants_.data(), *const start = width + plan.padded;
+    A* factor[5];
+    for (int i = 0; i < 5; ++i) factor[i] = factors_.data() + i * plan.padded;
     for (int32_t k = 0; k < plan.samples; ++k) {
       const Level& level = problem.level[k / problem.points];
-      field[0][k] = std::max(level.width - 2, 0), field[1][k] = std::max(level.height - 2, 0);
-      field[2][k] = level.width, field[3][k] = level.start;
-      field[4][k] = level.width > 1 ? 1 : 0, field[5][k] = level.height > 1 ? level.width : 0;
-      seconds_[k] = level.width > 1 ? 1 : 0, seconds_[plan.padded + k] = level.height > 1 ? 1 : 0;
+      width[k] = level.width, start[k] = level.start;
+      factor[0][k] = static_cast<A>(std::max(level.width - 2, 0)), factor[1][k] = static_cast<A>(std::max(level.height - 2, 0));
+      factor[2][k] = level.width > 1 ? 1 : 0, factor[3][k] = level.height > 1 ? 1 : 0;
     }
-    plan.last_x = field[0], plan.last_y = field[1], plan.width = field[2], plan.start = field[3];
-    plan.step_x = field[4], plan.step_y = field[5];
-    plan.second_x = seconds_.data(), plan.second_y = seconds_.data() + plan.padded;
+    std::fill(factor[4] + plan.samples, factor[4] + plan.padded, static_cast<A>(no_logit));
+    for (int32_t l = 0; l < problem.levels; ++l) steps_.push_back(problem.level[l].width > 1 ? 1 : 0);
+    for (int32_t l = 0; l < problem.levels; ++l) steps_.push_back(problem.level[l].height > 1 ? problem.level[l].width : 0);
+    plan.width = width, plan.start = start, plan.step_x = steps_.data(), plan.step_y = steps_.data() + problem.levels;
+    plan.last_x = factor[0], plan.last_y = factor[1], plan.second_x = factor[2], plan.second_y = factor[3], plan.absent = factor[4];
 
     if (!problem.reference) {
       centres(problem, &Level::width, columns_);
@@ -92,12 +94,12 @@ class PlanTables {
 
  private:
   struct Axis {
-    std::vector<int32_t> base, start;
-    std::vector<A> fraction;
+    std::vector<int32_t> start;
+    std::vector<A> base, fraction;
   };
   Axis columns_, rows_;
-  std::vector<int32_t> constants_;
-  std::vector<A> seconds_;
+  std::vector<int32_t> constants_, steps_;
+  std::vector<A> factors_;
 
   // Centre i + 1/2 of `from` pixels lies at ((2i + 1) to - from) / (2 from) in a level of `to` pixels: whole part and rest, exactly.
   void centres(const Problem& problem, int32_t Level::* size, Axis& axis) const {
@@ -111,7 +113,7 @@ class PlanTables {
           const int64_t to = k < plan.samples ? problem.level[k / problem.points].*size : 1;
           const int64_t numerator = (2 * i + 1) * to - from, denominator = 2 * from;
           const int64_t base = numerator >= 0 ? numerator / denominator : -((-numerator + denominator - 1) / denominator);
-          axis.base.push_back(static_cast<int32_t>(base));
+          axis.base.push_back(static_cast<A>(base));
           axis.fraction.push_back(static_cast<A>(numerator - base * denominator) / static_cast<A>(denominator));
         }
       }
