@@ -15,7 +15,7 @@ import proscale.ops
 SOURCES = Path(proscale.ops.__file__).parent / "csrc"
 COMPILER = shutil.which("aarch64-linux-gnu-g++")
 EMULATOR = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
-FLAGS = ["-std=c++20", "-O2", "-ffp-contract=fast", "-fwrapv", "-Wall", "-Wextra", "-Werror", "-Wno-psabi"]
+FLAGS = ["-std=c++20", "-O2", "-fvisibility=hidden", "-ffp-contract=fast", "-fwrapv", "-Wall", "-Wextra", "-Werror", "-Wno-psabi"]
 FLAGS += ["-Wno-maybe-uninitialized", "-Wno-uninitialized"]  # as in setup.py
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"
 TYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
