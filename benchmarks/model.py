@@ -3,8 +3,8 @@
     python benchmarks/model.py --against transformers,eomt [--sizes 800x1216,640x640] [--device cuda] [--batch 8] [--quick] [--out FILE]
 
 Swin-T, COCO's 133 classes, random weights, panoptic results. Every contender runs in a process of its own; they take turns, so that
-whatever else the machine does hits all alike, and medians over the rounds are compared. Peak memory is what a process grows by, from the loaded
-model to the peak of its runs. `model_contenders.py` tells what each contender is and does.
+whatever else the machine does hits all alike, and medians over the rounds are compared. Peak memory is what a process grows by, from the
+loaded model to the peak of its runs. `model_contenders.py` tells what each contender is and does.
 """
 
 import argparse
@@ -32,7 +32,7 @@ REFERENCE = "transformers Mask2Former float32"
 
 def contenders(peers: Sequence[str], size: str, device: str) -> dict[str, dict[str, Any]]:
     """Name -> what to run. On a GPU bfloat16 and compiled forms join, for all alike."""
-    ours = {"kind": "ours", "size": size}
+    ours = {"kind": "ours", "size": size, "keep": True}
     found: dict[str, dict[str, Any]] = {
         "ours (3,3,3) float32": {**ours, "network": "proscale", "precision": "float32"},
         "ours (3,3,3) bfloat16": {**ours, "network": "proscale", "precision": "bfloat16"},
@@ -50,6 +50,8 @@ def contenders(peers: Sequence[str], size: str, device: str) -> dict[str, dict[s
         for precision, compiled in peer_forms:
             name = f"transformers Mask2Former {precision}" + (", compiled" if compiled else "")
             found[name] = {"kind": "transformers", "size": size, "precision": precision, "compile": compiled}
+        if device == "cpu":  # what a setting of the C library alone would bring the peer
+            found[f"{REFERENCE}, memory kept"] = {"kind": "transformers", "size": size, "precision": "float32", "keep": True}
     if "eomt" in peers:
         for precision, compiled in [*peer_forms, ("bfloat16", False)] if device == "cpu" else peer_forms:
             name = f"EoMT-B at 640x640 {precision}" + (", compiled" if compiled else "")
@@ -138,7 +140,8 @@ def table(records: list[dict[str, Any]]) -> str:
     columns = ["total s", "x peer", "MiB", "faults", *STAGES]
     lines = [f"{'':<38}" + "".join(f"{c:>{max(10, len(c) + 2)}}" for c in columns)]
     for record in records:
-        cells = [f"{record['seconds']:.3f}", str(record.get("times_as_fast", "")), str(record["peak_growth_mib"]), str(record["page_faults"])]
+        figures = (record.get(key, "") for key in ("times_as_fast", "peak_growth_mib", "page_faults"))
+        cells = [f"{record['seconds']:.3f}", *map(str, figures)]
         cells += [f"{record['stages'][stage]:.3f}" for stage in STAGES]
         lines.append(f"{record['contender']:<38}" + "".join(f"{x:>{max(10, len(c) + 2)}}" for x, c in zip(cells, columns, strict=True)))
     return "\n".join(lines)

@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from proscale.allocator import keep_freed_memory
 from proscale.checkpoints.convert import Converted
 from proscale.checkpoints.source import ModelSource
 from proscale.checkpoints.write import write_transformers
@@ -122,8 +123,14 @@ def categories() -> tuple[Category, ...]:
 
 
 def random_network(config: ModelConfig) -> SegmentationNetwork:
+    """Random weights and biases. Fresh biases are zero, and with them windows of padding hold denormal numbers, which take their time."""
     torch.manual_seed(SEED)
-    return SegmentationNetwork(config).eval()
+    network = SegmentationNetwork(config).eval()
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name.endswith("bias"):
+                parameter.add_(0.02 * torch.randn(parameter.shape))
+    return network
 
 
 class Ours:
@@ -148,7 +155,7 @@ class Ours:
             predict(images)
             return logits
 
-        watch.wrap(network.pixel_decoder, "features", "pixel decoder")
+        watch.wrap(network.pixel_decoder, "embed", "pixel decoder")
         network.predict = predict_then_scene
         self.watch = watch
         self.flops = count_flops(config, (height, width), self.picture.shape[:2], ("panoptic",)).total
@@ -310,6 +317,8 @@ def main(arguments: Sequence[str]) -> None:
     """Serve one contender until standard input ends."""
     job = json.loads(arguments[0])
     warnings.filterwarnings("ignore")
+    if job.get("keep"):  # as `proscale serve` does
+        keep_freed_memory()
     torch.set_num_threads(job["threads"])
     watch = Stopwatch(job["device"])
     contender = KINDS[job["kind"]](job, watch)
