@@ -89,9 +89,11 @@ class Operations(TorchDispatchMode):
         return func(*args, **kwargs or {})
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_nothing_waits_for_the_device(name: str) -> None:
-    network, images = network_of(CONFIGS[name]), torch.randn(1, 3, 96, 160)
+def test_nothing_waits_for_the_device(name: str, device: str) -> None:
+    """`meta` stands for a GPU: another device than the one where constants are made, so that a forgotten copy shows."""
+    network, images = network_of(CONFIGS[name]).to(device), torch.randn(1, 3, 96, 160, device=device)
     with torch.no_grad():
         network.predict(images)  # makes the constants of this size
         with Operations() as seen:

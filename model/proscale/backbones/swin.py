@@ -17,7 +17,7 @@ MLP_RATIO = 4
 
 
 @constant_tensor(maxsize=8)
-def relative_position_index(window: int) -> Tensor:
+def relative_position_index(window: int, device: torch.device | None = None) -> Tensor:
     """Row of the bias table for every pair of tokens of a window.
 
     Returns:
@@ -27,7 +27,7 @@ def relative_position_index(window: int) -> Tensor:
     y, x = y.flatten(), x.flatten()
     dy = y[:, None] - y[None] + window - 1
     dx = x[:, None] - x[None] + window - 1
-    return dy * (2 * window - 1) + dx
+    return (dy * (2 * window - 1) + dx).to(device or torch.device("cpu"))
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor, groups: Sequence[tuple[int, Tensor | None]]) -> Tensor:
         """Args: x (B * windows, window**2, C), groups of windows in order and their masks (`Windows.groups`). Returns x's shape."""
         query, key, value = apply_linear(self.qkv, x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        index = relative_position_index(self.window).to(x.device)
+        index = relative_position_index(self.window, x.device)
         bias = self.relative_position_bias[index].permute(2, 0, 1).contiguous()  # (heads, window**2, window**2)
         first, outs = 0, []
         for count, allowed in groups:
