@@ -30,10 +30,10 @@ from proscale.checkpoints.source import ModelSource
 from proscale.checkpoints.write import write_transformers
 from proscale.config import MASK2FORMER, SWIN_T, ModelConfig, PixelDecoderConfig, PreprocessConfig, ProScaleEncoderConfig
 from proscale.flops import count_flops
+from proscale.geometry import padded_size, resized_size
 from proscale.labels import Category
 from proscale.network import SegmentationNetwork
 from proscale.predictor import Predictor
-from proscale.preprocess import padded_size, resized_size
 from proscale.results import SegmentationOptions
 from proscale.transformer_decoder import QueryPrediction
 

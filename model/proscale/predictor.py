@@ -20,6 +20,7 @@ from proscale.config import TASKS, Precision, PreprocessConfig, ProScaleEncoderC
 from proscale.cuda_graphs import GraphedNetwork
 from proscale.errors import CheckpointError, ImageError, ParameterError
 from proscale.flops import baseline_config, count_flops
+from proscale.geometry import ResizedPicture, padded_size, resize_picture, resized_size
 from proscale.labels import Category
 from proscale.network import QueryPrediction, SegmentationNetwork
 from proscale.postprocess.instance import instance_inference
@@ -27,7 +28,7 @@ from proscale.postprocess.panoptic import panoptic_inference
 from proscale.postprocess.resize import resize_in_strips, resize_mask_logits
 from proscale.postprocess.semantic import best_classes, semantic_inference, semantic_map
 from proscale.precision import default_precision, warn_if_slow
-from proscale.preprocess import check_image, padded_size, preprocess, resized_size
+from proscale.preprocess import preprocess
 from proscale.results import RLE, ModelInfo, ModelSource, Plan, Prediction, Segment, Segmentation, SegmentationOptions
 from proscale.rle import encode, encode_id_map, measure
 
@@ -133,7 +134,6 @@ class Predictor:
     def _run(self, images: Tensor) -> QueryPrediction:
         return self.network.predict(images)
 
-    @torch.inference_mode()
     def segment(self, images: Sequence[NDArray[np.uint8]], options: Sequence[SegmentationOptions]) -> list[Prediction]:
         """Segment pictures that share a padded size, as one batch.
 
@@ -148,27 +148,44 @@ class Predictor:
             ImageError: a picture has the wrong form, or padded sizes differ.
             ParameterError: options that this model cannot do.
         """
-        if len(images) != len(options):
-            raise ImageError(f"{len(images)} pictures but {len(options)} options")
-        for image, option in zip(images, options, strict=True):
-            check_image(image)
+        for option in options:
+            self.check(option)
+        started = time.perf_counter()
+        pictures = [resize_picture(image, self.config.preprocess) for image in images]
+        return self.segment_resized(pictures, options, resize_seconds=time.perf_counter() - started)
+
+    @torch.inference_mode()
+    def segment_resized(
+        self, pictures: Sequence[ResizedPicture], options: Sequence[SegmentationOptions], resize_seconds: float = 0.0
+    ) -> list[Prediction]:
+        """`segment` for pictures that were resized elsewhere.
+
+        Args:
+            resize_seconds: what that took; counted as part of preprocessing.
+
+        Raises:
+            ImageError: padded sizes differ.
+            ParameterError: options that this model cannot do.
+        """
+        if len(pictures) != len(options):
+            raise ImageError(f"{len(pictures)} pictures but {len(options)} options")
+        for option in options:
             self.check(option)
         clock = time.perf_counter
         started = clock()
-        batch = preprocess(images, self.config.preprocess).to(self.device)
+        batch = preprocess(pictures, self.config.preprocess).to(self.device)
         preprocessed = clock()
         output = self._predict(batch)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # otherwise its time would be counted as post-processing
         inferred = clock()
-        shared = {"preprocess": preprocessed - started, "infer": inferred - preprocessed}
+        shared = {"preprocess": resize_seconds + preprocessed - started, "infer": inferred - preprocessed}
         predictions = []
-        for image, option, class_logits, mask_logits in zip(images, options, output.class_logits, output.mask_logits, strict=True):
-            size = (image.shape[0], image.shape[1])
-            plan = self.plan(*size, option.tasks)
-            picture = _Picture(self, class_logits, mask_logits, plan, size, option)
+        for picture, option, class_logits, mask_logits in zip(pictures, options, output.class_logits, output.mask_logits, strict=True):
+            plan = self.plan(*picture.output_size, option.tasks)
+            logits = _Picture(self, class_logits, mask_logits, plan, picture.output_size, option)
             timings = {"postprocess": 0.0, "encode": 0.0}
-            results = {task: picture.result(task, timings) for task in option.tasks}
+            results = {task: logits.result(task, timings) for task in option.tasks}
             predictions.append(Prediction(results, plan, shared | timings))
         return predictions
 
