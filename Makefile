@@ -2,11 +2,11 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := model service tests examples benchmarks setup.py
+SOURCES := model service tests examples benchmarks k8s setup.py
 # The attention operator is compiled by the installation.
 OPERATOR := setup.py $(wildcard model/proscale/ops/csrc/*)
 
-.PHONY: help demo serve test lint types imports unit format lock clean
+.PHONY: help demo serve test lint types imports unit compose-test manifests format lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,12 @@ imports: $(VENV)/test ## import-linter: imports point down only
 unit: $(VENV)/test ## pytest
 	$(BIN)/python -m pytest
 
+compose-test: $(VENV)/test ## build, start, use, break and stop the containers; needs a Docker engine
+	COMPOSE_TEST=1 $(BIN)/python -m pytest -v tests/deploy/compose
+
+manifests: $(VENV)/run ## render k8s/overlays into build/k8s
+	$(BIN)/python k8s/render.py
+
 format: $(VENV)/test ## rewrite the sources as `make lint` wants them
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
@@ -46,6 +52,13 @@ lock: ## resolve pyproject.toml anew into requirements/*.txt
 	$(FREEZE) > requirements/run.txt
 	$(BIN)/pip install --quiet -e '.[test]'
 	$(FREEZE) | grep -vxFf requirements/run.txt > requirements/test.txt
+	for image in gateway worker; do \
+	  $(PYTHON) -m venv --clear $(VENV)/$$image && \
+	  grep -v '^numpy==' requirements/run.txt > $(VENV)/pins && \
+	  $(VENV)/$$image/bin/pip install --quiet -c $(VENV)/pins -r requirements/$$image.in && \
+	  $(VENV)/$$image/bin/pip freeze --all --exclude pip | grep -v '^setuptools==' | sed 's/+cpu$$//' > requirements/$$image.txt; \
+	done
+	grep '^setuptools==' requirements/run.txt >> requirements/worker.txt
 
 clean: ## remove what the commands made
 	rm -rf $(VENV) demo build model/proscale/ops/_native*
