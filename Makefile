@@ -32,8 +32,8 @@ imports: $(VENV)/test ## import-linter: imports point down only
 unit: $(VENV)/test ## pytest
 	$(BIN)/python -m pytest
 
-compose-test: $(VENV)/test ## build, start, use, break and stop the containers; needs a Docker engine
-	COMPOSE_TEST=1 $(BIN)/python -m pytest -v tests/deploy/compose
+compose-test: $(VENV)/test ## build, start, use, break and stop the containers; needs a Docker engine; runs the pods where podman is
+	COMPOSE_TEST=1 $(BIN)/python -m pytest -v tests/deploy/compose tests/deploy/k8s/test_pods.py
 
 manifests: $(VENV)/run ## render k8s/overlays into build/k8s
 	$(BIN)/python k8s/render.py

@@ -116,7 +116,7 @@ class Stack:
 @contextmanager
 def running(checkpoints: Path) -> Iterator[Stack]:
     """Build, start and, in the end, remove the project. `checkpoints`: what the worker sees as /checkpoints."""
-    ports = {name: str(_free_port()) for name in ("GATEWAY_PORT", "PROMETHEUS_PORT", "GRAFANA_PORT")}
+    ports = {name: str(free_port()) for name in ("GATEWAY_PORT", "PROMETHEUS_PORT", "GRAFANA_PORT")}
     stack = Stack({"COMPOSE_PROJECT_NAME": f"proscale-test-{os.getpid()}", "CHECKPOINTS_DIR": str(checkpoints), **ports})
     try:
         for service in ("gateway", "triton"):
@@ -131,7 +131,8 @@ def running(checkpoints: Path) -> Iterator[Stack]:
         stack.compose("down", "--volumes", "--remove-orphans")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
