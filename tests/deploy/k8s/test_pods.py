@@ -29,6 +29,7 @@ class Podman:
         # podman's defaults ask for more than a container may have that itself runs in one.
         limits.write_text('[containers]\ndefault_ulimits = ["nofile=8192:8192", "nproc=4096:4096"]\n')
         self._environment = os.environ | {"CONTAINERS_CONF": str(limits)}
+        self._environment.pop("DOCKER_CONFIG", None)  # podman would look for logins there
         self._options = ["--root", str(folder / "root"), "--runroot", str(folder / "run")]
         if shutil.which("runc"):
             self._options += ["--runtime", "runc"]
