@@ -1,4 +1,4 @@
 """What the deployment files and their tests agree on."""
 
-WORKER_VARIABLES = {"PROSCALE_CHECKPOINT", "PROSCALE_DEVICE", "PROSCALE_THREADS", "PROSCALE_WARMUP"}
+WORKER_VARIABLES = {f"PROSCALE_{name}" for name in ("CHECKPOINT", "DEVICE", "PRECISION", "THREADS", "WARMUP", "MAX_BATCH_PIXELS")}
 """What the worker inside Triton reads from its environment."""

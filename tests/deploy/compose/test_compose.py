@@ -117,7 +117,7 @@ def empty_panels(stack: Stack) -> list[str]:
 
 
 def test_triton_exports_what_the_dashboard_believes(stack: Stack) -> None:
-    live = {name for name in stack.prometheus("label/__name__/values") if name.startswith("nv_")}
+    live = {name for name in stack.prometheus("label/__name__/values") if name.startswith(("nv_", "proscale_worker_"))}
     assert triton_metrics(gpu=False) <= live
     # Those of GPUs: the server's own libraries know the names.
     code = (

@@ -7,6 +7,7 @@ worker's address, and /dev/shm is podman's own. The rest is as rendered.
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,28 +48,29 @@ def ports() -> dict[str, int]:
 
 
 @pytest.fixture(scope="module")
-def podman(tmp_path_factory: pytest.TempPathFactory, ports: dict[str, int]) -> Iterator[Podman]:
+def podman(ports: dict[str, int]) -> Iterator[Podman]:
     """Both pods, started; images come from the Docker engine that built them for `docker compose`."""
-    folder = tmp_path_factory.mktemp("podman")
+    folder = Path(tempfile.mkdtemp(prefix="podman-"))
     podman = Podman(folder)
-    for name in ("gateway", "triton"):
-        tag = f"proscale-{name}:{VERSION}"
-        if subprocess.run(["docker", "image", "inspect", tag], capture_output=True, check=False).returncode:
-            subprocess.run(["docker", "compose", "build", name], cwd=ROOT, check=True, timeout=900)
-        podman("pull", f"docker-daemon:{tag}")
     try:
+        for name in ("gateway", "triton"):
+            tag = f"proscale-{name}:{VERSION}"
+            if subprocess.run(["docker", "image", "inspect", tag], capture_output=True, check=False).returncode:
+                subprocess.run(["docker", "compose", "build", name], cwd=ROOT, check=True, timeout=900)
+            podman("pull", f"docker-daemon:{tag}")
         (folder / "pods.yaml").write_text(yaml.safe_dump_all(pods(ports)))
         podman("play", "kube", str(folder / "pods.yaml"))
         yield podman
     finally:
-        for name in ("gateway", "triton"):
-            print(
-                subprocess.run(
-                    ["podman", *podman._options, "logs", "--tail=30", f"{name}-{name}"], capture_output=True, text=True, check=False
-                )
-            )
-        podman("pod", "rm", "--force", "--all")
-        podman("rmi", "--force", "--all")
+        try:
+            for name in podman("ps", "--all", "--format", "{{.Names}}").split():
+                print(podman("logs", "--tail=30", name))
+            podman("pod", "rm", "--force", "--all")
+            podman("rmi", "--force", "--all")
+        finally:
+            # podman leaves its storage mounted on itself, and nobody could remove the folder.
+            subprocess.run(["umount", str(folder / "root" / "overlay")], capture_output=True, check=False)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def pods(ports: dict[str, int]) -> list[dict[str, Any]]:
