@@ -54,7 +54,7 @@ lock: ## resolve pyproject.toml anew into requirements/*.txt
 	$(FREEZE) | grep -vxFf requirements/run.txt > requirements/test.txt
 	for image in gateway worker; do \
 	  $(PYTHON) -m venv --clear $(VENV)/$$image && \
-	  grep -v '^numpy==' requirements/run.txt > $(VENV)/pins && \
+	  if [ $$image = worker ]; then grep -v '^numpy==' requirements/run.txt; else cat requirements/run.txt; fi > $(VENV)/pins && \
 	  $(VENV)/$$image/bin/pip install --quiet -c $(VENV)/pins -r requirements/$$image.in && \
 	  $(VENV)/$$image/bin/pip freeze --all --exclude pip | grep -v '^setuptools==' | sed 's/+cpu$$//' > requirements/$$image.txt; \
 	done
