@@ -166,3 +166,13 @@ def test_the_gateway_imports_only_what_is_locked_for_it() -> None:
     imported = set(yaml.safe_load(done.stdout)) - {"proscale-segmentation-service", "setuptools", "pip"}
     optional = {"pygments", "rich", "regex"}  # used where they happen to be installed
     assert imported - optional <= locked
+
+
+def test_every_variable_of_the_compose_files_is_documented() -> None:
+    files = [ROOT / "docker-compose.yml", ROOT / "docker-compose.gpu.yml"]
+    used = {name for path in files for name in re.findall(r"\$\{([A-Z_]+)", path.read_text())}
+    head = files[0].read_text().split("\nx-hardened")[0]
+    assert used == set(re.findall(r"\b[A-Z]+_[A-Z_]+\b|\bVERSION\b", head))
+    page = (ROOT / "docs/deploy.md").read_text()
+    table = {name for row in page.splitlines() if row.startswith("| `") for name in re.findall(r"`([A-Z_]+)`", row.split("|")[1])}
+    assert used - {"VERSION"} == table
