@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from proscale.config import SwinConfig
-from proscale.layers.linear import apply_linear
+from proscale.layers.linear import apply_linear, linear
 from proscale.layers.tokenwise import in_chunks
 from proscale.ops.constants import constant_tensor
 
@@ -213,7 +213,9 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, H / 4, W / 4, dim)."""
-        out: Tensor = self.norm(self.projection(x).permute(0, 2, 3, 1))
+        # A convolution whose patches do not overlap is a matrix product, and that leaves channels last.
+        patches = x.unflatten(3, (-1, PATCH)).unflatten(2, (-1, PATCH)).permute(0, 2, 4, 1, 3, 5).flatten(3)
+        out: Tensor = self.norm(linear(patches, self.projection.weight.flatten(1), self.projection.bias))
         return out
 
 
