@@ -25,7 +25,7 @@ def constant_tensor(maxsize: int) -> Callable[[Callable[P, Tensor]], Callable[P,
         @torch.compiler.disable  # type: ignore[untyped-decorator]
         def make(key: tuple[Hashable, ...]) -> Tensor:
             with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"):
-                tensor = function(*key)  # type: ignore[arg-type]  # what `constant` was given
+                tensor = function(*key)  # type: ignore[arg-type, call-arg]
             while len(made) >= maxsize:
                 made.pop(next(iter(made)), None)
             return made.setdefault(key, tensor)
