@@ -63,8 +63,9 @@ def scene(queries: int, height: int, width: int) -> tuple[Tensor, Tensor]:
         else:
             band = i - 24
             edge = 0.01 * np.sin(20 * x)
-            masks[i] = np.clip(60 * np.minimum(y - band / 4 - edge, (band + 1) / 4 + edge - y), -8, 4)
-            classes[i, THINGS + band] = 10  # less sure than the things in front
+            masks[i] = np.clip(60 * np.minimum(y - band / 4 - edge, (band + 1) / 4 + edge - y), -8, 8)
+            masks[i, masks[:24].max(0) > 0] = -6  # behind the things
+            classes[i, THINGS + band] = 12
     return torch.from_numpy(classes), torch.from_numpy(masks)
 
 
