@@ -49,18 +49,13 @@ def normalise_and_pad(image: NDArray[np.uint8], size: tuple[int, int], config: P
     Returns:
         (3, H, W) float32.
     """
-    padded = torch.zeros(3, *size)
-    _fill(padded, image, config)
-    return padded
-
-
-def _fill(padded: Tensor, image: NDArray[np.uint8], config: PreprocessConfig) -> None:
-    """`normalise_and_pad` into (3, H, W) of zeros."""
     height, width, _ = image.shape
+    padded = torch.zeros(3, *size)
     # torch warns about arrays that it must not write to, such as those of PIL pictures, though it only reads here.
     pixels = torch.from_numpy(image if image.flags.writeable else image.copy()).permute(2, 0, 1)
     normalised = padded[:, :height, :width].copy_(pixels)
     normalised.sub_(torch.tensor(config.mean)[:, None, None]).div_(torch.tensor(config.std)[:, None, None])
+    return padded
 
 
 def check_image(image: NDArray[np.uint8]) -> None:
@@ -81,16 +76,13 @@ def preprocess(images: Sequence[NDArray[np.uint8]], config: PreprocessConfig) ->
     Raises:
         ImageError: a picture has the wrong form, or padded sizes differ.
     """
-    ready, sizes = [], set()
+    batch, sizes = [], set()
     for image in images:
         check_image(image)
         resized = resized_size(image.shape[0], image.shape[1], config)
         padded = padded_size(*resized, config)
         sizes.add(padded)
-        ready.append(resize_image(image, resized))
+        batch.append(normalise_and_pad(resize_image(image, resized), padded, config))
     if len(sizes) != 1:
         raise ImageError(f"pictures of one batch must share a padded size; these have {sorted(sizes)}")
-    batch = torch.zeros(len(ready), 3, *sizes.pop())
-    for target, image in zip(batch, ready, strict=True):
-        _fill(target, image, config)
-    return batch
+    return torch.stack(batch)
