@@ -2,13 +2,12 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := model service tests examples benchmarks docker setup.py
+TRITON := .venv-triton
+SOURCES := model service tests examples benchmarks docker k8s setup.py
 # The attention operator is compiled by the installation.
 OPERATOR := setup.py $(wildcard model/proscale/ops/csrc/*)
 
-TRITON := .venv-triton
-
-.PHONY: help demo serve test lint types imports unit format lock clean triton-env
+.PHONY: help demo serve test lint types imports unit triton-env compose-test manifests format lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,6 +35,12 @@ unit: $(VENV)/test ## pytest
 
 triton-env: $(TRITON)/done ## a real Triton Inference Server for the tests, in an environment of its own (.venv-triton)
 
+compose-test: $(VENV)/test ## build, start, use, break and stop the containers; needs a Docker engine; runs the pods where podman is
+	COMPOSE_TEST=1 $(BIN)/python -m pytest -v tests/deploy/compose tests/deploy/k8s/test_pods.py
+
+manifests: $(VENV)/run ## render k8s/overlays into build/k8s
+	$(BIN)/python k8s/render.py
+
 format: $(VENV)/test ## rewrite the sources as `make lint` wants them
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
@@ -50,6 +55,13 @@ lock: ## resolve pyproject.toml anew into requirements/*.txt
 	$(FREEZE) > requirements/run.txt
 	$(BIN)/pip install --quiet -e '.[test]'
 	$(FREEZE) | grep -vxFf requirements/run.txt > requirements/test.txt
+	for image in gateway worker; do \
+	  $(PYTHON) -m venv --clear $(VENV)/$$image && \
+	  if [ $$image = worker ]; then grep -v '^numpy==' requirements/run.txt; else cat requirements/run.txt; fi > $(VENV)/pins && \
+	  $(VENV)/$$image/bin/pip install --quiet -c $(VENV)/pins -r requirements/$$image.in && \
+	  $(VENV)/$$image/bin/pip freeze --all --exclude pip | grep -v '^setuptools==' | sed 's/+cpu$$//' > requirements/$$image.txt; \
+	done
+	grep '^setuptools==' requirements/run.txt >> requirements/worker.txt
 
 clean: ## remove what the commands made
 	rm -rf $(VENV) $(TRITON) demo build model/proscale/ops/_native*

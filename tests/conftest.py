@@ -43,10 +43,10 @@ SMALL_CATEGORIES = (
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """With NO_SKIPS=1 a skipped test fails, those that need CUDA aside: where all tools are installed, nothing may go unseen."""
+    """With NO_SKIPS=1 a skipped test fails, those that need CUDA or containers aside: where all tools are, nothing may go unseen."""
     report = yield
-    cuda = item.get_closest_marker("gpu") or item.get_closest_marker("nvcc")
-    if os.environ.get("NO_SKIPS") == "1" and report.skipped and not cuda:
+    excused = any(item.get_closest_marker(name) for name in ("gpu", "nvcc", "docker"))
+    if os.environ.get("NO_SKIPS") == "1" and report.skipped and not excused:
         report.outcome, report.longrepr = "failed", f"skipped although NO_SKIPS=1: {report.longrepr}"
     return report
 

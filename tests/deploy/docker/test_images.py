@@ -1,0 +1,178 @@
+"""Dockerfiles, compose files and lock files, as far as they can be judged without building anything."""
+
+import re
+import subprocess
+import sys
+from importlib.metadata import requires
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from tests.deploy.environment import WORKER_VARIABLES
+
+from proscale import __version__
+from proscale_service.settings import PREFIX, Settings
+
+ROOT = Path(__file__).parents[3]
+DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
+SERVICES: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+GPU_SERVICES: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.gpu.yml").read_text())["services"]
+
+
+def pins(name: str) -> dict[str, str]:
+    """Lock file -> name: version; names as packaging compares them."""
+    lines = (ROOT / "requirements" / name).read_text().split()
+    assert all("==" in line for line in lines), name
+    return {line.split("==")[0].lower().replace("_", "-"): line.split("==")[1] for line in lines}
+
+
+def final_stage(dockerfile: Path) -> str:
+    return re.split(r"^FROM ", dockerfile.read_text(), flags=re.MULTILINE)[-1]
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+def test_hadolint_has_nothing_to_say(dockerfile: Path) -> None:
+    hadolint = Path(sys.executable).with_name("hadolint")
+    command = [str(hadolint), "--config", str(ROOT / ".hadolint.yaml"), "--failure-threshold", "style", str(dockerfile)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+def test_images_run_as_nobody_special_and_end_when_told(dockerfile: Path) -> None:
+    final = final_stage(dockerfile)
+    assert re.search(r"^USER 10001:10001$", final, re.MULTILINE)
+    assert 'ENTRYPOINT ["tini", "--"]' in final
+    assert "STOPSIGNAL SIGTERM" in final
+    assert "HEALTHCHECK" in final
+    assert re.search(r'^CMD \["', final, re.MULTILINE), "a shell would swallow signals"
+    assert "org.opencontainers.image.version" in final
+    assert f"ARG VERSION={__version__}" in final
+    assert not re.search(r"^RUN ", final, re.MULTILINE), "compilers and package managers stay in the build stages"
+
+
+def test_base_images_are_pinned() -> None:
+    text = "\n".join(path.read_text() for path in [*DOCKERFILES, ROOT / "docker-compose.yml"])
+    images = set(re.findall(r"_IMAGE(?:=|:-)([\w./-]+(?::[\w.-]+)?)", text))
+    assert len(images) == 4
+    for image in images:
+        assert re.search(r":v?\d+\.\d+", image), f"{image} has no version"
+
+
+def test_compose_and_dockerfiles_agree_on_base_images() -> None:
+    for name in ("gateway", "triton"):
+        dockerfile = (ROOT / SERVICES[name]["build"]["dockerfile"]).read_text()
+        for argument, value in SERVICES[name]["build"]["args"].items():
+            default = re.search(rf"^ARG {argument}=(.*)$", dockerfile, re.MULTILINE)
+            assert default, f"{argument} is no argument of {name}"
+            assert re.fullmatch(rf"\$\{{{argument}:?-{re.escape(default[1])}\}}|{re.escape(default[1])}", value), argument
+
+
+def test_what_dockerfiles_copy_is_in_the_build_context() -> None:
+    allowed = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    copied = set()
+    for dockerfile in DOCKERFILES:
+        for line in re.findall(r"^COPY (?!--from)(.*)$", dockerfile.read_text(), re.MULTILINE):
+            copied |= set(line.split()[:-1])
+    assert all(any(path == entry or path.startswith(entry + "/") for entry in allowed) for path in copied)
+    assert all(any(path == entry or path.startswith(entry + "/") for path in copied) for entry in allowed), (
+        "the context is larger than needed"
+    )
+    assert all((ROOT / path).exists() for path in copied), copied
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_service_is_confined(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert {"cpus", "mem_limit", "pids_limit", "restart"} <= service.keys()
+    assert not {"privileged", "cap_add", "network_mode", "pid"} & service.keys()
+    # What looks at pictures, metrics and dashboards without a question is for this machine only, unless told otherwise.
+    assert all(port.startswith(("127.0.0.1:", "${BIND_ADDRESS:-127.0.0.1}:")) for port in service.get("ports", ()))
+
+
+def test_the_gateway_waits_for_a_healthy_worker() -> None:
+    assert SERVICES["gateway"]["depends_on"]["triton"] == {"condition": "service_healthy"}
+    assert "/v2/health/ready" in SERVICES["triton"]["healthcheck"]["test"][-1]
+    assert "/health/ready" in SERVICES["gateway"]["healthcheck"]["test"][-1]
+
+
+def test_containers_get_longer_to_end_than_draining_takes() -> None:
+    environment = SERVICES["gateway"]["environment"]
+    drain = float(environment["PROSCALE_DRAIN_S"]) + float(environment.get("PROSCALE_DRAIN_DELAY_S", 0))
+    assert float(SERVICES["gateway"]["stop_grace_period"].removesuffix("s")) > drain + 5
+    command = re.findall(r"--exit-timeout-secs=(\d+)", (ROOT / "docker/triton.Dockerfile").read_text())
+    assert float(SERVICES["triton"]["stop_grace_period"].removesuffix("s")) > float(command[-1])
+
+
+def test_variables_are_settings() -> None:
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    dockerfile = set(re.findall(r"(PROSCALE_\w+)=", final_stage(ROOT / "docker/gateway.Dockerfile")))
+    assert dockerfile | SERVICES["gateway"]["environment"].keys() <= known
+    assert SERVICES["triton"]["environment"].keys() | GPU_SERVICES["triton"]["environment"].keys() <= WORKER_VARIABLES
+
+
+def test_the_worker_is_on_an_internal_network_alone() -> None:
+    networks = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["networks"]
+    assert [name for name in SERVICES["triton"]["networks"] if not (networks[name] or {}).get("internal")] == []
+    assert "ports" not in SERVICES["triton"]
+
+
+def test_gpus_are_asked_for_only_on_request() -> None:
+    assert "deploy" not in SERVICES["triton"]
+    device = GPU_SERVICES["triton"]["deploy"]["resources"]["reservations"]["devices"][0]
+    assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+    assert GPU_SERVICES["triton"]["build"]["args"]["VARIANT"] == "gpu"
+    assert GPU_SERVICES["triton"]["environment"]["PROSCALE_DEVICE"] == "cuda"
+
+
+def test_the_gateways_lock_is_the_services_without_the_network() -> None:
+    run, gateway = pins("run.txt"), pins("gateway.txt")
+    assert gateway.items() <= run.items(), "run `make lock`"
+    assert not {"torch", "scipy", "safetensors", "huggingface-hub", "transformers"} & gateway.keys()
+
+
+def test_the_workers_lock_is_the_services_without_http() -> None:
+    run, worker = pins("run.txt"), pins("worker.txt")
+    assert worker.pop("numpy").startswith("1.26."), "Triton's Python backend was built for numpy 1"
+    assert worker.items() <= run.items()
+    assert not {"fastapi", "uvicorn", "pydantic"} & worker.keys()
+
+
+@pytest.mark.parametrize("lock", ["gateway.txt", "worker.txt"])
+def test_locks_are_closed(lock: str) -> None:
+    """Everything that a locked package needs is locked too, so that an installation resolves nothing by itself."""
+    locked = pins(lock)
+    for name in locked:
+        for text in requires(name) or ():
+            requirement = Requirement(text)
+            wanted = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+            if wanted and not requirement.name.startswith(("nvidia-", "cuda-", "triton")):
+                assert requirement.name.lower().replace("_", "-") in locked, f"{name} needs {requirement.name}"
+
+
+def test_the_gateway_imports_only_what_is_locked_for_it() -> None:
+    locked = pins("gateway.txt").keys()
+    code = (
+        "import sys, json, importlib.metadata as m; import proscale_service.server, proscale_service.cli, proscale.cli\n"
+        "owners = m.packages_distributions()\n"
+        "print(json.dumps(sorted({d.lower().replace('_', '-') for name in sys.modules for d in owners.get(name.split('.')[0], [])})))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    imported = set(yaml.safe_load(done.stdout)) - {"proscale-segmentation-service", "setuptools", "pip"}
+    optional = {"pygments", "rich", "regex"}  # used where they happen to be installed
+    assert imported - optional <= locked
+
+
+def test_every_variable_of_the_compose_files_is_documented() -> None:
+    files = [ROOT / "docker-compose.yml", ROOT / "docker-compose.gpu.yml"]
+    used = {name for path in files for name in re.findall(r"\$\{([A-Z_]+)", path.read_text())}
+    head = files[0].read_text().split("\nx-hardened")[0]
+    assert used == set(re.findall(r"\b[A-Z]+_[A-Z_]+\b|\bVERSION\b", head))
+    page = (ROOT / "docs/deploy.md").read_text()
+    table = {name for row in page.splitlines() if row.startswith("| `") for name in re.findall(r"`([A-Z_]+)`", row.split("|")[1])}
+    assert used - {"VERSION"} == table
