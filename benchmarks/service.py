@@ -42,8 +42,10 @@ BARE = """
 import sys, time
 import numpy as np
 from PIL import Image
+from proscale.allocator import keep_freed_memory
 from proscale.predictor import Predictor
 from proscale.results import SegmentationOptions
+keep_freed_memory()  # as all the others do
 predictor = Predictor.load(sys.argv[1])
 picture = np.asarray(Image.open(sys.argv[2]).convert("RGB"))
 print("ready", flush=True)

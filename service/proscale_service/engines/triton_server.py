@@ -190,9 +190,11 @@ class TritonServer:
             self.on_change()
 
     def _set_down(self, error: Exception) -> None:
-        if self.up or str(error) != self._reason:
-            self._reason = str(error)
-            logs.event(_LOG, logging.WARNING, "Triton server is down", server=self.url, reason=self._reason)
+        # Asked once a second, told once per kind: what follows the semicolon is another try's detail.
+        reason = str(error).partition(";")[0]
+        if self.up or reason != self._reason:
+            self._reason = reason
+            logs.event(_LOG, logging.WARNING, "Triton server is down", server=self.url, reason=str(error))
         if self.up:
             self.up = False
             self.on_change()
