@@ -171,8 +171,10 @@ class TritonServer:
             text = await self._infer(_CANARY, _CANARY_SECONDS, priority=1)
         except (DeadlineExceeded, Overloaded) as error:
             silent = time.monotonic() - self._heard
-            if not (self.up and silent < _SILENCE_SECONDS and await self._says("is_server_live")):  # else it is busy
+            if silent >= _SILENCE_SECONDS or not await self._says("is_server_live"):
                 await self._failed(error)
+            elif not self.up:  # a server that is up stays so: it is busy
+                self._set_down(error)
             return
         except (ServerGone, WorkerFailure) as error:
             await self._failed(error)
