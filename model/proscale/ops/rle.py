@@ -21,7 +21,8 @@ MAP_TYPES = (torch.int32, torch.int16, torch.uint8)
 def map_runs(ids: Tensor) -> Tensor:
     """Runs of equal values of a map (H, W) int32, int16 or uint8; they cover every pixel. Returns (R, 3) int32 on the map's device."""
     if native.STATUS.cpu is not None and ids.device.type == "cpu" and ids.dtype in MAP_TYPES:
-        return torch.ops.proscale.map_runs(ids)
+        runs: Tensor = torch.ops.proscale.map_runs(ids)
+        return runs
     return map_runs_reference(ids)
 
 
@@ -38,7 +39,8 @@ def map_runs_reference(ids: Tensor) -> Tensor:
 def mask_runs(masks: Tensor) -> Tensor:
     """Runs of the pixels inside masks (N, H, W) bool, which may overlap; the code is the mask's index. Returns (R, 3) int32."""
     if native.STATUS.cpu is not None and masks.device.type == "cpu":
-        return torch.ops.proscale.mask_runs(masks)
+        runs: Tensor = torch.ops.proscale.mask_runs(masks)
+        return runs
     return mask_runs_reference(masks)
 
 

@@ -91,7 +91,8 @@ def find_panoptic(
         if not len(kept):
             return Found(frames.output, torch.empty(0, 3, dtype=torch.int32), [], 0, [])
         runs, areas = torch.ops.proscale.panoptic_runs(mask_logits[kept], scores, frames.sizes, _logit(mask_threshold))
-        ids_of, segments = choose_segments(labels.tolist(), scores.tolist(), *areas.T.tolist(), is_thing, overlap_threshold)
+        won, inside, own = areas.T.tolist()
+        ids_of, segments = choose_segments(labels.tolist(), scores.tolist(), won, inside, own, is_thing, overlap_threshold)
         # Codes are 2 * query, and one more inside the query's own mask.
         table = [entry for segment_id in ids_of for entry in (-1, segment_id - 1)]
     return Found(frames.output, runs, table, len(segments), [(s.class_index, s.score, i) for i, s in enumerate(segments)])
