@@ -2,11 +2,13 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := model service tests examples benchmarks k8s setup.py
+SOURCES := model service tests examples benchmarks docker k8s setup.py
 # The attention operator is compiled by the installation.
 OPERATOR := setup.py $(wildcard model/proscale/ops/csrc/*)
 
-.PHONY: help demo serve test lint types imports unit compose-test manifests format lock clean
+TRITON := .venv-triton
+
+.PHONY: help demo serve test lint types imports unit compose-test manifests format lock clean triton-env
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,6 +40,8 @@ compose-test: $(VENV)/test ## build, start, use, break and stop the containers; 
 manifests: $(VENV)/run ## render k8s/overlays into build/k8s
 	$(BIN)/python k8s/render.py
 
+triton-env: $(TRITON)/done ## a real Triton Inference Server for the tests, in an environment of its own (.venv-triton)
+
 format: $(VENV)/test ## rewrite the sources as `make lint` wants them
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
@@ -61,7 +65,7 @@ lock: ## resolve pyproject.toml anew into requirements/*.txt
 	grep '^setuptools==' requirements/run.txt >> requirements/worker.txt
 
 clean: ## remove what the commands made
-	rm -rf $(VENV) demo build model/proscale/ops/_native*
+	rm -rf $(VENV) $(TRITON) demo build model/proscale/ops/_native*
 
 # What runs the service, at the exact versions it was tested with. The marker file lets make see whether it is up to date.
 $(VENV)/run: requirements/run.txt pyproject.toml $(OPERATOR)
@@ -72,4 +76,12 @@ $(VENV)/run: requirements/run.txt pyproject.toml $(OPERATOR)
 
 $(VENV)/test: $(VENV)/run requirements/test.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/test.txt
+	touch $@
+
+# The server's Python backend needs NumPy 1. The package comes as the source tree, whose operator .venv has compiled.
+$(TRITON)/done: requirements/worker.txt requirements/triton.txt $(VENV)/run
+	$(PYTHON) -m venv $(TRITON)
+	$(TRITON)/bin/pip install --quiet --disable-pip-version-check -r requirements/worker.txt
+	$(TRITON)/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements/triton.txt
+	echo "$(CURDIR)/model" > "$$($(TRITON)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/proscale.pth"
 	touch $@

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Task = Literal["panoptic", "instance", "semantic"]
+Precision = Literal["float32", "bfloat16"]
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 TASKS: tuple[Task, ...] = ("panoptic", "instance", "semantic")
 
 

@@ -11,6 +11,7 @@ from proscale import __version__
 from proscale.ops import native
 from proscale.ops.ms_deform_attn import ms_deform_attn
 from proscale.ops.reference import ms_deform_attn_reference
+from proscale.precision import cpu_bfloat16
 
 
 def report() -> dict[str, str]:
@@ -27,6 +28,7 @@ def report() -> dict[str, str]:
             if status.cpu
             else f"pure torch, slow: {status.cpu_reason}. Remedy: {native.REMEDY}"
         ),
+        "bfloat16 on the CPU": cpu_bfloat16_in_words(),
         "operator on CUDA": f"compiled ({status.cuda_reason})" if status.cuda else f"pure torch: {status.cuda_reason}",
     }
     for index in range(torch.cuda.device_count()):
@@ -34,6 +36,12 @@ def report() -> dict[str, str]:
         memory = properties.total_memory / 2**30
         findings[f"cuda:{index}"] = f"{properties.name}, sm_{properties.major}{properties.minor}, {memory:.0f} GiB"
     return findings
+
+
+def cpu_bfloat16_in_words() -> str:
+    """Whether `--precision bfloat16` pays on this processor."""
+    fast, why = cpu_bfloat16()
+    return f"fast, by {why}" if fast else f"slower than float32: {why}. Remedy: leave the precision at float32"
 
 
 def works() -> str:

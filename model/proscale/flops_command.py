@@ -22,7 +22,7 @@ from proscale.config import (
 from proscale.config import ProScaleEncoderConfig as ProScale
 from proscale.errors import ProscaleError
 from proscale.flops import Flops, baseline_config, count_flops
-from proscale.preprocess import padded_size, resized_size
+from proscale.geometry import padded_size, resized_size
 
 BACKBONES: dict[str, ResNetConfig | SwinConfig] = {
     "r50": RESNET_50,

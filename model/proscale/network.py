@@ -55,3 +55,16 @@ class SegmentationNetwork(nn.Module):
         mask_features, levels = self.pixel_decoder(features)
         predictions = self.transformer_decoder(levels, mask_features, auxiliary)
         return NetworkOutput(predictions, mask_features, tuple(levels))
+
+    def predict(self, images: Tensor) -> QueryPrediction:
+        """The last prediction alone, by the shortest way; what `forward` gives within rounding.
+
+        Args:
+            images: as for `forward`, in any float dtype.
+
+        Returns:
+            float32 logits, whatever the network computes in.
+        """
+        images = images.to(self.transformer_decoder.query_features.dtype)
+        embedding, levels = self.pixel_decoder.embed(self.backbone(images))
+        return self.transformer_decoder.decode_last(levels, embedding, self.pixel_decoder.mask_projection)

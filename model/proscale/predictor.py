@@ -16,16 +16,18 @@ from proscale.checkpoints.blank import blank_network
 from proscale.checkpoints.folder import DEFAULT_FOLDER, load_folder
 from proscale.checkpoints.names import load_strictly
 from proscale.checkpoints.source import load_source
-from proscale.config import TASKS, PreprocessConfig, ProScaleEncoderConfig, Task
+from proscale.config import TASKS, Precision, PreprocessConfig, ProScaleEncoderConfig, Task
 from proscale.errors import CheckpointError, ImageError, ParameterError
 from proscale.flops import baseline_config, count_flops
+from proscale.geometry import ResizedPicture, padded_size, resize_picture, resized_size
 from proscale.labels import Category
 from proscale.network import SegmentationNetwork
 from proscale.postprocess.instance import instance_inference
 from proscale.postprocess.panoptic import panoptic_inference
 from proscale.postprocess.resize import resize_in_strips, resize_mask_logits
 from proscale.postprocess.semantic import best_classes, semantic_inference, semantic_map
-from proscale.preprocess import check_image, padded_size, preprocess, resized_size
+from proscale.precision import default_precision, warn_if_slow
+from proscale.preprocess import preprocess
 from proscale.results import RLE, ModelInfo, ModelSource, Plan, Prediction, Segment, Segmentation, SegmentationOptions
 from proscale.rle import encode, encode_id_map, measure
 
@@ -46,6 +48,7 @@ class Predictor:
         source: str = "memory",
         device: str = "cpu",
         origin: ModelSource | None = None,
+        precision: Precision | None = None,
     ) -> None:
         config = network.config
         if len(categories) != config.classes:
@@ -53,8 +56,10 @@ class Predictor:
         self.config = config
         self.categories = tuple(categories)
         self.device = _device(device)
+        self.precision: Precision = default_precision(self.device) if precision is None else precision
+        warn_if_slow(self.device, self.precision)
         freeze_batch_norm(network)
-        self.network = network.eval().requires_grad_(False).to(self.device)
+        self.network = network.eval().requires_grad_(False).to(self.device, getattr(torch, self.precision))
         encoder = config.pixel_decoder.encoder
         self.info = ModelInfo(
             name=config.name,
@@ -67,8 +72,11 @@ class Predictor:
         )
 
     @classmethod
-    def load(cls, checkpoint: str | Path | None = None, *, device: str = "cpu") -> Self:
+    def load(cls, checkpoint: str | Path | None = None, *, device: str = "cpu", precision: Precision | None = None) -> Self:
         """Read a model folder; None means the model inside the package.
+
+        `precision` is what the network computes in; None means float32 on a CPU, bfloat16 on a GPU that has it. Where samples are taken
+        is computed in float32 either way, and so is all that follows the logits.
 
         Raises:
             CheckpointError: folder, weights or device cannot be used; the text names the remedy.
@@ -79,7 +87,7 @@ class Predictor:
         network = blank_network(config).to_empty(device="cpu")
         load_strictly(network, state)
         source = "embedded default" if checkpoint is None else str(checkpoint)
-        return cls(network, categories, source, device, load_source(folder))
+        return cls(network, categories, source, device, load_source(folder), precision)
 
     @property
     def preprocess_config(self) -> PreprocessConfig:
@@ -110,7 +118,6 @@ class Predictor:
             known = ", ".join(category.name for category in self.categories)
             raise ParameterError(f"the model has no label {', '.join(sorted(unknown))}; it has {known}")
 
-    @torch.inference_mode()
     def segment(self, images: Sequence[NDArray[np.uint8]], options: Sequence[SegmentationOptions]) -> list[Prediction]:
         """Segment pictures that share a padded size, as one batch.
 
@@ -125,27 +132,44 @@ class Predictor:
             ImageError: a picture has the wrong form, or padded sizes differ.
             ParameterError: options that this model cannot do.
         """
-        if len(images) != len(options):
-            raise ImageError(f"{len(images)} pictures but {len(options)} options")
-        for image, option in zip(images, options, strict=True):
-            check_image(image)
+        for option in options:
+            self.check(option)
+        started = time.perf_counter()
+        pictures = [resize_picture(image, self.config.preprocess) for image in images]
+        return self.segment_resized(pictures, options, resize_seconds=time.perf_counter() - started)
+
+    @torch.inference_mode()
+    def segment_resized(
+        self, pictures: Sequence[ResizedPicture], options: Sequence[SegmentationOptions], resize_seconds: float = 0.0
+    ) -> list[Prediction]:
+        """`segment` for pictures that were resized elsewhere.
+
+        Args:
+            resize_seconds: what that took; counted as part of preprocessing.
+
+        Raises:
+            ImageError: padded sizes differ.
+            ParameterError: options that this model cannot do.
+        """
+        if len(pictures) != len(options):
+            raise ImageError(f"{len(pictures)} pictures but {len(options)} options")
+        for option in options:
             self.check(option)
         clock = time.perf_counter
         started = clock()
-        batch = preprocess(images, self.config.preprocess).to(self.device)
+        batch = preprocess(pictures, self.config.preprocess).to(self.device)
         preprocessed = clock()
-        output = self.network(batch)
+        output = self.network.predict(batch)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # otherwise its time would be counted as post-processing
         inferred = clock()
-        shared = {"preprocess": preprocessed - started, "infer": inferred - preprocessed}
+        shared = {"preprocess": resize_seconds + preprocessed - started, "infer": inferred - preprocessed}
         predictions = []
-        for image, option, class_logits, mask_logits in zip(images, options, output.class_logits, output.mask_logits, strict=True):
-            size = (image.shape[0], image.shape[1])
-            plan = self.plan(*size, option.tasks)
-            picture = _Picture(self, class_logits.float(), mask_logits.float(), plan, size, option)
+        for picture, option, class_logits, mask_logits in zip(pictures, options, output.class_logits, output.mask_logits, strict=True):
+            plan = self.plan(*picture.output_size, option.tasks)
+            logits = _Picture(self, class_logits, mask_logits, plan, picture.output_size, option)
             timings = {"postprocess": 0.0, "encode": 0.0}
-            results = {task: picture.result(task, timings) for task in option.tasks}
+            results = {task: logits.result(task, timings) for task in option.tasks}
             predictions.append(Prediction(results, plan, shared | timings))
         return predictions
 

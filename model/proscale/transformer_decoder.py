@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from proscale.config import TransformerDecoderConfig
 from proscale.layers.attention import MultiHeadAttention, unblock_empty_rows
 from proscale.layers.mlp import MLP, FeedForward
-from proscale.layers.position import sine_position
+from proscale.layers.position import sine_position_like
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,7 @@ class TransformerDecoder(nn.Module):
         Returns:
             layers + 1 predictions, or only the last.
         """
-        dim = mask_features.shape[1]
-        values = [level.flatten(2).transpose(1, 2) + embed for level, embed in zip(levels, self.level_embedding, strict=True)]
-        keys = [v + sine_position(level.shape[2], level.shape[3], dim).to(v) for v, level in zip(values, levels, strict=True)]
+        keys, values = self._memory(levels)
         queries = self.query_features.expand(mask_features.shape[0], -1, -1)
         predictions = [self.predict(queries, mask_features)]
         for i, layer in enumerate(self.layers):
@@ -80,6 +78,44 @@ class TransformerDecoder(nn.Module):
             if not auxiliary:
                 del predictions[0]
         return tuple(predictions)
+
+    def decode_last(self, levels: Sequence[Tensor], embedding: Tensor, mask_projection: nn.Conv2d) -> QueryPrediction:
+        """The last prediction of `forward`, within rounding, without what only training needs.
+
+        Resizing and the sum over channels commute, and so do the mask projection and that sum. So the attention masks are made from
+        features that have been resized to their level once, instead of resizing every layer's masks, and the projection is applied to
+        the queries instead of the pixels.
+
+        Args:
+            levels: (B, C, h, w) at strides 32, 16, 8.
+            embedding: (B, C, H / 4, W / 4), the mask features before `mask_projection`.
+            mask_projection: the 1x1 convolution that makes mask features of it.
+        """
+        keys, values = self._memory(levels)
+        queries = self.query_features.expand(embedding.shape[0], -1, -1)
+        sizes = [(level.shape[2], level.shape[3]) for level in levels]
+        resized = [_pixels(F.interpolate(embedding, size=size, mode="bilinear", align_corners=False)) for size in sizes]
+        for i, layer in enumerate(self.layers):
+            weights, bias = self._mask_weights(self.norm(queries), mask_projection)
+            # A mask's probability is at least a half where its logit is at least 0.
+            allowed = unblock_empty_rows(_products(weights, resized[i % 3]) >= -bias)
+            queries = layer(queries, self.query_position, keys[i % 3], values[i % 3], allowed)
+        normed = self.norm(queries)
+        weights, bias = self._mask_weights(normed, mask_projection)
+        mask_logits = _products(weights, _pixels(embedding)).float().add_(bias).unflatten(2, embedding.shape[2:])
+        return QueryPrediction(self.class_head(normed).float(), mask_logits)
+
+    def _mask_weights(self, normed: Tensor, mask_projection: nn.Conv2d) -> tuple[Tensor, Tensor]:
+        """What to multiply the pixel embedding with and add, (B, Q, C) and (B, Q, 1), to have the mask logits of normed queries."""
+        assert mask_projection.bias is not None
+        masks = self.mask_head(normed)
+        return masks @ mask_projection.weight.flatten(1), (masks @ mask_projection.bias)[..., None]
+
+    def _memory(self, levels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Keys and values (B, h * w, C) of the levels: values carry the level's embedding, keys their position as well."""
+        values = [level.flatten(2).transpose(1, 2) + embed for level, embed in zip(levels, self.level_embedding, strict=True)]
+        keys = [v + sine_position_like(v, level.shape[2], level.shape[3]) for v, level in zip(values, levels, strict=True)]
+        return keys, values
 
     def predict(self, queries: Tensor, mask_features: Tensor) -> QueryPrediction:
         """Class and mask logits of queries (B, Q, C)."""
@@ -95,3 +131,17 @@ class TransformerDecoder(nn.Module):
         """
         resized = F.interpolate(mask_logits.detach(), size=tuple(size), mode="bilinear", align_corners=False)
         return unblock_empty_rows((resized.sigmoid() >= 0.5).flatten(2))
+
+
+def _pixels(features: Tensor) -> Tensor:
+    """(B, C, h, w) -> (B, h * w, C), without a copy where features are in channels_last."""
+    return features.flatten(2).transpose(1, 2)
+
+
+def _products(queries: Tensor, pixels: Tensor) -> Tensor:
+    """(B, Q, C) x (B, L, C) -> (B, Q, L)."""
+    if queries.device.type != "cpu":
+        return queries @ pixels.transpose(1, 2)
+    # One picture at a time: torch's batched product on a CPU copies the transposed pixels, its plain one does not.
+    products = [F.linear(q, p) for q, p in zip(queries, pixels, strict=True)]
+    return products[0][None] if len(products) == 1 else torch.stack(products)

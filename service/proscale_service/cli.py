@@ -7,6 +7,8 @@ from typing import Any
 import click
 from pydantic import ValidationError
 
+from proscale.allocator import keep_freed_memory
+from proscale.config import PRECISIONS
 from proscale_service import logs
 from proscale_service.settings import PREFIX, Settings, describe_invalid, unknown_variables
 
@@ -24,6 +26,7 @@ class _StartFailure(click.ClickException):
 @click.option("--port", type=int, help=_HELP["port"])
 @click.option("--checkpoint", type=click.Path(path_type=Path), help=_HELP["checkpoint"])
 @click.option("--device", help=_HELP["device"])
+@click.option("--precision", type=click.Choice(PRECISIONS), help=_HELP["precision"])
 @click.option("--threads", type=int, help=_HELP["threads"])
 @click.option("--max-queue", type=int, help=_HELP["max_queue"])
 @click.option("--deadline-ms", type=int, help=_HELP["deadline_ms"])
@@ -50,6 +53,7 @@ def serve(**options: Any) -> None:
     for name in unknown_variables(os.environ):
         click.echo(f"Warning: {name} is set, but there is no such setting", err=True)
 
+    keep_freed_memory()
     from proscale_service.server import run  # only now: --help should not wait for the web framework
 
     try:

@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from proscale.config import TASKS, Task
+from proscale.allocator import keep_freed_memory
+from proscale.config import PRECISIONS, TASKS, Precision, Task
 from proscale.errors import ProscaleError
 from proscale.overlay import draw_overlay
 from proscale.results import Prediction, Segmentation, SegmentationOptions
@@ -36,6 +37,12 @@ SHOWN_SEGMENTS = 20
 @click.option("--max-segments", type=click.IntRange(min=1), help="Keep only so many, the best.")
 @click.option("--checkpoint", type=click.Path(), envvar="PROSCALE_CHECKPOINT", help="Model folder; default: the model inside the package.")
 @click.option("--device", default="cpu", show_default=True, envvar="PROSCALE_DEVICE", help="cpu, cuda or cuda:N.")
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    envvar="PROSCALE_PRECISION",
+    help="Default: float32 on a CPU, bfloat16 on a GPU.",
+)
 def segment(
     files: tuple[Path, ...],
     tasks: tuple[Task, ...],
@@ -43,6 +50,7 @@ def segment(
     json_path: Path | None,
     checkpoint: str | None,
     device: str,
+    precision: Precision | None,
     **parameters: Any,
 ) -> None:
     """Segment FILES, pictures or folders of pictures.
@@ -60,8 +68,9 @@ def segment(
         raise click.UsageError("many files need --json FOLDER or --overlay FOLDER to put the results in")
     if len({path.name for path in pictures}) < len(pictures):
         raise click.UsageError("two pictures have the same name and would be written to the same file; segment them in two runs")
+    keep_freed_memory()
     try:
-        predictor = Predictor.load(checkpoint, device=device)
+        predictor = Predictor.load(checkpoint, device=device, precision=precision)
         options = SegmentationOptions(tasks=tasks, **parameters | {"labels": parameters["labels"] or None})
         predictor.check(options)
     except ProscaleError as error:

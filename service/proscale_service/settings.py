@@ -7,6 +7,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from proscale.config import Precision
+
 PREFIX = "PROSCALE_"
 MIB = 1024 * 1024
 
@@ -24,6 +26,10 @@ class Settings(BaseSettings):
     )
     checkpoint: Path | None = Field(default=None, description="Model folder; unset: the model that comes with the package.")
     device: str = Field(default="cpu", description="`cpu`, `cuda` or `cuda:N`. The server refuses to start when the device is missing.")
+    precision: Precision | None = Field(
+        default=None,
+        description="What the network computes in, `float32` or `bfloat16`; unset: float32 on a CPU, bfloat16 on a GPU.",
+    )
     threads: int | None = Field(default=None, ge=1, description="Threads of the network on a CPU; unset: torch decides.")
     decode_threads: int = Field(default=2, ge=1, le=64, description="Threads that decode pictures and write JSON.")
     warmup: str | None = Field(
@@ -57,7 +63,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least severe level that is logged.")
     log_format: Literal["plain", "json"] = Field(default="plain", description="`plain` lines for people or `json` lines for machines.")
 
-    @field_validator("checkpoint", mode="before")
+    @field_validator("checkpoint", "precision", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: Any) -> Any:
         # Compose files and Kubernetes manifests can only leave a variable empty, not unset it.

@@ -1,10 +1,15 @@
 """Swin transformer (Liu et al. 2021, arXiv 2103.14030) as Mask2Former uses it: no absolute position, a LayerNorm per output."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from proscale.config import SwinConfig
+from proscale.layers.linear import apply_linear
 from proscale.ops.constants import constant_tensor
 
 PATCH = 4
@@ -25,24 +30,69 @@ def relative_position_index(window: int) -> Tensor:
     return dy * (2 * window - 1) + dx
 
 
-@constant_tensor(maxsize=64)
-def shifted_window_mask(height: int, width: int, window: int, shift: int) -> Tensor:
-    """Which tokens of a shifted window are true neighbours in the picture (arXiv 2103.14030, section 3.2).
+@dataclass(frozen=True)
+class Windows:
+    """How the tokens of a map are dealt out to windows, and back.
 
-    Args:
-        height, width: of the padded map in tokens, multiples of `window`.
-
-    Returns:
-        (windows, window**2, window**2) bool, True where attention may go.
+    Windows come in groups that share one mask, so that no mask is held per window: all but those at the edges of a shifted map need none.
     """
 
-    def region(length: int) -> Tensor:
-        position = torch.arange(length)
-        return (position >= length - window).long() + (position >= length - shift).long()
+    gather: Tensor
+    """(B * windows * window**2,) int64: row of the flattened map (B * H * W) for every window's token; 0 where it is padding."""
+    padding: Tensor
+    """(P,) int64: the windows' tokens that are padding."""
+    scatter: Tensor
+    """(B * H * W,) int64: the window's token for every row of the map."""
+    groups: tuple[tuple[int, Tensor | None], ...]
+    """Number of windows, in order, and which of their tokens may attend to which: (window**2, window**2) bool, None = all."""
 
-    regions = region(height)[:, None] * 3 + region(width)[None]
-    tokens = to_windows(regions[None, :, :, None], window).squeeze(-1)
-    return tokens[:, :, None] == tokens[:, None, :]
+
+@lru_cache(maxsize=64)
+def window_layout(batch: int, height: int, width: int, window: int, shift: int, device: torch.device) -> Windows:
+    """Windows of `window` x `window` tokens over maps that are padded right and bottom, and rolled up and left by `shift`.
+
+    In a shifted map the last row and column of windows hold tokens from opposite sides of the picture, which must not attend to
+    each other (arXiv 2103.14030, section 3.2).
+
+    Args:
+        batch, height, width: of the maps in tokens, before padding.
+    """
+    with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"):
+        padded_height, padded_width = height + -height % window, width + -width % window
+        rows, columns = (torch.arange(n).roll(-shift) for n in (padded_height, padded_width))
+        inside = (rows < height)[:, None] & (columns < width)
+        tokens = torch.where(inside, rows[:, None] * width + columns, -1)
+        down, across = padded_height // window, padded_width // window
+        tokens = to_windows(tokens[None, :, :, None], window).view(down, across, -1)
+        kinds: list[tuple[Tensor, Tensor | None]] = [(tokens, None)]
+        if shift:
+            top, bottom = slice(0, -1), slice(-1, None)
+            kinds = []
+            for vertical, v_edge in ((top, False), (bottom, True)):
+                for horizontal, h_edge in ((top, False), (bottom, True)):
+                    mask = _edge_mask(window, shift, v_edge, h_edge) if v_edge or h_edge else None
+                    kinds.append((tokens[vertical, horizontal], mask))
+        offsets = torch.arange(batch)[:, None, None] * (height * width)
+        parts, groups = [], []
+        for kind, mask in kinds:
+            chosen = kind.reshape(1, -1, window * window)
+            if chosen.shape[1]:
+                parts.append(torch.where(chosen < 0, -1, chosen + offsets).flatten())
+                groups.append((batch * chosen.shape[1], mask if mask is None else mask.to(device)))
+        gather = torch.cat(parts)
+        real = (gather >= 0).nonzero().flatten()
+        scatter = torch.empty(batch * height * width, dtype=torch.int64)
+        scatter[gather[real]] = real
+        padding = (gather < 0).nonzero().flatten()
+        return Windows(gather.clamp_min(0).to(device), padding.to(device), scatter.to(device), tuple(groups))
+
+
+def _edge_mask(window: int, shift: int, bottom: bool, right: bool) -> Tensor:
+    """(window**2, window**2) bool for a window at the bottom or right edge of a shifted map, True where attention may go."""
+    position = torch.arange(window)
+    below, beside = ((position >= window - shift) & edge for edge in (bottom, right))
+    region = (below[:, None].long() * 2 + beside[None].long()).flatten()
+    return region[:, None] == region[None, :]
 
 
 def to_windows(x: Tensor, window: int) -> Tensor:
@@ -50,12 +100,6 @@ def to_windows(x: Tensor, window: int) -> Tensor:
     batch, height, width, channels = x.shape
     x = x.view(batch, height // window, window, width // window, window, channels)
     return x.transpose(2, 3).reshape(-1, window * window, channels)
-
-
-def from_windows(x: Tensor, window: int, height: int, width: int) -> Tensor:
-    """The reverse of `to_windows`: (B * windows, window**2, C) -> (B, H, W, C)."""
-    x = x.view(-1, height // window, width // window, window, window, x.shape[-1])
-    return x.transpose(2, 3).reshape(-1, height, width, x.shape[-1])
 
 
 class WindowAttention(nn.Module):
@@ -69,21 +113,20 @@ class WindowAttention(nn.Module):
         self.relative_position_bias = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
         nn.init.trunc_normal_(self.relative_position_bias, std=0.02)
 
-    def forward(self, x: Tensor, allowed: Tensor | None) -> Tensor:
-        """Args: x (B * windows, window**2, C), allowed (windows, window**2, window**2) bool or None. Returns x's shape."""
-        query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+    def forward(self, x: Tensor, groups: Sequence[tuple[int, Tensor | None]]) -> Tensor:
+        """Args: x (B * windows, window**2, C), groups of windows in order and their masks (`Windows.groups`). Returns x's shape."""
+        query, key, value = apply_linear(self.qkv, x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         index = relative_position_index(self.window).to(x.device)
-        bias = self.relative_position_bias[index].permute(2, 0, 1)  # (heads, window**2, window**2)
-        if allowed is None:
-            out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias[None])
-        else:
-            windows = allowed.shape[0]
+        bias = self.relative_position_bias[index].permute(2, 0, 1).contiguous()  # (heads, window**2, window**2)
+        first, outs = 0, []
+        for count, allowed in groups:
+            part = slice(first, first + count)
+            first += count
             # Blocked pairs get -100 as in the original, not minus infinity: exp(-100) is what its trained weights have seen.
-            mask = bias[None] + allowed.logical_not()[:, None].to(bias.dtype) * -100.0
-            mask = mask.repeat(x.shape[0] // windows, 1, 1, 1)
-            out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        projected: Tensor = self.projection(out.transpose(1, 2).flatten(2))
-        return projected
+            mask = bias if allowed is None else torch.where(allowed, bias, bias - 100.0)
+            out = F.scaled_dot_product_attention(query[part], key[part], value[part], attn_mask=mask[None])
+            outs.append(out.transpose(1, 2).flatten(2))
+        return apply_linear(self.projection, outs[0] if len(outs) == 1 else torch.cat(outs))
 
 
 class SwinMLP(nn.Module):
@@ -96,8 +139,7 @@ class SwinMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim) -> (..., dim)."""
-        out: Tensor = self.linear2(F.gelu(self.linear1(x)))
-        return out
+        return apply_linear(self.linear2, apply_linear(self.linear1, x, "gelu"))
 
 
 class SwinBlock(nn.Module):
@@ -113,20 +155,15 @@ class SwinBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        _, height, width, _ = x.shape
-        pad_y, pad_x = -height % self.window, -width % self.window
-        # Zeros are padded after the norm; they take part in attention like any token. The window never shrinks.
-        tokens = F.pad(self.norm1(x), (0, 0, 0, pad_x, 0, pad_y))
-        allowed = None
-        if self.shift:
-            allowed = shifted_window_mask(height + pad_y, width + pad_x, self.window, self.shift).to(x.device)
-            tokens = tokens.roll((-self.shift, -self.shift), (1, 2))
-        tokens = self.attention(to_windows(tokens, self.window), allowed)
-        tokens = from_windows(tokens, self.window, height + pad_y, width + pad_x)
-        if self.shift:
-            tokens = tokens.roll((self.shift, self.shift), (1, 2))
-        x = x + tokens[:, :height, :width]
-        out: Tensor = x + self.mlp(self.norm2(x))
+        batch, height, width, channels = x.shape
+        layout = window_layout(batch, height, width, self.window, self.shift, x.device)
+        # Dealing tokens out and norming them commute. Padding is zero after the norm, and takes part in attention like any token.
+        tokens = self.norm1(x.reshape(-1, channels).index_select(0, layout.gather))
+        tokens = tokens.index_fill_(0, layout.padding, 0.0).view(-1, self.window**2, channels)
+        tokens = self.attention(tokens, layout.groups).view(-1, channels)
+        # Sums go into the fresh tensor, which no gradient needs: new memory costs as much as the sum.
+        x = tokens.index_select(0, layout.scatter).view_as(x).add_(x)
+        out: Tensor = self.mlp(self.norm2(x)).add_(x)
         return out
 
 
@@ -143,8 +180,7 @@ class PatchMerging(nn.Module):
         x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
         # Order of the published weights: top-left, bottom-left, top-right, bottom-right.
         x = torch.cat([x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2]], -1)
-        out: Tensor = self.reduction(self.norm(x))
-        return out
+        return apply_linear(self.reduction, self.norm(x))
 
 
 class PatchEmbedding(nn.Module):
@@ -191,7 +227,7 @@ class SwinTransformer(nn.Module):
         for stage, norm in zip(self.stages, self.output_norms, strict=True):
             assert isinstance(stage, SwinStage)
             x = stage.blocks(x)
-            levels.append(norm(x).permute(0, 3, 1, 2).contiguous())
+            levels.append(norm(x).permute(0, 3, 1, 2))  # in channels_last, which all that follows keeps
             if stage.downsample is not None:
                 x = stage.downsample(x)
         return levels

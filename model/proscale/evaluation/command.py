@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from proscale.allocator import keep_freed_memory
+from proscale.config import PRECISIONS, Precision
 from proscale.errors import ProscaleError
 from proscale.evaluation.evaluate import evaluate as measure
 from proscale.predictor import Predictor
@@ -28,6 +30,12 @@ SCENE_SEED, SCENE_SIDE = 1_000_003, 320
 @click.option("--overlap-threshold", type=click.FloatRange(0, 1), help="Default: the model's own.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures to this file as well.")
 @click.option("--device", default="cpu", show_default=True, envvar="PROSCALE_DEVICE", help="cpu, cuda or cuda:N.")
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    envvar="PROSCALE_PRECISION",
+    help="Default: float32 on a CPU, bfloat16 on a GPU.",
+)
 def evaluate(
     checkpoint: str | None,
     data: Path | None,
@@ -37,13 +45,15 @@ def evaluate(
     overlap_threshold: float | None,
     json_path: Path | None,
     device: str,
+    precision: Precision | None,
 ) -> None:
     """Measure a model's panoptic results on annotated pictures, at its own thresholds unless others are named."""
     if (data is None) == (scenes == 0):
         raise click.UsageError("name either a data set with --data or a number of drawn scenes with --scenes")
+    keep_freed_memory()
     options = SegmentationOptions(("panoptic",), threshold=threshold, overlap_threshold=overlap_threshold)
     try:
-        predictor = Predictor.load(checkpoint, device=device)
+        predictor = Predictor.load(checkpoint, device=device, precision=precision)
         samples: Iterable[Sample]
         if data is not None:
             dataset = CocoPanoptic(data, split, predictor.categories)

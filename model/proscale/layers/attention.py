@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from proscale.layers.linear import apply_linear, linear
+
 
 class MultiHeadAttention(nn.Module):
     """Scaled dot-product attention; weights as in `nn.MultiheadAttention`: queries, keys and values stacked in that order."""
@@ -23,13 +25,12 @@ class MultiHeadAttention(nn.Module):
         weights = self.in_projection.weight.chunk(3)
         biases = self.in_projection.bias.chunk(3)
         query, key, value = (
-            F.linear(x, w, b).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            linear(x, w, b).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for x, w, b in zip((query, key, value), weights, biases, strict=True)
         )
         mask = None if allowed is None else allowed[:, None]
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        projected: Tensor = self.out_projection(out.transpose(1, 2).flatten(2))
-        return projected
+        return apply_linear(self.out_projection, out.transpose(1, 2).flatten(2))
 
 
 def unblock_empty_rows(allowed: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from proscale.layers.linear import apply_linear, linear
 from proscale.ops.ms_deform_attn import ms_deform_attn
 
 
@@ -34,9 +34,9 @@ class DeformableAttention(nn.Module):
             self.sampling_offsets.bias.copy_(bias.expand(-1, self.levels, -1, -1).flatten())
         nn.init.zeros_(self.attention_weights.weight)
         nn.init.zeros_(self.attention_weights.bias)
-        for linear in (self.value_projection, self.output_projection):
-            nn.init.xavier_uniform_(linear.weight)
-            nn.init.zeros_(linear.bias)
+        for layer in (self.value_projection, self.output_projection):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
     def forward(self, query: Tensor, value: Tensor, spatial_shapes: Sequence[int]) -> Tensor:
         """Attend from every token to points around its own centre, in every level.
@@ -50,13 +50,12 @@ class DeformableAttention(nn.Module):
             (B, N, C).
         """
         batch, tokens, _ = query.shape
-        values = self.value_projection(value).view(batch, tokens, self.heads, -1)
+        values = apply_linear(self.value_projection, value).view(batch, tokens, self.heads, -1)
         # Two projections of one input: one matrix product, whose output the operator reads as two strided views.
         weight = torch.cat([self.sampling_offsets.weight, self.attention_weights.weight])
         bias = torch.cat([self.sampling_offsets.bias, self.attention_weights.bias])
-        sampling = F.linear(query, weight, bias)
+        sampling = linear(query, weight, bias)
         offsets, logits = sampling.split([self.sampling_offsets.out_features, self.attention_weights.out_features], -1)
         offsets = offsets.unflatten(-1, (self.heads, self.levels, self.points, 2))
         logits = logits.unflatten(-1, (self.heads, self.levels * self.points))
-        out: Tensor = self.output_projection(ms_deform_attn(values, offsets, logits, spatial_shapes))
-        return out
+        return apply_linear(self.output_projection, ms_deform_attn(values, offsets, logits, spatial_shapes))

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from proscale.layers.linear import apply_linear
 
 
 class MLP(nn.Module):
@@ -16,10 +17,11 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., dims[0]) -> (..., dims[-1])."""
-        for layer in self.layers[:-1]:
-            x = F.relu(layer(x))
-        out: Tensor = self.layers[-1](x)
-        return out
+        last = len(self.layers) - 1
+        for i, layer in enumerate(self.layers):
+            assert isinstance(layer, nn.Linear)
+            x = apply_linear(layer, x, "none" if i == last else "relu")
+        return x
 
 
 class FeedForward(nn.Module):
@@ -34,5 +36,4 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim) -> (..., dim)."""
-        out: Tensor = self.linear2(F.relu(self.linear1(x)))
-        return out
+        return apply_linear(self.linear2, apply_linear(self.linear1, x, "relu"))

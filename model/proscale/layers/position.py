@@ -10,6 +10,16 @@ from proscale.ops.constants import constant_tensor
 TEMPERATURE = 10_000.0
 
 
+def sine_position_like(tokens: Tensor, height: int, width: int) -> Tensor:
+    """`sine_position` for tokens (..., height * width, C): (height * width, C) on their device, in their dtype."""
+    return _sine_position_on(height, width, tokens.shape[-1], tokens.device, tokens.dtype)
+
+
+@constant_tensor(maxsize=256)
+def _sine_position_on(height: int, width: int, dim: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return sine_position(height, width, dim).to(device, dtype)
+
+
 @constant_tensor(maxsize=256)
 def sine_position(height: int, width: int, dim: int) -> Tensor:
     """Sines and cosines of the row, then of the column, of every token; half of the channels each.

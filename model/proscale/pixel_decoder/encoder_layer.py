@@ -20,6 +20,6 @@ class EncoderLayer(nn.Module):
 
     def forward(self, tokens: Tensor, position: Tensor, spatial_shapes: Sequence[int]) -> Tensor:
         """Args: tokens (B, N, C), position (N, C) added to the queries only, spatial_shapes h0, w0, ... Returns (B, N, C)."""
-        tokens = self.norm1(tokens + self.attention(tokens + position, tokens, spatial_shapes))
-        out: Tensor = self.norm2(tokens + self.ffn(tokens))
+        tokens = self.norm1(self.attention(tokens + position, tokens, spatial_shapes).add_(tokens))
+        out: Tensor = self.norm2(self.ffn(tokens).add_(tokens))
         return out

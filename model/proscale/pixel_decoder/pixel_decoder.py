@@ -42,7 +42,12 @@ class PixelDecoder(nn.Module):
         Returns:
             mask_features (B, C, H / 4, W / 4), and the levels for the decoder (B, C, h, w) at strides 32, 16, 8.
         """
+        embedding, levels = self.embed(features)
+        mask_features: Tensor = self.mask_projection(embedding)
+        return mask_features, levels
+
+    def embed(self, features: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """`forward` up to the mask projection: pixel embedding (B, C, H / 4, W / 4), and the levels."""
         projected = [p(f) for p, f in zip(self.input_projections, reversed(features[1:]), strict=True)]
         levels = self.encoder(projected)
-        mask_features: Tensor = self.mask_projection(self.pixel_embedding(features[0], levels[2]))
-        return mask_features, levels
+        return self.pixel_embedding(features[0], levels[2]), levels

@@ -26,6 +26,6 @@ class PixelEmbedding(nn.Module):
     def forward(self, res2: Tensor, stride8: Tensor) -> Tensor:
         """Args: res2 (B, channels_in, H, W), stride8 (B, dim, H / 2, W / 2). Returns (B, dim, H, W)."""
         lateral: Tensor = self.lateral_norm(self.lateral_conv(res2))
-        summed = lateral + F.interpolate(stride8, size=lateral.shape[2:], mode="bilinear", align_corners=False)
+        summed = F.interpolate(stride8, size=lateral.shape[2:], mode="bilinear", align_corners=False).add_(lateral)
         smooth = F.max_pool2d(summed, 3, stride=1, padding=1) if self.output_conv is None else self.output_conv(summed)
-        return F.relu(self.output_norm(smooth))
+        return F.relu(self.output_norm(smooth), inplace=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from proscale.layers.position import sine_position
+from proscale.layers.position import sine_position_like
 
 
 def flatten_level(features: Tensor) -> Tensor:
@@ -17,7 +17,8 @@ def unflatten_levels(tokens: Tensor, spatial_shapes: Sequence[int]) -> list[Tens
     """(B, N, C) -> one (B, C, h, w) per level of spatial_shapes h0, w0, h1, w1, ..."""
     shapes = list(zip(spatial_shapes[::2], spatial_shapes[1::2], strict=True))
     levels = tokens.split([h * w for h, w in shapes], dim=1)
-    return [level.transpose(1, 2).unflatten(2, shape) for level, shape in zip(levels, shapes, strict=True)]
+    # Views in channels_last; a transpose first would hide that from torch, and everything after would copy.
+    return [level.unflatten(1, shape).permute(0, 3, 1, 2) for level, shape in zip(levels, shapes, strict=True)]
 
 
 def token_positions(spatial_shapes: Sequence[int], level_embedding: Tensor) -> Tensor:
@@ -32,5 +33,5 @@ def token_positions(spatial_shapes: Sequence[int], level_embedding: Tensor) -> T
     """
     terms = []
     for i, (height, width) in enumerate(zip(spatial_shapes[::2], spatial_shapes[1::2], strict=True)):
-        terms.append(sine_position(height, width, level_embedding.shape[1]).to(level_embedding) + level_embedding[i])
+        terms.append(sine_position_like(level_embedding, height, width) + level_embedding[i])
     return torch.cat(terms)

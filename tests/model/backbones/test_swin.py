@@ -3,16 +3,30 @@
 import pytest
 import torch
 
-from proscale.backbones.swin import SwinBlock, SwinTransformer, from_windows, relative_position_index, shifted_window_mask, to_windows
+from proscale.backbones.swin import SwinBlock, SwinTransformer, relative_position_index, to_windows, window_layout
 from proscale.config import SWIN_B, SWIN_L, SWIN_S, SWIN_T, SwinConfig
 
 
-def test_windows_there_and_back() -> None:
-    x = torch.randn(2, 6, 9, 4)
-    windows = to_windows(x, 3)
-    assert windows.shape == (12, 9, 4)
-    assert torch.equal(windows[1], x[0, :3, 3:6].reshape(9, 4))
-    assert torch.equal(from_windows(windows, 3, 6, 9), x)
+def slow_attention(block: SwinBlock, x: torch.Tensor) -> torch.Tensor:
+    """A block's windows the plain way: pad, roll, cut, explicit weights, a mask from where each token came from; and all of it back."""
+    window, shift, heads = block.window, block.shift, block.attention.heads
+    batch, height, width, channels = x.shape
+    down, across = -(-height // window), -(-width // window)
+    padded = x.new_zeros(batch, down * window, across * window, channels)
+    padded[:, :height, :width] = block.norm1(x)
+    rows, columns = torch.meshgrid(torch.arange(down * window), torch.arange(across * window), indexing="ij")
+    wrapped = torch.stack([rows < shift, columns < shift], -1)[None].double()
+    tokens, wrapped = (to_windows(t.roll((-shift, -shift), (1, 2)), window) for t in (padded, wrapped))
+    query, key, value = block.attention.qkv(tokens).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    bias = block.attention.relative_position_bias[relative_position_index(window)].permute(2, 0, 1)
+    scores = query @ key.transpose(-1, -2) / (channels / heads) ** 0.5 + bias
+    # Rolling brings the first rows and columns to the far end; there they meet tokens from the other side of the picture.
+    strangers = (wrapped[:, :, None] != wrapped[:, None]).any(-1).repeat(batch, 1, 1)[:, None]
+    attended = (scores - 100.0 * strangers).softmax(-1) @ value
+    out = block.attention.projection(attended.transpose(1, 2).flatten(2)).view(batch, down, across, window, window, channels)
+    out = out.transpose(2, 3).reshape(padded.shape).roll((shift, shift), (1, 2))[:, :height, :width]
+    x = x + out
+    return x + block.mlp(block.norm2(x))
 
 
 def test_relative_positions_pair_by_pair() -> None:
@@ -24,35 +38,35 @@ def test_relative_positions_pair_by_pair() -> None:
             assert index[i, j] == (dy + window - 1) * (2 * window - 1) + dx + window - 1
 
 
-def test_shifted_windows_only_join_tokens_that_are_neighbours_in_the_picture() -> None:
-    height, width, window, shift = 8, 12, 4, 2
-    allowed = shifted_window_mask(height, width, window, shift)
-    # Where each token of the rolled map came from; tokens that wrapped around are not neighbours of those that did not.
-    rows, columns = (torch.arange(n).roll(-shift) for n in (height, width))
-    origin = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1)[None].float()
-    for tokens, mask in zip(to_windows(origin, window), allowed, strict=True):
-        distance = (tokens[:, None] - tokens[None]).abs().amax(-1)
-        assert torch.equal(mask, distance < window)
-
-
 @pytest.mark.parametrize("shift", [0, 3])
-def test_a_block_on_a_map_smaller_than_its_window(shift: int) -> None:
-    block = SwinBlock(8, 2, window=7, shift=shift).eval()
-    x = torch.randn(1, 2, 3, 8)
+@pytest.mark.parametrize("size", [(2, 3), (7, 7), (7, 20), (23, 9), (21, 28)])
+def test_a_block_agrees_with_the_plain_way(size: tuple[int, int], shift: int) -> None:
+    """Also on maps smaller than a window, which does not shrink."""
+    block = SwinBlock(8, 2, window=7, shift=shift)
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    x = torch.randn(3, *size, 8)
+    expected = slow_attention(block, x)
+    assert torch.allclose(block(x), expected, atol=1e-4)
     with torch.inference_mode():
-        out = block(x)
-        # The slow twin: pad by hand, attend with explicit weights over one whole window.
-        padded = torch.zeros(1, 7, 7, 8)
-        padded[:, :2, :3] = block.norm1(x)
-        rolled = padded.roll((-shift, -shift), (1, 2)).view(49, 8)
-        query, key, value = block.attention.qkv(rolled).view(49, 3, 2, 4).permute(1, 2, 0, 3)
-        weights = query @ key.transpose(1, 2) / 2 + block.attention.relative_position_bias[relative_position_index(7)].permute(2, 0, 1)
-        if shift:
-            weights = weights.masked_fill(~shifted_window_mask(7, 7, 7, shift), -100)
-        attended = block.attention.projection((weights.softmax(-1) @ value).transpose(0, 1).reshape(49, 8))
-        expected = x + attended.view(1, 7, 7, 8).roll((shift, shift), (1, 2))[:, :2, :3]
-        expected = expected + block.mlp(block.norm2(expected))
-    assert torch.allclose(out, expected, atol=1e-5)
+        assert torch.allclose(block(x), expected, atol=1e-4)
+
+
+def test_gradients_agree_with_the_plain_way() -> None:
+    block = SwinBlock(8, 2, window=4, shift=2).double()
+    x = torch.randn(2, 9, 6, 8, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(2, 9, 6, 8, dtype=torch.float64)
+    wanted = torch.autograd.grad((slow_attention(block, x) * weights).sum(), [x, *block.parameters()])
+    for got, want in zip(torch.autograd.grad((block(x) * weights).sum(), [x, *block.parameters()]), wanted, strict=True):
+        assert torch.allclose(got, want)
+
+
+def test_every_token_has_one_place_and_most_windows_share_no_mask() -> None:
+    layout = window_layout(2, 23, 30, 7, 3, torch.device("cpu"))
+    assert torch.equal(layout.gather[layout.scatter], torch.arange(2 * 23 * 30))
+    padded = 2 * 28 * 35
+    assert sorted([*layout.scatter.tolist(), *layout.padding.tolist()]) == list(range(padded))
+    assert [(count, mask is None) for count, mask in layout.groups] == [(24, True), (6, False), (8, False), (2, False)]
 
 
 def test_levels_have_strides_4_to_32() -> None:

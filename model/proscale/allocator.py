@@ -1,0 +1,27 @@
+"""How the C library hands out memory: a network frees hundreds of megabytes between layers and asks for them again at once."""
+
+import ctypes
+import sys
+
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
+"""Of glibc's malloc.h."""
+KEPT_BYTES = 2**31 - 1
+
+
+def keep_freed_memory() -> bool:
+    """Have this process keep the memory it frees, for the next layer and the next picture, instead of giving it back to the system.
+
+    By default glibc maps every large tensor anew: the system then fills each of its pages with zeros, when it is first written,
+    which takes a tenth of the time of a picture in float32 and a quarter in bfloat16. Once set, the process stays as large as its
+    largest batch made it. Call it before the first large tensor; for a process of one's own, not in a library.
+
+    Returns:
+        whether it took effect; False on a C library other than glibc.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    # Without maps of their own, tensors of over 64 MiB need the main arena: it alone can grow so far, so all threads share it.
+    return all(mallopt(option, value) == 1 for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, KEPT_BYTES), (M_ARENA_MAX, 1)))

@@ -1,0 +1,71 @@
+"""Picture -> resized, padded picture: detectron2's rules for sizes and PIL's bilinear filter. No torch, so that a gateway can do it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from proscale.config import PreprocessConfig
+from proscale.errors import ImageError
+
+
+@dataclass(frozen=True)
+class ResizedPicture:
+    """A picture as the network is to see it, and the size that its masks are to have."""
+
+    pixels: NDArray[np.uint8]
+    """(h, w, 3) RGB."""
+    output_size: tuple[int, int]
+    """(height, width) in pixels of the picture as it was given."""
+
+
+def resized_size(height: int, width: int, config: PreprocessConfig) -> tuple[int, int]:
+    """Size after resizing: the short side to `short_side`, unless the long side would pass `long_side`; rounded half up.
+
+    Args and result in pixels, (height, width). No side falls below 1.
+    """
+    scale = config.short_side / min(height, width)
+    # The order of these operations decides the last bit, and with it the rounding: first the short side's scale, then the cap.
+    new_height, new_width = (config.short_side, scale * width) if height < width else (scale * height, config.short_side)
+    if max(new_height, new_width) > config.long_side:
+        cap = config.long_side / max(new_height, new_width)
+        new_height, new_width = new_height * cap, new_width * cap
+    return max(1, int(new_height + 0.5)), max(1, int(new_width + 0.5))
+
+
+def padded_size(height: int, width: int, config: PreprocessConfig) -> tuple[int, int]:
+    """Size after zero-padding right and bottom to multiples of `size_divisor`. Args: the resized (height, width)."""
+    divisor = config.size_divisor
+    return -(-height // divisor) * divisor, -(-width // divisor) * divisor
+
+
+def resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """PIL bilinear (anti-aliased when shrinking). Args: image (H, W, 3) uint8 RGB, size (height, width). Returns (h, w, 3) uint8."""
+    if image.shape[:2] == size:
+        return image
+    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+
+
+def check_image(image: NDArray[np.uint8]) -> None:
+    """Raise ImageError unless `image` is (H, W, 3) uint8 with at least one pixel."""
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+        raise ImageError(f"a picture must be an RGB array (height, width, 3) of uint8, not {image.shape} of {image.dtype}")
+
+
+def resize_picture(image: NDArray[np.uint8], config: PreprocessConfig) -> ResizedPicture:
+    """A picture (H, W, 3), uint8 RGB, at the network's size.
+
+    Raises:
+        ImageError: it has another form.
+    """
+    check_image(image)
+    height, width = image.shape[:2]
+    return ResizedPicture(resize_image(image, resized_size(height, width, config)), (height, width))
+
+
+def pad_picture(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Zeros right and bottom. Args: image (h, w, 3) uint8, size (H, W) no smaller. Returns (H, W, 3) uint8."""
+    padded = np.zeros((*size, 3), np.uint8)
+    padded[: image.shape[0], : image.shape[1]] = image
+    return padded

@@ -1,0 +1,235 @@
+"""The predictor behind Triton's Python backend: requests as arrays and JSON in, JSON out. Knows nothing of Triton's own module.
+
+Where the model comes from and what it runs on stand in the model's `parameters` (config.pbtxt, or a load request's changed config), or,
+where they leave it open, in the environment: `PROSCALE_CHECKPOINT`, `PROSCALE_DEVICE`, `PROSCALE_PRECISION`, `PROSCALE_THREADS`,
+`PROSCALE_WARMUP`, `PROSCALE_MAX_BATCH_PIXELS`, all with the meaning that they have for `proscale serve`.
+"""
+
+import hashlib
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from proscale.checkpoints.folder import DEFAULT_FOLDER, config_to_json
+from proscale.config import PRECISIONS, Precision
+from proscale.errors import CheckpointError, ImageError, ParameterError, ProscaleError
+from proscale.geometry import ResizedPicture, padded_size, resized_size
+from proscale.predictor import Predictor
+from proscale.results import Prediction, SegmentationOptions
+from proscale.wire import description_to_json, options_from_json, prediction_to_json
+
+_LOG = logging.getLogger(__name__)
+_MAX_BATCH_PIXELS = 4_000_000
+_PROBE_SIZE = (64, 64)
+"""(height, width) of the picture that runs when the worker is asked what it serves."""
+
+
+class ModelChangedError(ProscaleError):
+    """The sender resized for another model than the one that is loaded: it should ask for the description again."""
+
+
+@dataclass(frozen=True)
+class WorkerConfig:
+    """What a worker loads, and how it runs it."""
+
+    checkpoint: Path | None = None
+    """Model folder; None: the model inside the package."""
+    device: str = "cpu"
+    precision: Precision | None = None
+    threads: int | None = None
+    warmup: tuple[tuple[int, int], ...] = ()
+    """(height, width) in pixels of pictures to segment before ready."""
+    max_batch_pixels: int = _MAX_BATCH_PIXELS
+    """Padded pixels computed at once; a larger batch is computed in parts."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One picture as it comes over the wire (see `wire`)."""
+
+    picture: NDArray[np.uint8]
+    """(H, W, 3), zero-padded."""
+    sizes: tuple[int, int, int, int]
+    """Height and width of the resized, then of the output picture."""
+    options: bytes
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The answer to one request: a text, or an error that is this request's alone."""
+
+    text: str = ""
+    error: str | None = None
+    internal: bool = False
+    """The error is the worker's fault, not the request's."""
+    prediction: Prediction | None = None
+    batch_size: int = 1
+    """Pictures that were computed together with this one, itself included."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    index: int
+    picture: ResizedPicture
+    options: SegmentationOptions
+    padded: tuple[int, int]
+    describe: bool
+
+
+def read_config(parameters: Mapping[str, str], instance_kind: str, instance_device: str, environment: Mapping[str, str]) -> WorkerConfig:
+    """A worker's configuration.
+
+    Args:
+        parameters: the Triton model's.
+        instance_kind: `CPU` or `GPU`: where Triton puts this instance, when nothing names a device.
+        instance_device: number of the GPU.
+
+    Raises:
+        CheckpointError: a value cannot be used; the text names it.
+    """
+
+    def value(name: str) -> str:
+        return parameters.get(name) or environment.get(f"PROSCALE_{name.upper()}", "")
+
+    def number(name: str) -> int | None:
+        text = value(name)
+        if text and (not text.isdecimal() or not int(text)):
+            raise CheckpointError(f"{name} must be a whole number from 1, not {text!r}")
+        return int(text) if text else None
+
+    checkpoint, precision = value("checkpoint"), value("precision")
+    if precision and precision not in PRECISIONS:
+        raise CheckpointError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
+    return WorkerConfig(
+        checkpoint=Path(checkpoint) if checkpoint else None,
+        device=value("device") or (f"cuda:{instance_device}" if instance_kind == "GPU" else "cpu"),
+        precision=next((known for known in PRECISIONS if known == precision), None),
+        threads=number("threads"),
+        warmup=tuple(_size(part.strip()) for part in value("warmup").split(",") if part.strip()),
+        max_batch_pixels=number("max_batch_pixels") or _MAX_BATCH_PIXELS,
+    )
+
+
+class Worker:
+    """A predictor that takes what the wire brings. One thread at a time."""
+
+    def __init__(self, predictor: Predictor, fingerprint: str, max_batch_pixels: int = _MAX_BATCH_PIXELS) -> None:
+        self.predictor, self.fingerprint = predictor, fingerprint
+        self._max_batch_pixels = max_batch_pixels
+
+    @classmethod
+    def load(cls, config: WorkerConfig) -> Self:
+        """Load the model and segment one picture of every size to warm up.
+
+        Raises:
+            CheckpointError: the model or the device cannot be used; the text names the remedy.
+        """
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        predictor = Predictor.load(config.checkpoint, device=config.device, precision=config.precision)
+        for height, width in config.warmup:
+            predictor.segment([np.zeros((height, width, 3), np.uint8)], [SegmentationOptions()])
+        return cls(predictor, fingerprint(config.checkpoint or DEFAULT_FOLDER), config.max_batch_pixels)
+
+    def handle(self, requests: Sequence[Request]) -> list[Reply]:
+        """Answer a batch; what is wrong with one picture is that picture's error alone.
+
+        Returns:
+            One reply per request, in order.
+        """
+        replies: dict[int, Reply] = {}
+        parts: dict[tuple[int, int], list[list[_Job]]] = {}
+        for index, request in enumerate(requests):
+            try:
+                job = self._read(index, request)
+            except Exception as error:
+                replies[index] = _failed(error)
+                continue
+            # Triton batches equal shapes; what is left is the pixel budget.
+            queue = parts.setdefault(job.padded, [[]])
+            if queue[-1] and (len(queue[-1]) + 1) * job.padded[0] * job.padded[1] > self._max_batch_pixels:
+                queue.append([])
+            queue[-1].append(job)
+        for jobs in (part for queue in parts.values() for part in queue):
+            replies |= self._segment(jobs)
+        return [replies[index] for index in range(len(requests))]
+
+    def _read(self, index: int, request: Request) -> _Job:
+        *resized, height, width = request.sizes
+        config = self.predictor.config.preprocess
+        options = _options(request.options)
+        if options is None:
+            # Who asks what is loaded does not know its sizes; the picture that runs is this one.
+            probe = ResizedPicture(np.zeros((*_PROBE_SIZE, 3), np.uint8), _PROBE_SIZE)
+            return _Job(index, probe, SegmentationOptions(), padded_size(*_PROBE_SIZE, config), describe=True)
+        self.predictor.check(options)
+        expected = resized_size(height, width, config) if min(height, width) > 0 else None
+        if expected is None or expected != tuple(resized):
+            raise ModelChangedError(f"a picture of {height}x{width} is resized to {expected} for this model, not to {resized}")
+        padded = padded_size(*expected, config)
+        if request.picture.shape != (*padded, 3):
+            raise ModelChangedError(f"a picture of {resized} is padded to {padded} for this model, not to {request.picture.shape[:2]}")
+        picture = ResizedPicture(request.picture[: resized[0], : resized[1]], (height, width))
+        return _Job(index, picture, options, padded, describe=False)
+
+    def _segment(self, jobs: Sequence[_Job]) -> dict[int, Reply]:
+        try:
+            predictions = self.predictor.segment_resized([job.picture for job in jobs], [job.options for job in jobs])
+        except Exception as error:
+            if len(jobs) == 1:
+                return {jobs[0].index: _failed(error)}
+            _LOG.warning("a batch of %d failed (%s); its pictures are run singly", len(jobs), error)
+            return {index: reply for job in jobs for index, reply in self._segment([job]).items()}
+        return {
+            job.index: self._describe() if job.describe else self._answer(prediction, len(jobs))
+            for job, prediction in zip(jobs, predictions, strict=True)
+        }
+
+    def _answer(self, prediction: Prediction, batch_size: int) -> Reply:
+        return Reply(prediction_to_json(prediction, batch_size, self.fingerprint), prediction=prediction, batch_size=batch_size)
+
+    def _describe(self) -> Reply:
+        return Reply(description_to_json(self.predictor.info, config_to_json(self.predictor.config), self.fingerprint))
+
+
+def fingerprint(folder: Path) -> str:
+    """16 hexadecimal digits that differ between models: of all bytes in the folder's files."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def from_process(parameters: Mapping[str, str], instance_kind: str, instance_device: str) -> Worker:
+    """The worker that this process's environment and the Triton model's parameters ask for."""
+    return Worker.load(read_config(parameters, instance_kind, instance_device, os.environ))
+
+
+def _options(text: bytes) -> SegmentationOptions | None:
+    try:
+        return options_from_json(text)
+    except (ValueError, TypeError) as error:
+        raise ParameterError(f"the options are not JSON as `proscale.wire` writes it: {error}") from error
+
+
+def _failed(error: Exception) -> Reply:
+    if isinstance(error, ModelChangedError | ImageError | ParameterError):
+        return Reply(error=f"{type(error).__name__}: {error}")
+    _LOG.error("a picture failed", exc_info=error)
+    return Reply(error=f"the worker failed: {type(error).__name__}: {error}", internal=True)
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.lower().partition("x")
+    if not height.isdecimal() or not width.isdecimal() or not int(height) or not int(width):
+        raise CheckpointError(f"warmup: {text!r} is no size such as 480x640")
+    return int(height), int(width)

@@ -1,0 +1,19 @@
+"""One real server for the tests of a folder: starting it takes seconds."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from tests.deploy.triton.server import TritonServer
+
+
+@pytest.fixture(scope="session")
+def triton(tmp_path_factory: pytest.TempPathFactory, small_checkpoint: Path) -> Iterator[TritonServer]:
+    """A running server with the small model; whoever breaks it starts one of his own."""
+    # As many threads as here: sums in another order have other last bits.
+    environment = {"PROSCALE_CHECKPOINT": str(small_checkpoint), "PROSCALE_THREADS": str(torch.get_num_threads())}
+    server = TritonServer(tmp_path_factory.mktemp("triton"), environment)
+    server.start()
+    yield server
+    server.kill()

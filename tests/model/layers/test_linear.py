@@ -1,0 +1,36 @@
+"""The fused linear layer against torch's public functions."""
+
+import pytest
+import torch
+from torch import nn
+
+from proscale.layers import linear as module
+from proscale.layers.linear import Activation, apply_linear, linear_plain
+
+
+@pytest.mark.parametrize("activation", ["none", "relu", "gelu"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [True, False])
+def test_fused_agrees_with_plain(activation: Activation, dtype: torch.dtype, bias: bool) -> None:
+    layer = nn.Linear(48, 40, bias=bias).to(dtype)
+    x = torch.randn(3, 7, 96).to(dtype)[..., ::2]  # not contiguous
+    exact = linear_plain(x.double(), layer.weight.double(), layer.bias.double() if bias else None, activation)
+    with torch.inference_mode():
+        out = apply_linear(layer, x, activation)
+    assert out.dtype == dtype
+    assert out.shape == (3, 7, 40)
+    assert torch.allclose(out.double(), exact, atol=1e-5 if dtype == torch.float32 else 2e-2)
+
+
+def test_gradients_autocast_and_other_dtypes_take_the_plain_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("the fused layer has no gradient")
+
+    monkeypatch.setattr(module, "_linear_fused", fail)
+    layer = nn.Linear(4, 4)
+    apply_linear(layer, torch.randn(2, 4), "relu").sum().backward()
+    assert layer.weight.grad is not None
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert apply_linear(layer, torch.randn(2, 4)).dtype == torch.bfloat16
+    with torch.inference_mode():
+        apply_linear(layer.double(), torch.randn(2, 4, dtype=torch.float64))

@@ -1,0 +1,82 @@
+"""The worker without Triton: configuration, batches within the pixel budget, errors that stay with their picture."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from proscale import wire
+from proscale.checkpoints.folder import DEFAULT_FOLDER
+from proscale.errors import CheckpointError
+from proscale.geometry import pad_picture, padded_size, resize_picture
+from proscale.predictor import Predictor
+from proscale.results import SegmentationOptions
+from proscale.triton_worker import Request, Worker, WorkerConfig, fingerprint, read_config
+
+
+def request(image: np.ndarray, predictor: Predictor, options: str = "{}") -> Request:
+    config = predictor.config.preprocess
+    picture = resize_picture(image, config)
+    height, width = picture.pixels.shape[:2]
+    return Request(pad_picture(picture.pixels, padded_size(height, width, config)), (height, width, *picture.output_size), options.encode())
+
+
+def test_the_models_parameters_win_over_the_environment() -> None:
+    environment = {"PROSCALE_CHECKPOINT": "/a", "PROSCALE_THREADS": "3", "PROSCALE_WARMUP": "48x64, 64x48"}
+    config = read_config({"checkpoint": "/b", "threads": "", "precision": "bfloat16"}, "CPU", "0", environment)
+    assert config == WorkerConfig(Path("/b"), "cpu", "bfloat16", 3, ((48, 64), (64, 48)))
+
+
+@pytest.mark.parametrize(("kind", "named", "device"), [("CPU", "", "cpu"), ("GPU", "", "cuda:1"), ("GPU", "cpu", "cpu")])
+def test_an_instance_runs_where_triton_puts_it_unless_a_device_is_named(kind: str, named: str, device: str) -> None:
+    assert read_config({"device": named}, kind, "1", {}).device == device
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("threads", "two"), ("threads", "0"), ("warmup", "48"), ("precision", "int4"), ("max_batch_pixels", "-1")]
+)
+def test_values_that_cannot_be_used_are_named(name: str, value: str) -> None:
+    with pytest.raises(CheckpointError, match=name):
+        read_config({name: value}, "CPU", "0", {})
+
+
+def test_a_batch_is_computed_in_parts_of_the_pixel_budget(small_predictor: Predictor, picture: np.ndarray) -> None:
+    worker = Worker(small_predictor, "abc", max_batch_pixels=2 * 96 * 128)
+    replies = worker.handle([request(np.roll(picture, i, 1), small_predictor) for i in range(5)])
+    assert [reply.batch_size for reply in replies] == [2, 2, 2, 2, 1]
+    assert all(json.loads(reply.text)["model"] == "abc" for reply in replies)
+
+
+def test_what_cannot_be_computed_fails_alone(small_predictor: Predictor, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    segment = small_predictor.segment_resized
+
+    def fail(pictures: list, options: list, resize_seconds: float = 0.0) -> list:  # a fault that cannot be made with a picture
+        if any(option.max_segments == 1 for option in options):
+            raise RuntimeError("out of memory")
+        return segment(pictures, options, resize_seconds)
+
+    monkeypatch.setattr(small_predictor, "segment_resized", fail)
+    options = wire.options_to_json(SegmentationOptions(max_segments=1))
+    replies = Worker(small_predictor, "abc").handle([request(picture, small_predictor), request(picture, small_predictor, options)])
+    assert replies[0].error is None
+    assert replies[1].internal
+    assert "out of memory" in str(replies[1].error)
+
+
+def test_describing_runs_the_network(small_predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int]] = []
+    segment = small_predictor.segment_resized
+
+    def watch(pictures: list, options: list, resize_seconds: float = 0.0) -> list:
+        seen.extend(picture.output_size for picture in pictures)
+        return segment(pictures, options, resize_seconds)
+
+    monkeypatch.setattr(small_predictor, "segment_resized", watch)
+    reply = Worker(small_predictor, "abc").handle([Request(np.zeros((32, 32, 3), np.uint8), (32,) * 4, wire.DESCRIBE.encode())])[0]
+    assert wire.description_from_json(reply.text).info == small_predictor.info
+    assert seen == [(64, 64)]
+
+
+def test_a_fingerprint_tells_models_apart(small_checkpoint: Path) -> None:
+    assert fingerprint(small_checkpoint) == fingerprint(small_checkpoint) != fingerprint(DEFAULT_FOLDER)
