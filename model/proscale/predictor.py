@@ -16,12 +16,12 @@ from proscale.checkpoints.blank import blank_network
 from proscale.checkpoints.folder import DEFAULT_FOLDER, load_folder
 from proscale.checkpoints.names import load_strictly
 from proscale.checkpoints.source import load_source
-from proscale.config import TASKS, Precision, PreprocessConfig, ProScaleEncoderConfig, Task
-from proscale.errors import CheckpointError, ImageError, ParameterError
-from proscale.flops import baseline_config, count_flops
-from proscale.geometry import ResizedPicture, padded_size, resize_picture, resized_size
+from proscale.config import Precision, PreprocessConfig, ProScaleEncoderConfig, Task
+from proscale.errors import CheckpointError, ImageError
+from proscale.geometry import ResizedPicture, resize_picture
 from proscale.labels import Category
 from proscale.network import SegmentationNetwork
+from proscale.planning import check_options, plan_picture
 from proscale.postprocess.instance import instance_inference
 from proscale.postprocess.panoptic import panoptic_inference
 from proscale.postprocess.resize import resize_in_strips, resize_mask_logits
@@ -96,27 +96,11 @@ class Predictor:
 
     def plan(self, height: int, width: int, tasks: Sequence[Task] = ("panoptic",)) -> Plan:
         """What a picture of (height, width) pixels will cost; nothing is computed."""
-        resized = resized_size(height, width, self.config.preprocess)
-        padded = padded_size(*resized, self.config.preprocess)
-        asked = tuple(task for task in TASKS if task in tasks)
-        flops, baseline = (count_flops(c, padded, (height, width), asked).total for c in (self.config, baseline_config(self.config)))
-        return Plan(resized, padded, flops, baseline)
+        return plan_picture(self.config, height, width, tasks)
 
     def check(self, options: SegmentationOptions) -> None:
         """Raise ParameterError, with the remedy, when this model cannot do what `options` ask."""
-        if not options.tasks or any(task not in TASKS for task in options.tasks):
-            raise ParameterError(f"tasks must be among {', '.join(TASKS)}, not {list(options.tasks)}")
-        for name in ("threshold", "overlap_threshold"):
-            value = getattr(options, name)
-            if value is not None and not 0 <= value <= 1:
-                raise ParameterError(f"{name} must lie in 0..1, not {value}")
-        if options.mask_threshold is not None and not 0 < options.mask_threshold < 1:
-            raise ParameterError(f"mask_threshold must lie between 0 and 1, both excluded, not {options.mask_threshold}")
-        if options.max_segments is not None and options.max_segments < 1:
-            raise ParameterError(f"max_segments must be at least 1, not {options.max_segments}")
-        if unknown := set(options.labels or ()) - {category.name for category in self.categories}:
-            known = ", ".join(category.name for category in self.categories)
-            raise ParameterError(f"the model has no label {', '.join(sorted(unknown))}; it has {known}")
+        check_options(options, self.categories)
 
     def segment(self, images: Sequence[NDArray[np.uint8]], options: Sequence[SegmentationOptions]) -> list[Prediction]:
         """Segment pictures that share a padded size, as one batch.

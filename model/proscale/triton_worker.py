@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from proscale.checkpoints.folder import DEFAULT_FOLDER, config_to_json
+from proscale.checkpoints.folder import DEFAULT_FOLDER
 from proscale.config import PRECISIONS, Precision
+from proscale.config_json import config_to_json
 from proscale.errors import CheckpointError, ImageError, ParameterError, ProscaleError
 from proscale.geometry import ResizedPicture, padded_size, resized_size
 from proscale.predictor import Predictor

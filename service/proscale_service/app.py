@@ -18,7 +18,7 @@ from starlette.staticfiles import StaticFiles
 from proscale import __version__
 from proscale_service import logs
 from proscale_service.context import RequestContextMiddleware, context_of
-from proscale_service.engines.base import Engine
+from proscale_service.engines.base import Engine, RemoteEngine
 from proscale_service.errors import PROBLEM_TYPE, ServiceError, encode_problem, plain_problem, problem
 from proscale_service.limits import BodyLimit
 from proscale_service.metrics import Metrics
@@ -34,7 +34,7 @@ _ASSETS = "/docs/assets"
 def create_app(
     settings: Settings | None = None,
     *,
-    load: Callable[[Settings], Engine] | None = None,
+    load: Callable[[Settings], Engine | RemoteEngine] | None = None,
     on_ready: Callable[[], None] = lambda: None,
     on_failure: Callable[[str], None] = lambda message: None,
 ) -> FastAPI:

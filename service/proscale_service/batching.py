@@ -16,27 +16,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from proscale.errors import ProscaleError
 from proscale.results import Plan, Prediction, SegmentationOptions
 from proscale_service import logs
 from proscale_service.engines.base import Engine
-from proscale_service.errors import DeadlineExceeded, Draining, EngineFailure, ServiceError, Unprocessable
+from proscale_service.errors import DeadlineExceeded, Draining
 from proscale_service.metrics import Metrics
+from proscale_service.scheduling import Done, SpeedEstimate, describe_failure
 
 _LOG = logging.getLogger(__name__)
-_SMOOTHING = 0.2
-"""Weight of the newest batch in the running estimate of seconds per FLOP."""
-
 Size = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Done:
-    """A computed picture."""
-
-    prediction: Prediction
-    queue_seconds: float
-    batch_size: int
 
 
 @dataclass(eq=False)
@@ -83,7 +71,7 @@ class Batcher:
         self._arrival = asyncio.Event()
         self._running: list[Job] = []
         self._closed = False
-        self._seconds_per_flop: float | None = None
+        self._speed = SpeedEstimate()
         self._worker = asyncio.get_running_loop().create_task(self._work(), name="batcher")
 
     @property
@@ -93,15 +81,12 @@ class Batcher:
 
     def expected_seconds(self, flops: int) -> float | None:
         """How long until a picture of so many FLOPs would be done if it came now; None before anything was measured."""
-        if self._seconds_per_flop is None:
-            return None
         ahead = sum(job.plan.flops for queue in self._queues.values() for job in queue) + sum(job.plan.flops for job in self._running)
-        return (ahead + flops) * self._seconds_per_flop
+        return self._speed.seconds(ahead + flops)
 
     def measured(self, flops: int, seconds: float) -> None:
         """Take a measurement into the estimate of speed."""
-        rate = seconds / max(flops, 1)
-        self._seconds_per_flop = rate if self._seconds_per_flop is None else (1 - _SMOOTHING) * self._seconds_per_flop + _SMOOTHING * rate
+        self._speed.measured(flops, seconds)
 
     async def submit(self, image: NDArray[np.uint8], options: SegmentationOptions, plan: Plan, deadline: float) -> Done:
         """Queue a picture and wait for its masks. Cancelling the caller takes it out of the queue.
@@ -169,7 +154,7 @@ class Batcher:
             except Exception as error:
                 # A fault of this file must not end the loop that everybody waits for.
                 for job in self._running:
-                    job.fail(_describe(error))
+                    job.fail(describe_failure(error))
             self._running = []
 
     def _oldest(self) -> deque[Job] | None:
@@ -215,7 +200,7 @@ class Batcher:
             predictions = await asyncio.get_running_loop().run_in_executor(self._executor, self._segment, batch)
         except Exception as error:
             if len(batch) == 1:
-                batch[0].fail(_describe(error))
+                batch[0].fail(describe_failure(error))
                 return
             logs.event(_LOG, logging.WARNING, "batch failed, its pictures are run singly", error=error, size=len(batch))
             for job in batch:
@@ -226,7 +211,7 @@ class Batcher:
         self._observe(batch, predictions, started)
         for job, prediction in zip(batch, predictions, strict=True):
             if not job.future.done():
-                job.future.set_result(Done(prediction, started - job.enqueued, len(batch)))
+                job.future.set_result(Done(prediction, started - job.enqueued, len(batch), self._engine.info))
 
     def _segment(self, batch: list[Job]) -> Sequence[Prediction]:
         """On the engine's thread."""
@@ -243,14 +228,3 @@ class Batcher:
             self._metrics.stage("queue", started - job.enqueued)
             self._metrics.stage("postprocess", prediction.timings.get("postprocess", 0.0))
             self._metrics.computed(prediction.plan, self._engine.info.encoder)
-
-
-def _describe(error: Exception) -> ServiceError:
-    """What the caller gets to see: the model's own words about his picture, nothing about our inside (that stays as the cause)."""
-    if isinstance(error, ServiceError):
-        return error
-    if isinstance(error, ProscaleError):
-        return Unprocessable(str(error))
-    failure = EngineFailure("the network failed on this picture; the server's log tells more under this request's id")
-    failure.__cause__ = error
-    return failure

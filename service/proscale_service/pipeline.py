@@ -20,20 +20,33 @@ from proscale_service import logs
 from proscale_service.admission import Admission
 from proscale_service.batching import Batcher
 from proscale_service.engines import in_process
-from proscale_service.engines.base import Engine
+from proscale_service.engines.base import Engine, Planner, RemoteEngine
 from proscale_service.errors import DeadlineExceeded, Draining, InvalidParameter, Loading, Unavailable
+from proscale_service.forwarding import Forwarder
 from proscale_service.images import Header, decode, read_header
 from proscale_service.metrics import Metrics
+from proscale_service.scheduling import Scheduler
 from proscale_service.schemas import SegmentParameters
 from proscale_service.settings import Settings
 
 _LOG = logging.getLogger(__name__)
 _MAX_RETRY_AFTER = 60
+_REMOTE_RETRY_AFTER = 3
+"""Seconds in which a worker that returned has been found."""
 
 A = ParamSpec("A")
 T = TypeVar("T")
 State = Literal["loading", "ready", "draining", "failed"]
-LOADERS: dict[str, Callable[[Settings], Engine]] = {"in_process": in_process.load}
+
+
+def _load_triton(settings: Settings) -> RemoteEngine:
+    # Here and not above: gRPC takes a while to import, and no other engine needs it.
+    from proscale_service.engines import triton
+
+    return triton.load(settings)
+
+
+LOADERS: dict[str, Callable[[Settings], Engine | RemoteEngine]] = {"in_process": in_process.load, "triton": _load_triton}
 """From the setting `engine` to what loads it, called on the engine's thread."""
 
 
@@ -55,7 +68,7 @@ class Pipeline:
     States: loading -> ready -> draining; loading -> failed.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, load: Callable[[Settings], Engine] | None = None) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, load: Callable[[Settings], Engine | RemoteEngine] | None = None) -> None:
         """Args: load: makes the engine; unset: what the settings name."""
         self.settings, self.metrics = settings, metrics
         self.state: State = "loading"
@@ -64,17 +77,17 @@ class Pipeline:
         self._load = load or LOADERS[settings.engine]
         self._engine_thread = ThreadPoolExecutor(1, "engine")
         self._pool = ThreadPoolExecutor(settings.decode_threads, "decode")
-        self._engine: Engine | None = None
-        self._batcher: Batcher | None = None
+        self._engine: Engine | RemoteEngine | None = None
+        self._scheduler: Scheduler | None = None
         self._aborted = False
-        metrics.watch_queue(lambda: self._batcher.depth if self._batcher else 0)
+        metrics.watch_queue(lambda: self._scheduler.depth if self._scheduler else 0)
 
     async def start(self) -> bool:
         """Load the engine, warm it, and become ready. False when that failed; `failure` then says why and what to do."""
-        loop = asyncio.get_running_loop()
         try:
-            engine = await loop.run_in_executor(self._engine_thread, self._load, self.settings)
-            plans, seconds = await loop.run_in_executor(self._engine_thread, _warm_up, engine, self.settings.warmup_sizes)
+            engine = await asyncio.get_running_loop().run_in_executor(self._engine_thread, self._load, self.settings)
+            self._engine = engine
+            self._scheduler = await (self._connect(engine) if isinstance(engine, RemoteEngine) else self._warm(engine))
         except ProscaleError as error:
             self.failure = str(error)
         except Exception as error:
@@ -83,8 +96,17 @@ class Pipeline:
         if self.failure:
             self.state = "failed"
             return False
-        self._engine = engine
-        self._batcher = Batcher(
+        if self.state == "loading":
+            self.state = "ready"
+        if self._up():
+            info = engine.info
+            logs.event(_LOG, logging.INFO, "ready", model=info.name, encoder=info.encoder, labels=len(info.categories), source=info.source)
+        return True
+
+    async def _warm(self, engine: Engine) -> Batcher:
+        """Compute what warms the engine, and let it have pictures."""
+        plans, seconds = await asyncio.get_running_loop().run_in_executor(self._engine_thread, _warm_up, engine, self.settings.warmup_sizes)
+        batcher = Batcher(
             engine,
             self._engine_thread,
             self.metrics,
@@ -93,13 +115,18 @@ class Pipeline:
             admitted=lambda: self.admission.pictures,
         )
         if plans:
-            self._batcher.measured(plans[-1].flops, seconds[-1])
+            batcher.measured(plans[-1].flops, seconds[-1])
         self.metrics.engine_up.set(1)
-        if self.state == "loading":
-            self.state = "ready"
-        info = engine.info
-        logs.event(_LOG, logging.INFO, "ready", model=info.name, encoder=info.encoder, labels=len(info.categories), source=info.source)
-        return True
+        return batcher
+
+    async def _connect(self, engine: RemoteEngine) -> Forwarder:
+        """Open the engine. That nobody can compute yet is no failure: it is not ready until somebody can."""
+        await engine.open(self._pool, lambda: self.metrics.engine_up.set(min(1, engine.capacity)))
+        return Forwarder(engine, self.metrics, self.retry_after)
+
+    def _up(self) -> bool:
+        """Whether the engine could compute a picture now."""
+        return self._scheduler is not None and not (isinstance(self._engine, RemoteEngine) and not self._engine.capacity)
 
     def begin_drain(self) -> None:
         """Stop being ready, so that no new traffic is sent here; what comes nevertheless is still served."""
@@ -108,37 +135,44 @@ class Pipeline:
     def abort(self) -> None:
         """Give up what is still waiting: every unfinished picture is answered 503."""
         self._aborted = True
-        if self._batcher:
-            self._batcher.abort()
+        if self._scheduler:
+            self._scheduler.abort()
 
     async def stop(self) -> None:
         """Finish what was taken, within `drain_s`, then let go of the engine and the threads."""
         self.begin_drain()
-        if self._batcher:
-            await self._batcher.drain(0 if self._aborted else self.settings.drain_s)
+        if self._scheduler:
+            await self._scheduler.drain(0 if self._aborted else self.settings.drain_s)
         self.metrics.engine_up.set(0)
-        if self._engine:
+        if isinstance(self._engine, RemoteEngine):
+            await self._engine.aclose()
+        elif self._engine:
             self._engine.close()
         for executor in (self._engine_thread, self._pool):
             executor.shutdown(wait=False, cancel_futures=True)
 
-    def engine(self) -> Engine:
-        """The engine.
+    def engine(self) -> Planner:
+        """What plans, when pictures can be computed.
 
         Raises:
-            Loading, Draining, Unavailable: there is none now.
+            Loading, Draining, Unavailable: they cannot, now.
         """
+        return self._ready()[0]
+
+    def _ready(self) -> tuple[Planner, Scheduler]:
         if self._aborted:
             raise Draining("the server is shutting down", retry_after=5)
-        if self._engine is None:
+        if self._engine is None or self._scheduler is None:
             if self.state == "failed":
                 raise Unavailable("the model could not be loaded; see the server's log", retry_after=_MAX_RETRY_AFTER)
             raise Loading("the model is being loaded; try again in a few seconds", retry_after=5)
-        return self._engine
+        if not self._up():
+            raise Unavailable("nobody can compute now; try again in a few seconds", retry_after=_REMOTE_RETRY_AFTER)
+        return self._engine, self._scheduler
 
     def expected_seconds(self, flops: int) -> float | None:
         """How long a picture of so many FLOPs would take if it came now; None before anything was measured."""
-        return self._batcher.expected_seconds(flops) if self._batcher else None
+        return self._scheduler.expected_seconds(flops) if self._scheduler else None
 
     def retry_after(self) -> int:
         """Seconds after which the work of now should be done, 1..60."""
@@ -162,7 +196,7 @@ class Pipeline:
         Raises:
             ServiceError: whatever is wrong; see errors.py.
         """
-        engine = self.engine()
+        engine, scheduler = self._ready()
         options = options_of(parameters, engine.info)
         deadline = arrived + (parameters.deadline_ms or self.settings.deadline_ms) / 1000
         with self.admission.permit() as permit:
@@ -179,10 +213,8 @@ class Pipeline:
             decode_seconds = time.perf_counter() - started
             self.metrics.stage("decode", decode_seconds)
             plan = engine.plan(header.height, header.width, options.tasks)
-            if self._batcher is None:
-                raise Loading("the model is being loaded; try again in a few seconds", retry_after=5)
-            done = await self._batcher.submit(image, options, plan, deadline)
-        return Outcome(header, done.prediction, engine.info, decode_seconds, done.queue_seconds, done.batch_size)
+            done = await scheduler.submit(image, options, plan, deadline)
+        return Outcome(header, done.prediction, done.info, decode_seconds, done.queue_seconds, done.batch_size)
 
 
 def options_of(parameters: SegmentParameters, info: ModelInfo) -> SegmentationOptions:

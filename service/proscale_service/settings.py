@@ -21,9 +21,11 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="Address to listen on; `0.0.0.0` for all of them.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
 
-    engine: Literal["in_process"] = Field(
-        default="in_process", description="What computes: `in_process` runs the network in the server's process."
+    engine: Literal["in_process", "triton"] = Field(
+        default="in_process", description="What computes: `in_process` the server's own process, `triton` Triton servers."
     )
+    triton_url: str = Field(default="127.0.0.1:8001", description="gRPC addresses HOST:PORT of Triton servers, comma separated.")
+    triton_model: str = Field(default="proscale", min_length=1, description="The model's name on the Triton servers.")
     checkpoint: Path | None = Field(default=None, description="Model folder; unset: the model that comes with the package.")
     device: str = Field(default="cpu", description="`cpu`, `cuda` or `cuda:N`. The server refuses to start when the device is missing.")
     precision: Precision | None = Field(
@@ -75,6 +77,18 @@ class Settings(BaseSettings):
         parse_sizes(value or "")
         return value
 
+    @field_validator("triton_url")
+    @classmethod
+    def _addresses(cls, value: str) -> str:
+        addresses = [part.strip() for part in value.split(",") if part.strip()]
+        for address in addresses:
+            host, colon, port = address.rpartition(":")
+            if not colon or not host or "/" in address or not port.isdecimal() or not 0 < int(port) < 65536:
+                raise ValueError(f"{address!r} is no address such as triton:8001 (Triton's gRPC port)")
+        if not addresses:
+            raise ValueError("name at least one address such as triton:8001")
+        return value
+
     @model_validator(mode="after")
     def _one_picture_fits(self) -> Self:
         if self.max_queue_pixels < self.max_pixels:
@@ -82,6 +96,11 @@ class Settings(BaseSettings):
         if self.max_buffered_bytes < self.max_upload_bytes:
             raise ValueError("max_buffered_bytes must be at least max_upload_bytes, or the largest bodies could never be taken")
         return self
+
+    @property
+    def triton_urls(self) -> list[str]:
+        """The addresses in `triton_url`, each once."""
+        return list(dict.fromkeys(part.strip() for part in self.triton_url.split(",") if part.strip()))
 
     @property
     def warmup_sizes(self) -> list[tuple[int, int]]:

@@ -7,7 +7,7 @@ import sys
 import pytest
 from tests.conftest import SMALL_CONFIG
 
-from proscale.checkpoints.folder import config_to_json
+from proscale.config_json import config_to_json
 from proscale.labels import Category
 from proscale.results import RLE, ModelInfo, ModelSource, Plan, Prediction, Segment, Segmentation, SegmentationOptions
 from proscale.wire import (

@@ -10,7 +10,7 @@ from proscale.checkpoints.blank import blank_network
 from proscale.checkpoints.choose_labels import Labels, choose_labels
 from proscale.checkpoints.detectron2 import from_detectron2, is_detectron2
 from proscale.checkpoints.detectron2_config import read_detectron2_config
-from proscale.checkpoints.folder import CONFIG_FILE, LABELS_FILE, WEIGHTS_FILE, load_folder
+from proscale.checkpoints.folder import LABELS_FILE, WEIGHTS_FILE, load_folder
 from proscale.checkpoints.hints import Hints, check_claims
 from proscale.checkpoints.hub import fetch, is_hub_source
 from proscale.checkpoints.names import check_strictly, listed
@@ -31,6 +31,7 @@ from proscale.config import (
     SwinConfig,
     Task,
 )
+from proscale.config_json import CONFIG_FILE
 from proscale.errors import CheckpointError
 from proscale.labels import Category
 from proscale.results import ModelSource

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +11,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from proscale.config import (
-    Mask2FormerEncoderConfig,
-    ModelConfig,
-    PixelDecoderConfig,
-    PostprocessConfig,
-    PreprocessConfig,
-    ProScaleEncoderConfig,
-    ResNetConfig,
-    SwinConfig,
-    TransformerDecoderConfig,
-)
+from proscale.config import ModelConfig
+from proscale.config_json import CONFIG_FILE, config_from_json, config_to_json
 from proscale.errors import CheckpointError
 from proscale.labels import Category
 
-CONFIG_FILE, LABELS_FILE, WEIGHTS_FILE = "config.json", "labels.json", "model.safetensors"
+LABELS_FILE, WEIGHTS_FILE = "labels.json", "model.safetensors"
 DEFAULT_FOLDER = Path(__file__).resolve().parent.parent / "data" / "default"
 """The model inside the package, used where none is named."""
-
-_BACKBONES: dict[str, type[ResNetConfig] | type[SwinConfig]] = {"resnet": ResNetConfig, "swin": SwinConfig}
-_ENCODERS: dict[str, type[ProScaleEncoderConfig] | type[Mask2FormerEncoderConfig]] = {
-    "proscale": ProScaleEncoderConfig,
-    "mask2former": Mask2FormerEncoderConfig,
-}
 
 
 def save_folder(
@@ -85,52 +70,6 @@ def load_folder(path: str | Path) -> tuple[ModelConfig, tuple[Category, ...], di
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{folder / WEIGHTS_FILE} cannot be read as safetensors ({error}). Copy or convert it again.") from error
     return config, categories, state
-
-
-def config_to_json(config: ModelConfig) -> dict[str, Any]:
-    """The configuration as plain JSON values; which backbone and encoder it is stands in a `type` beside their fields."""
-    values = asdict(config)
-    backbone = next(name for name, cls in _BACKBONES.items() if isinstance(config.backbone, cls))
-    encoder = next(name for name, cls in _ENCODERS.items() if isinstance(config.pixel_decoder.encoder, cls))
-    values["backbone"] = {"type": backbone} | values["backbone"]
-    values["pixel_decoder"]["encoder"] = {"type": encoder} | values["pixel_decoder"]["encoder"]
-    return values
-
-
-def config_from_json(values: Any, source: str | Path = CONFIG_FILE) -> ModelConfig:
-    """The reverse of `config_to_json`; fields left out have their defaults, unknown ones are an error.
-
-    Raises:
-        CheckpointError: names the file and what is wrong in it.
-    """
-    try:
-        values = dict(values)
-        pixel_decoder = dict(values.pop("pixel_decoder", {}))
-        encoder = _record(_ENCODERS, pixel_decoder.pop("encoder", {"type": "proscale"}))
-        return ModelConfig(
-            backbone=_record(_BACKBONES, values.pop("backbone")),
-            pixel_decoder=_checked(PixelDecoderConfig, pixel_decoder | {"encoder": encoder}),
-            transformer_decoder=_checked(TransformerDecoderConfig, values.pop("transformer_decoder", {})),
-            preprocess=_checked(PreprocessConfig, values.pop("preprocess", {})),
-            postprocess=_checked(PostprocessConfig, values.pop("postprocess", {})),
-            **values,
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{source} is not a model configuration: {error}") from error
-
-
-def _record(types: Mapping[str, Any], values: Mapping[str, Any]) -> Any:
-    kind = values.get("type")
-    if not isinstance(kind, str) or kind not in types:
-        raise ValueError(f"type is {kind!r}, known are {', '.join(types)}")
-    return _checked(types[kind], {name: value for name, value in values.items() if name != "type"})
-
-
-def _checked(cls: Any, values: Mapping[str, Any]) -> Any:
-    known = {field.name for field in fields(cls)}
-    if unknown := values.keys() - known:
-        raise ValueError(f"{cls.__name__} does not know {', '.join(sorted(unknown))}")
-    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
 def _categories(values: Any, source: Path) -> tuple[Category, ...]:

@@ -12,10 +12,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from proscale.checkpoints.convert import Converted
-from proscale.checkpoints.folder import CONFIG_FILE, WEIGHTS_FILE, save_folder
+from proscale.checkpoints.folder import WEIGHTS_FILE, save_folder
 from proscale.checkpoints.source import save_source
 from proscale.checkpoints.transformers import to_transformers
 from proscale.checkpoints.transformers_config import PREPROCESSOR_FILE, preprocessor_config, transformers_config
+from proscale.config_json import CONFIG_FILE
 
 
 def write(converted: Converted, out: Path, dtype: torch.dtype = torch.float32) -> None:

@@ -10,8 +10,9 @@ import click
 import numpy as np
 from tqdm import tqdm
 
-from proscale.checkpoints.folder import CONFIG_FILE, config_from_json, load_folder, read_json
+from proscale.checkpoints.folder import load_folder, read_json
 from proscale.config import ModelConfig
+from proscale.config_json import CONFIG_FILE, config_from_json
 from proscale.errors import ProscaleError
 from proscale.labels import Category
 from proscale.training.coco_panoptic import CocoPanoptic, read_categories

@@ -1,7 +1,13 @@
-"""The one interface between the service and whatever computes."""
+"""The interfaces between the service and whatever computes.
 
-from collections.abc import Sequence
-from typing import Protocol
+An `Engine` computes batches that the service forms (`batching`); a `RemoteEngine` takes pictures one by one and batches them where it
+computes (`forwarding`).
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +16,8 @@ from proscale.config import Task
 from proscale.results import ModelInfo, Plan, Prediction, SegmentationOptions
 
 
-class Engine(Protocol):
-    """Computes segmentations. `segment` blocks and is only ever called by one thread; `plan` and `info` by any."""
+class Planner(Protocol):
+    """What every engine can say without computing. Any thread may ask."""
 
     @property
     def info(self) -> ModelInfo:
@@ -21,6 +27,10 @@ class Engine(Protocol):
     def plan(self, height: int, width: int, tasks: Sequence[Task]) -> Plan:
         """Cost of an oriented picture of this size in pixels. Fast: the event loop calls it."""
         ...
+
+
+class Engine(Planner, Protocol):
+    """Computes batches. `segment` blocks and is only ever called by one thread."""
 
     def segment(self, images: Sequence[NDArray[np.uint8]], options: Sequence[SegmentationOptions]) -> Sequence[Prediction]:
         """Segment pictures (H, W, 3), uint8 RGB, that share `plan().padded`; one prediction each, in order.
@@ -32,5 +42,51 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
+        """Give back what the engine holds."""
+        ...
+
+
+@dataclass(frozen=True)
+class RemoteAnswer:
+    """A picture that was computed elsewhere."""
+
+    prediction: Prediction
+    info: ModelInfo
+    """Of the model that answered."""
+    batch_size: int
+
+
+@runtime_checkable
+class RemoteEngine(Planner, Protocol):
+    """Computes elsewhere, many pictures at once. Everything but `plan` and `info` belongs to the event loop's thread."""
+
+    @property
+    def capacity(self) -> int:
+        """How many servers can compute now; 0: requests are refused with Unavailable, and `plan` and `info` may fail with it too."""
+        ...
+
+    async def open(self, pool: Executor, changed: Callable[[], None]) -> None:
+        """Connect, and return when it is known for the first time who can compute.
+
+        Args:
+            pool: threads that prepare pictures.
+            changed: called when `capacity` changes.
+        """
+        ...
+
+    async def segment_one(self, image: NDArray[np.uint8], options: SegmentationOptions, deadline: float) -> RemoteAnswer:
+        """Segment a picture (H, W, 3), uint8 RGB. Cancelling the caller takes the request back from where it is.
+
+        Args:
+            deadline: in seconds of the event loop's clock.
+
+        Raises:
+            ServiceError: refused, late, or nobody is there.
+            ProscaleError: the caller's fault, with a text for the caller.
+            Exception: anything else is the engine's failure.
+        """
+        ...
+
+    async def aclose(self) -> None:
         """Give back what the engine holds."""
         ...

@@ -2,7 +2,7 @@
 
 - live: the process answers. Failing means: restart it.
 - startup: the model is loaded. Not yet: wait before asking for live or ready.
-- ready: send traffic. Not so while loading and from the first moment of shutting down.
+- ready: send traffic. Not so while loading, while no worker can compute, and from the first moment of shutting down.
 """
 
 from fastapi import APIRouter, Response
@@ -23,7 +23,7 @@ async def live() -> HealthResponse:
 
 @router.get("/health/startup", summary="Is the model loaded?", responses=problems(503))
 async def startup(pipeline: GetPipeline) -> HealthResponse:
-    """200 once the model is loaded and warm, 503 before."""
+    """200 once the model is loaded and warm, 503 before. In front of Triton: once its servers were looked for."""
     if pipeline.state == "loading":
         raise Loading("the model is being loaded", retry_after=5)
     if pipeline.state == "failed":
@@ -33,10 +33,11 @@ async def startup(pipeline: GetPipeline) -> HealthResponse:
 
 @router.get("/health/ready", summary="Should traffic be sent here?", responses=problems(503))
 async def ready(pipeline: GetPipeline) -> HealthResponse:
-    """200 when requests are served, 503 while loading and while shutting down."""
+    """200 when requests are served, 503 while loading, while no worker can compute, and while shutting down."""
     if pipeline.state == "draining":
         raise Draining("the server is shutting down", retry_after=5)
     await startup(pipeline)
+    pipeline.engine()
     return HealthResponse(status="ready")
 
 

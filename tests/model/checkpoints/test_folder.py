@@ -7,8 +7,9 @@ import pytest
 import torch
 from tests.conftest import SMALL_CATEGORIES, SMALL_CONFIG
 
-from proscale.checkpoints.folder import DEFAULT_FOLDER, config_from_json, config_to_json, load_folder, save_folder
+from proscale.checkpoints.folder import DEFAULT_FOLDER, load_folder, save_folder
 from proscale.config import MASK2FORMER, SWIN_B, ModelConfig
+from proscale.config_json import config_from_json, config_to_json
 from proscale.errors import CheckpointError
 from proscale.labels import contiguous_categories
 
