@@ -95,7 +95,8 @@ def build_cuda(target: Path, work: Path) -> None:
     host = ["-Xcompiler=-fPIC,-fvisibility=hidden", "-ccbin", os.environ.get("CXX", "g++")]
     flags = ["-std=c++20", "-O3", "-t2", *(["--compress-mode=size"] if recent else []), *host, STABLE_ABI]
     run(nvcc, *flags, *codes, "-isystem", torch / "include", "-c", SOURCES / "cuda_op.cu", "-o", work / "cuda_op.o")
-    run(nvcc, "-cudart=static", "-Xlinker=-s", "-shared", work / "cuda_op.o", "-o", target, f"-L{torch / 'lib'}", "-ltorch_cpu", "-ldl")
+    link = ["-cudart=static", "-nodlink", "-Xlinker=-s", "-shared", f"-L{torch / 'lib'}"]  # no device code of other files to link with
+    run(nvcc, *link, work / "cuda_op.o", "-o", target, "-ltorch_cpu", "-ldl")
 
 
 class BuildOperator(build_ext):

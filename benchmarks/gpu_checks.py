@@ -1,12 +1,15 @@
-"""All that needs a GPU, in one call, without network: build for this GPU, `proscale doctor`, tests, benchmark.
+"""All that needs a GPU, in one call, without network: build for this GPU, `proscale doctor`, tests, benchmarks.
 
-`python benchmarks/gpu_checks.py [OUT]` in an environment that holds torch (2.10 or later, for CUDA), nvcc, g++, setuptools, numpy, click
-and pytest. Builds beside the sources. Writes OUT/gpu_checks.txt and OUT/op-cuda.json (OUT: benchmarks/results).
+`python benchmarks/gpu_checks.py [OUT] [STEP ...]` in an environment that holds torch (2.10 or later, for CUDA), nvcc, g++, setuptools,
+numpy, click, pillow and pytest; transformers where it is to be compared with. Steps: build, doctor, tests, op, model (default: all, in this
+order). Builds beside the sources. Writes what the steps say to OUT/gpu_checks.txt, and measurements to OUT/op-cuda.json and
+OUT/model-cuda.json (OUT: benchmarks/results).
 """
 
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -14,8 +17,28 @@ import torch
 ROOT = Path(__file__).parents[1]
 
 
+def steps(out: Path) -> dict[str, list[str]]:
+    """Name -> command, run from the root of the repository."""
+    python = sys.executable
+    # Modules that need more than the network cannot be imported everywhere: look for the mark where it stands.
+    tests = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.gpu" in path.read_text()]
+    found = {
+        "build": [python, "setup.py", "build_ext", "--inplace"],
+        "doctor": [python, "-c", "from proscale.cli import main; main()", "doctor"],
+        "tests": [python, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *tests],
+        "op": [python, "benchmarks/op.py", "--device", "cuda", "--slow-batch", "8", "--out", str(out / "op-cuda.json")],
+    }
+    if (ROOT / "benchmarks/model.py").exists():
+        peers = "transformers,eomt" if find_spec("transformers") else ""
+        options = ["--device", "cuda", "--batch", "1,8", "--against", peers, "--out", str(out / "model-cuda.json")]
+        found["model"] = [python, "benchmarks/model.py", *options]
+    return found
+
+
 def main() -> int:
     """Run the steps in order; a failing one does not stop those after it. Returns the number that failed."""
+    if not torch.cuda.is_available():
+        sys.exit("torch sees no CUDA device here; everything that needs none is in `make test`")
     out = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "benchmarks/results").absolute()
     out.mkdir(parents=True, exist_ok=True)
     major, minor = torch.cuda.get_device_capability()
@@ -25,19 +48,15 @@ def main() -> int:
         "MS_DEFORM_ATTN_ARCHS": f"{major}{minor}",
         "PYTHONPATH": os.pathsep.join([paths, os.environ.get("PYTHONPATH", "")]),
     }
-    python = sys.executable
-    benchmark = [python, "benchmarks/op.py", "--device", "cuda", "--slow-batch", "8", "--out", str(out / "op-cuda.json")]
-    steps = {
-        "build": [python, "setup.py", "build_ext", "--inplace"],
-        "doctor": [python, "-c", "from proscale.cli import main; main()", "doctor"],
-        "tests": [python, "-m", "pytest", "-q", "tests/model/ops/test_cuda.py", "-p", "no:cacheprovider"],
-        "benchmark": benchmark,
-    }
+    commands = steps(out)
+    wanted = sys.argv[2:] or list(commands)
+    if unknown := set(wanted) - set(commands):
+        sys.exit(f"no such step: {', '.join(sorted(unknown))}; there are {', '.join(commands)}")
     failed = 0
     with (out / "gpu_checks.txt").open("w") as log:
-        for name, command in steps.items():
+        for name in wanted:
             print(f"== {name}", flush=True)
-            run = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            run = subprocess.run(commands[name], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             failed += run.returncode != 0
             text = f"== {name}: {'failed' if run.returncode else 'passed'}\n{run.stdout}\n"
             print(text, flush=True)

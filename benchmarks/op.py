@@ -3,8 +3,9 @@
 Every row counts the same work, from value, offsets and logits to the weighted sums: softmax and sampling locations included. The peers:
 `grid_sample`, the pure-torch twin; the same under torch.compile; `classic`, the arithmetic that Deformable DETR made common (softmax and
 locations by torch, then a gather that is given float32 locations in 0..1), written anew from the paper for CPU and GPU; transformers'
-function where it is installed. `layer` is a whole encoder layer, with our operator and with the twin.
-Times are medians over interleaved rounds, so that whatever else the machine does hits all alike.
+function where it is installed. `module` is the attention with its projections, ours and transformers'; `layer` a whole encoder layer, with
+our operator and with the twin. Times are medians over interleaved rounds, so that whatever else the machine does hits all alike.
+With --out, runs of several commands gather in one file: a row measured again replaces the older one.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,6 +26,7 @@ import torch
 from torch import Tensor
 
 from proscale.layers import deformable_attention
+from proscale.layers.deformable_attention import DeformableAttention
 from proscale.ops import native
 from proscale.ops.ms_deform_attn import ms_deform_attn
 from proscale.ops.reference import ms_deform_attn_reference, token_centres
@@ -35,6 +38,8 @@ HEADS, CHANNELS, POINTS = 8, 32, 4
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 PEAKS = {"H100": (3.35e12, 67e12), "H200": (4.8e12, 67e12), "A100": (2.0e12, 19.5e12)}
 """Memory bytes/s and float32 FLOP/s by the maker's data sheets."""
+
+PEERS = ("grid_sample", "grid_sample compiled", "transformers", "classic")
 
 Form = Callable[[Tensor, Tensor, Tensor, list[int]], Tensor]
 
@@ -179,6 +184,30 @@ def transformers_form() -> Form | None:
     return run
 
 
+def transformers_module(levels: int, tokens: Tensor, shapes: list[int]) -> Callable[[], None] | None:
+    """One pass of transformers' attention module, projections included, or None where it is not installed."""
+    try:
+        from transformers.models.mask2former import modeling_mask2former as theirs
+    except ImportError:
+        return None
+    module = theirs.Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention(HEADS * CHANNELS, HEADS, levels, POINTS)
+    module = module.to(tokens.device, tokens.dtype).eval()
+    pairs = list(zip(shapes[::2], shapes[1::2], strict=True))
+    centres = token_centres(tuple(shapes)).to(tokens.device, tokens.dtype)[None, :, None].expand(len(tokens), -1, levels, -1)
+
+    def run() -> None:
+        with torch.inference_mode():
+            module(hidden_states=tokens, encoder_hidden_states=tokens, reference_points=centres, spatial_shapes_list=pairs)
+
+    return run
+
+
+def module_forward(module: DeformableAttention, tokens: Tensor, shapes: list[int]) -> None:
+    """The same with ours."""
+    with torch.inference_mode():
+        module(tokens, tokens, shapes)
+
+
 def forward(form: Form, inputs: tuple[Tensor, Tensor, Tensor], shapes: list[int]) -> None:
     """One pass without a gradient."""
     with torch.inference_mode():
@@ -286,6 +315,9 @@ def measure(args: argparse.Namespace) -> list[dict[str, object]]:
                         tokens = inputs[0].flatten(2)
                         jobs["layer"] = partial(layer_forward, ms_deform_attn, layer, tokens, shapes)
                         jobs["layer, twin"] = partial(layer_forward, ms_deform_attn_reference, layer, tokens, shapes)
+                        jobs["module"] = partial(module_forward, layer.attention, tokens, shapes)
+                        if (their_module := transformers_module(levels, tokens, shapes)) is not None:
+                            jobs["module, transformers"] = their_module
                     backward_jobs: dict[str, Callable[[], None]] = {
                         key: partial(forward_backward, form, inputs, shapes) for key, form in forms.items()
                     }
@@ -303,12 +335,41 @@ def measure(args: argparse.Namespace) -> list[dict[str, object]]:
 def print_record(record: dict[str, object], times: dict[str, float]) -> None:
     """One row of the table, peers as multiples of ours."""
     ours = times["ours"]
-    peers = ", ".join(f"{name} {ms:.2f} ({ms / ours:.1f}x)" for name, ms in times.items() if name != "ours" and "layer" not in name)
+    peers = ", ".join(f"{name} {ms:.2f} ({ms / ours:.1f}x)" for name, ms in times.items() if name in PEERS)
     layer = ""
     if "layer" in times:
         layer = f"{times['layer']:.1f} / {times['layer, twin']:.1f} ({times['layer, twin'] / times['layer']:.1f}x)"
     where = f"{record['tokens']}/{record['levels']} | {record['batch']} | {record['dtype']} | {record['threads']} | {record['direction']}"
-    print(f"| {where} | {ours:.2f} | {record.get('percent_of_roofline', '')} | {peers} | {layer} |", flush=True)
+    module = ""
+    if "module, transformers" in times:
+        module = f"{times['module']:.1f} / {times['module, transformers']:.1f} ({times['module, transformers'] / times['module']:.1f}x)"
+    print(f"| {where} | {ours:.2f} | {record.get('percent_of_roofline', '')} | {peers} | {module} | {layer} |", flush=True)
+
+
+def hardware(device: str) -> str:
+    """The device in words."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return f"{model}, {os.cpu_count()} cores, {native.STATUS.cpu}"
+
+
+def write(path: Path, device: str, records: list[dict[str, object]]) -> None:
+    """Add this run to the file: its rows replace those of the same name, its command joins the others."""
+    before = json.loads(path.read_text()) if path.exists() else {"commands": [], "records": []}
+    names = ("levels", "batch", "dtype", "threads", "direction")
+    merged = {tuple(record[name] for name in names): record for record in [*before["records"], *records]}
+    about = {
+        "date": time.strftime("%Y-%m-%d"),
+        "hardware": hardware(device),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    commands = sorted({*before["commands"], " ".join(["python", *sys.argv])})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ordered = [merged[key] for key in sorted(merged, key=lambda key: (key[3], key[0], key[1], key[2], key[4]))]
+    path.write_text(json.dumps(about | {"commands": commands, "records": ordered}, indent=1) + "\n")
 
 
 def main() -> None:
@@ -325,14 +386,12 @@ def main() -> None:
     parser.add_argument("--no-classic", action="store_true", help="leave out the classic arithmetic, which is compiled for this")
     parser.add_argument("--out", type=Path, help="write the JSON here")
     args = parser.parse_args()
-    print("| tokens/levels | batch | dtype | threads | direction | ours, ms | % of roofline | peers, ms | layer: ours and twin |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    columns = ["tokens/levels", "batch", "dtype", "threads", "direction", "ours, ms", "% of roofline", "peers, ms"]
+    columns += ["module: ours / transformers", "layer: ours / twin"]
+    print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
     records = measure(args)
     if args.out:
-        hardware = torch.cuda.get_device_name() if args.device == "cuda" else f"{os.cpu_count()} CPU cores, {native.STATUS.cpu}"
-        about = {"date": time.strftime("%Y-%m-%d"), "hardware": hardware, "torch": torch.__version__, "python": platform.python_version()}
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(about | {"records": records}, indent=1) + "\n")
+        write(args.out, args.device, records)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """FLOPs of a network per part, counted from its configuration and the padded size alone.
 
 1 FLOP = 1 multiply-accumulate, as the paper and fvcore count. Linear layers, convolutions and attention products count in full,
-norms 5 per element, bilinear resizing and sampling 4 per value made; activations, softmax and additions count nothing.
+norms 5 per element, bilinear resizing and sampling 4 per value made; activations, softmax and additions count nothing. Counted is
+the network as published; `SegmentationNetwork.predict` needs a little less for the same result (attention masks made at their own size).
 """
 
 import math
@@ -81,7 +82,6 @@ def count_flops(
     projections = sum(tokens * dim * (c + NORM) for tokens, c in zip(sizes[1:], channels[1:], strict=True))
     lateral = sizes[0] * dim * (channels[0] + NORM + BILINEAR)
     smoothing = sizes[0] * dim * (NORM + (9 * dim if config.pixel_decoder.pixel_embedding == "conv" else 0))
-    queries = config.transformer_decoder.queries
     return Flops(
         backbone=backbone,
         encoder=_encoder(config.pixel_decoder, sizes[:0:-1]),
@@ -89,7 +89,7 @@ def count_flops(
         pixel_decoder_rest=projections + lateral + sizes[0] * dim * dim,
         mask_prediction=_mask_predictions(config.transformer_decoder, dim, config.classes, sizes),
         transformer_decoder=_decoder(config.transformer_decoder, dim, sizes),
-        postprocess=_postprocess(queries, config.classes, height * width, math.prod(output or padded), tasks),
+        postprocess=_postprocess(config, height * width, math.prod(output or padded), tasks),
     )
 
 
@@ -164,6 +164,13 @@ def _decoder(config: TransformerDecoderConfig, dim: int, sizes: Sequence[int]) -
     return total
 
 
-def _postprocess(queries: int, classes: int, padded_pixels: int, output_pixels: int, tasks: Sequence[Task]) -> int:
-    resizing = queries * (padded_pixels + output_pixels) * BILINEAR
-    return resizing + (queries * classes * output_pixels if "semantic" in tasks else 0)
+def _postprocess(config: ModelConfig, padded_pixels: int, output_pixels: int, tasks: Sequence[Task]) -> int:
+    queries, classes = config.transformer_decoder.queries, config.classes
+    to_padded, to_output = queries * padded_pixels * BILINEAR, queries * output_pixels * BILINEAR
+    if "semantic" not in tasks:
+        return to_padded + to_output
+    if not config.postprocess.combine_first:
+        return to_padded + to_output + queries * classes * output_pixels
+    # Scores are summed up at the network's size, and theirs is the last resizing; other tasks still resize the masks.
+    combined = classes * (queries * padded_pixels + output_pixels * BILINEAR)
+    return to_padded + combined + (to_output if len(set(tasks)) > 1 else 0)

@@ -17,10 +17,11 @@ from proscale.checkpoints.folder import DEFAULT_FOLDER, load_folder
 from proscale.checkpoints.names import load_strictly
 from proscale.checkpoints.source import load_source
 from proscale.config import Precision, PreprocessConfig, ProScaleEncoderConfig, Task
+from proscale.cuda_graphs import GraphedNetwork
 from proscale.errors import CheckpointError, ImageError
 from proscale.geometry import ResizedPicture, resize_picture
 from proscale.labels import Category
-from proscale.network import SegmentationNetwork
+from proscale.network import QueryPrediction, SegmentationNetwork
 from proscale.planning import check_options, plan_picture
 from proscale.postprocess.instance import instance_inference
 from proscale.postprocess.panoptic import panoptic_inference
@@ -49,6 +50,7 @@ class Predictor:
         device: str = "cpu",
         origin: ModelSource | None = None,
         precision: Precision | None = None,
+        cuda_graphs: bool = False,
     ) -> None:
         config = network.config
         if len(categories) != config.classes:
@@ -60,6 +62,9 @@ class Predictor:
         warn_if_slow(self.device, self.precision)
         freeze_batch_norm(network)
         self.network = network.eval().requires_grad_(False).to(self.device, getattr(torch, self.precision))
+        if cuda_graphs and self.device.type != "cuda":
+            raise CheckpointError(f"CUDA graphs need a CUDA device, not {self.device}")
+        self._predict = GraphedNetwork(self.network).predict if cuda_graphs else self._run
         encoder = config.pixel_decoder.encoder
         self.info = ModelInfo(
             name=config.name,
@@ -72,11 +77,19 @@ class Predictor:
         )
 
     @classmethod
-    def load(cls, checkpoint: str | Path | None = None, *, device: str = "cpu", precision: Precision | None = None) -> Self:
+    def load(
+        cls,
+        checkpoint: str | Path | None = None,
+        *,
+        device: str = "cpu",
+        precision: Precision | None = None,
+        cuda_graphs: bool = False,
+    ) -> Self:
         """Read a model folder; None means the model inside the package.
 
         `precision` is what the network computes in; None means float32 on a CPU, bfloat16 on a GPU that has it. Where samples are taken
-        is computed in float32 either way, and so is all that follows the logits.
+        is computed in float32 either way, and so is all that follows the logits. `cuda_graphs` records the network's kernels once per
+        size on a GPU (`GraphedNetwork`).
 
         Raises:
             CheckpointError: folder, weights or device cannot be used; the text names the remedy.
@@ -87,7 +100,7 @@ class Predictor:
         network = blank_network(config).to_empty(device="cpu")
         load_strictly(network, state)
         source = "embedded default" if checkpoint is None else str(checkpoint)
-        return cls(network, categories, source, device, load_source(folder), precision)
+        return cls(network, categories, source, device, load_source(folder), precision, cuda_graphs)
 
     @property
     def preprocess_config(self) -> PreprocessConfig:
@@ -101,6 +114,9 @@ class Predictor:
     def check(self, options: SegmentationOptions) -> None:
         """Raise ParameterError, with the remedy, when this model cannot do what `options` ask."""
         check_options(options, self.categories)
+
+    def _run(self, images: Tensor) -> QueryPrediction:
+        return self.network.predict(images)
 
     def segment(self, images: Sequence[NDArray[np.uint8]], options: Sequence[SegmentationOptions]) -> list[Prediction]:
         """Segment pictures that share a padded size, as one batch.
@@ -143,7 +159,7 @@ class Predictor:
         started = clock()
         batch = preprocess(pictures, self.config.preprocess).to(self.device)
         preprocessed = clock()
-        output = self.network.predict(batch)
+        output = self._predict(batch)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # otherwise its time would be counted as post-processing
         inferred = clock()

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from proscale.allocator import keep_freed_memory
 from proscale.checkpoints.folder import DEFAULT_FOLDER
 from proscale.config import PRECISIONS, Precision
 from proscale.config_json import config_to_json
@@ -212,6 +213,7 @@ def fingerprint(folder: Path) -> str:
 
 def from_process(parameters: Mapping[str, str], instance_kind: str, instance_device: str) -> Worker:
     """The worker that this process's environment and the Triton model's parameters ask for."""
+    keep_freed_memory()  # before the first large tensor, as `proscale serve` does
     return Worker.load(read_config(parameters, instance_kind, instance_device, os.environ))
 
 

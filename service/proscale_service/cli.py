@@ -43,7 +43,8 @@ def serve(**options: Any) -> None:
         settings = Settings(**given)
     except ValidationError as error:
         raise _fail(describe_invalid(error, given)) from error
-    if settings.checkpoint is not None and not settings.checkpoint.exists():
+    computes = settings.engine == "in_process"
+    if computes and settings.checkpoint is not None and not settings.checkpoint.exists():
         # The loader would say it too, but only after seconds of importing torch.
         raise _fail(
             f"no checkpoint at {settings.checkpoint}. Name an existing model folder with --checkpoint or {PREFIX}CHECKPOINT, "
@@ -53,7 +54,8 @@ def serve(**options: Any) -> None:
     for name in unknown_variables(os.environ):
         click.echo(f"Warning: {name} is set, but there is no such setting", err=True)
 
-    keep_freed_memory()
+    if computes:
+        keep_freed_memory()
     from proscale_service.server import run  # only now: --help should not wait for the web framework
 
     try:

@@ -15,9 +15,11 @@ from proscale.config import (
     SWIN_T,
     ModelConfig,
     PixelDecoderConfig,
+    PostprocessConfig,
     ProScaleEncoderConfig,
     ResNetConfig,
     SwinConfig,
+    Task,
     TransformerDecoderConfig,
 )
 from proscale.flops import baseline_config, count_flops
@@ -110,3 +112,19 @@ def test_only_what_is_asked_for_is_counted() -> None:
     model = config(PROSCALE)
     panoptic, semantic = (count_flops(model, *COCO_640x480, tasks=(task,)) for task in ("panoptic", "semantic"))
     assert semantic.total - panoptic.total == 100 * 133 * 480 * 640
+
+
+def test_semantic_scores_that_are_combined_first_are_summed_at_the_networks_size() -> None:
+    after = config(PROSCALE)
+    first = replace(after, postprocess=PostprocessConfig(combine_first=True))
+    padded, output = (64, 96), (30, 40)
+    queries, classes, inside, outside = 100, 133, 64 * 96, 30 * 40
+    masks = queries * inside * 4
+
+    def cost(model: ModelConfig, *tasks: Task) -> int:
+        return count_flops(model, padded, output, tasks).postprocess
+
+    assert cost(first, "semantic") == masks + classes * (queries * inside + outside * 4)
+    assert cost(after, "semantic") == masks + queries * outside * (4 + classes)
+    assert cost(first, "panoptic") == cost(after, "panoptic") == masks + queries * outside * 4
+    assert cost(first, "panoptic", "semantic") == cost(first, "semantic") + queries * outside * 4

@@ -158,7 +158,7 @@ def check_network(path: Path) -> Report:
     image = normalise_and_pad(reference["image_uint8"].numpy(), tuple(case["padded"]), PreprocessConfig())[None]
     with torch.inference_mode():
         features = network.backbone(image)
-        output = network(image)
+        output, short = network(image), network.predict(image)
         for level, ours in zip(("res2", "res3", "res4", "res5"), features, strict=True):
             if f"features.{level}" in reference:
                 report.add(f"backbone {level}", relative_difference(ours, reference[f"features.{level}"]), TOLERANCE)
@@ -168,7 +168,9 @@ def check_network(path: Path) -> Report:
         report.add("mask_features", difference(output.mask_features, reference["mask_features"]), TOLERANCE)
         report.add("pred_logits", difference(output.class_logits, reference["pred_logits"]), TOLERANCE)
         report.add("pred_masks", difference(output.mask_logits, reference["pred_masks"]), TOLERANCE)
-        compare_results(report, case, output.class_logits[0], output.mask_logits[0], reference)
+        report.add("pred_logits, short way", difference(short.class_logits, reference["pred_logits"]), TOLERANCE)
+        report.add("pred_masks, short way", difference(short.mask_logits, reference["pred_masks"]), TOLERANCE)
+        compare_results(report, case, short.class_logits[0], short.mask_logits[0], reference)
     return report
 
 

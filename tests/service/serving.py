@@ -75,12 +75,11 @@ def serving(engine: Engine | Callable[[Settings], Engine], *, wait: bool = True,
 
 
 @contextmanager
-def process(*arguments: str, **environment: str) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
-    """`proscale serve` as users start it, on a free port: its URL and the process."""
+def process(*arguments: str, first: str = "", **environment: str) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+    """`proscale serve` as users start it, on a free port: its URL and the process. `first`: Python to run before it."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("PROSCALE_")} | {"OMP_NUM_THREADS": "1"} | environment
-    with subprocess.Popen(
-        [*COMMAND, "--port", "0", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
-    ) as started:
+    command = [*COMMAND[:-1], f"{first}\n{COMMAND[-1]}", "--port", "0", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as started:
         try:
             assert started.stdout is not None
             assert started.stderr is not None

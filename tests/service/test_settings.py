@@ -78,3 +78,13 @@ def test_what_is_no_size(text: str) -> None:
 )
 def test_a_gpu_is_warmed_up_and_a_cpu_on_demand(device: str, warmup: str | None, sizes: list[tuple[int, int]]) -> None:
     assert Settings(device=device, warmup=warmup).warmup_sizes == sizes
+
+
+def test_triton_addresses_are_taken_apart() -> None:
+    assert Settings(triton_url="a:8001, b.svc:9, a:8001,[::1]:7").triton_urls == ["a:8001", "b.svc:9", "[::1]:7"]
+
+
+@pytest.mark.parametrize("url", ["", " , ", "triton", "triton:", ":8001", "http://triton:8001", "triton:99999", "triton:0"])
+def test_what_is_no_triton_address_is_named(url: str) -> None:
+    with pytest.raises(ValidationError, match="8001"):
+        Settings(triton_url=url)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +9,7 @@ from torch.nn import functional as F
 
 from proscale.config import SwinConfig
 from proscale.layers.linear import apply_linear
+from proscale.layers.tokenwise import in_chunks
 from proscale.ops.constants import constant_tensor
 
 PATCH = 4
@@ -17,7 +17,7 @@ MLP_RATIO = 4
 
 
 @constant_tensor(maxsize=8)
-def relative_position_index(window: int) -> Tensor:
+def relative_position_index(window: int, device: torch.device | None = None) -> Tensor:
     """Row of the bias table for every pair of tokens of a window.
 
     Returns:
@@ -27,7 +27,7 @@ def relative_position_index(window: int) -> Tensor:
     y, x = y.flatten(), x.flatten()
     dy = y[:, None] - y[None] + window - 1
     dx = x[:, None] - x[None] + window - 1
-    return dy * (2 * window - 1) + dx
+    return (dy * (2 * window - 1) + dx).to(device or torch.device("cpu"))
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,10 @@ class Windows:
     """(P,) int64: the windows' tokens that are padding."""
     scatter: Tensor
     """(B * H * W,) int64: the window's token for every row of the map."""
-    groups: tuple[tuple[int, Tensor | None], ...]
+    groups: list[tuple[int, Tensor | None]]
     """Number of windows, in order, and which of their tokens may attend to which: (window**2, window**2) bool, None = all."""
 
 
-@lru_cache(maxsize=64)
 def window_layout(batch: int, height: int, width: int, window: int, shift: int, device: torch.device) -> Windows:
     """Windows of `window` x `window` tokens over maps that are padded right and bottom, and rolled up and left by `shift`.
 
@@ -57,42 +56,60 @@ def window_layout(batch: int, height: int, width: int, window: int, shift: int, 
     Args:
         batch, height, width: of the maps in tokens, before padding.
     """
-    with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"):
-        padded_height, padded_width = height + -height % window, width + -width % window
-        rows, columns = (torch.arange(n).roll(-shift) for n in (padded_height, padded_width))
-        inside = (rows < height)[:, None] & (columns < width)
-        tokens = torch.where(inside, rows[:, None] * width + columns, -1)
-        down, across = padded_height // window, padded_width // window
-        tokens = to_windows(tokens[None, :, :, None], window).view(down, across, -1)
-        kinds: list[tuple[Tensor, Tensor | None]] = [(tokens, None)]
-        if shift:
-            top, bottom = slice(0, -1), slice(-1, None)
-            kinds = []
-            for vertical, v_edge in ((top, False), (bottom, True)):
-                for horizontal, h_edge in ((top, False), (bottom, True)):
-                    mask = _edge_mask(window, shift, v_edge, h_edge) if v_edge or h_edge else None
-                    kinds.append((tokens[vertical, horizontal], mask))
-        offsets = torch.arange(batch)[:, None, None] * (height * width)
-        parts, groups = [], []
-        for kind, mask in kinds:
-            chosen = kind.reshape(1, -1, window * window)
-            if chosen.shape[1]:
-                parts.append(torch.where(chosen < 0, -1, chosen + offsets).flatten())
-                groups.append((batch * chosen.shape[1], mask if mask is None else mask.to(device)))
-        gather = torch.cat(parts)
-        real = (gather >= 0).nonzero().flatten()
-        scatter = torch.empty(batch * height * width, dtype=torch.int64)
-        scatter[gather[real]] = real
-        padding = (gather < 0).nonzero().flatten()
-        return Windows(gather.clamp_min(0).to(device), padding.to(device), scatter.to(device), tuple(groups))
+    down, across = -(-height // window), -(-width // window)
+    groups: list[tuple[int, Tensor | None]] = [(batch * down * across, None)]
+    if shift:
+        edges = ((False, False, (down - 1) * (across - 1)), (False, True, down - 1), (True, False, across - 1), (True, True, 1))
+        groups = [
+            (batch * count, edge_mask(window, shift, bottom, right, device) if bottom or right else None)
+            for bottom, right, count in edges
+            if count
+        ]
+    size = (batch, height, width, window, shift, device)
+    return Windows(_gather(*size), _padding(*size), _scatter(*size), groups)
 
 
-def _edge_mask(window: int, shift: int, bottom: bool, right: bool) -> Tensor:
+@constant_tensor(maxsize=64)
+def window_tokens(batch: int, height: int, width: int, window: int, shift: int) -> Tensor:
+    """(B * windows * window**2,) int64: the row of the flattened maps behind every window's token, -1 for padding, group by group."""
+    down, across = -(-height // window), -(-width // window)
+    rows, columns = (torch.arange(n * window).roll(-shift) for n in (down, across))
+    inside = (rows < height)[:, None] & (columns < width)
+    tokens = to_windows(torch.where(inside, rows[:, None] * width + columns, -1)[None, :, :, None], window).view(down, across, -1)
+    parts = [tokens.flatten(0, 1)]
+    if shift:
+        halves = (slice(0, -1), slice(-1, None))
+        parts = [tokens[vertical, horizontal].flatten(0, 1) for vertical in halves for horizontal in halves]
+    first = torch.arange(batch)[:, None, None] * (height * width)
+    return torch.cat([torch.where(part < 0, -1, part + first).flatten() for part in parts])
+
+
+@constant_tensor(maxsize=64)
+def _gather(batch: int, height: int, width: int, window: int, shift: int, device: torch.device) -> Tensor:
+    return window_tokens(batch, height, width, window, shift).clamp_min(0).to(device)
+
+
+@constant_tensor(maxsize=64)
+def _padding(batch: int, height: int, width: int, window: int, shift: int, device: torch.device) -> Tensor:
+    return (window_tokens(batch, height, width, window, shift) < 0).nonzero().flatten().to(device)
+
+
+@constant_tensor(maxsize=64)
+def _scatter(batch: int, height: int, width: int, window: int, shift: int, device: torch.device) -> Tensor:
+    tokens = window_tokens(batch, height, width, window, shift)
+    real = (tokens >= 0).nonzero().flatten()
+    scatter = torch.empty(batch * height * width, dtype=torch.int64)
+    scatter[tokens[real]] = real
+    return scatter.to(device)
+
+
+@constant_tensor(maxsize=64)
+def edge_mask(window: int, shift: int, bottom: bool, right: bool, device: torch.device) -> Tensor:
     """(window**2, window**2) bool for a window at the bottom or right edge of a shifted map, True where attention may go."""
     position = torch.arange(window)
     below, beside = ((position >= window - shift) & edge for edge in (bottom, right))
     region = (below[:, None].long() * 2 + beside[None].long()).flatten()
-    return region[:, None] == region[None, :]
+    return (region[:, None] == region[None, :]).to(device)
 
 
 def to_windows(x: Tensor, window: int) -> Tensor:
@@ -116,7 +133,7 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor, groups: Sequence[tuple[int, Tensor | None]]) -> Tensor:
         """Args: x (B * windows, window**2, C), groups of windows in order and their masks (`Windows.groups`). Returns x's shape."""
         query, key, value = apply_linear(self.qkv, x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        index = relative_position_index(self.window).to(x.device)
+        index = relative_position_index(self.window, x.device)
         bias = self.relative_position_bias[index].permute(2, 0, 1).contiguous()  # (heads, window**2, window**2)
         first, outs = 0, []
         for count, allowed in groups:
@@ -163,6 +180,9 @@ class SwinBlock(nn.Module):
         tokens = self.attention(tokens, layout.groups).view(-1, channels)
         # Sums go into the fresh tensor, which no gradient needs: new memory costs as much as the sum.
         x = tokens.index_select(0, layout.scatter).view_as(x).add_(x)
+        return in_chunks(self._feed_forward, x, MLP_RATIO * channels)
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.mlp(self.norm2(x)).add_(x)
         return out
 

@@ -24,6 +24,12 @@ def constant_tensor(maxsize: int) -> Callable[[Callable[P, Tensor]], Callable[P,
             with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"):
                 return function(*args, **kwargs)
 
-        return cached  # type: ignore[return-value]  # lru_cache's type forgets the parameters
+        @wraps(function)
+        def constant(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+            return cached(*args, **kwargs)  # type: ignore[arg-type]  # lru_cache's type forgets the parameters
+
+        # torch.compile would look through the cache and trace how the tensor is made; compile with dynamic=False, one graph per size.
+        torch.compiler.assume_constant_result(constant)
+        return constant
 
     return decorate

@@ -1,9 +1,11 @@
 """Stride-4 features for the masks: the light pixel embedding (arXiv 2404.14657, section 3.4), or Mask2Former's 3x3 convolution."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 GROUPS = 32
+STRIP_ROWS = 16
 
 
 class PixelEmbedding(nn.Module):
@@ -27,5 +29,21 @@ class PixelEmbedding(nn.Module):
         """Args: res2 (B, channels_in, H, W), stride8 (B, dim, H / 2, W / 2). Returns (B, dim, H, W)."""
         lateral: Tensor = self.lateral_norm(self.lateral_conv(res2))
         summed = F.interpolate(stride8, size=lateral.shape[2:], mode="bilinear", align_corners=False).add_(lateral)
-        smooth = F.max_pool2d(summed, 3, stride=1, padding=1) if self.output_conv is None else self.output_conv(summed)
+        smooth = max_pool_3x3(summed) if self.output_conv is None else self.output_conv(summed)
         return F.relu(self.output_norm(smooth), inplace=True)
+
+
+def max_pool_3x3(x: Tensor) -> Tensor:
+    """`F.max_pool2d(x, 3, stride=1, padding=1)` for x (B, C, H, W); on a CPU and without gradients in strips of rows.
+
+    torch also writes the index of every maximum, which takes twice the memory of the result.
+    """
+    if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return F.max_pool2d(x, 3, stride=1, padding=1)
+    out, height = torch.empty_like(x), x.shape[2]
+    for first in range(0, height, STRIP_ROWS):
+        last = min(first + STRIP_ROWS, height)
+        above, below = min(first, 1), min(height - last, 1)  # the neighbours that the strip's edges see
+        strip = F.max_pool2d(x[:, :, first - above : last + below], 3, stride=1, padding=1)
+        out[:, :, first:last] = strip[:, :, above : above + last - first]
+    return out

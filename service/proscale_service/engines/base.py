@@ -4,10 +4,11 @@ An `Engine` computes batches that the service forms (`batching`); a `RemoteEngin
 computes (`forwarding`).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,15 +57,24 @@ class RemoteAnswer:
     batch_size: int
 
 
-@runtime_checkable
-class RemoteEngine(Planner, Protocol):
+class RemoteEngine(ABC):
     """Computes elsewhere, many pictures at once. Everything but `plan` and `info` belongs to the event loop's thread."""
 
     @property
-    def capacity(self) -> int:
-        """How many servers can compute now; 0: requests are refused with Unavailable, and `plan` and `info` may fail with it too."""
-        ...
+    @abstractmethod
+    def info(self) -> ModelInfo:
+        """What is being served; Unavailable when that is not known."""
 
+    @abstractmethod
+    def plan(self, height: int, width: int, tasks: Sequence[Task]) -> Plan:
+        """As `Planner.plan`, without asking anybody; Unavailable when it is not known what is served."""
+
+    @property
+    @abstractmethod
+    def capacity(self) -> int:
+        """How many servers can compute now; with 0 requests are refused with Unavailable."""
+
+    @abstractmethod
     async def open(self, pool: Executor, changed: Callable[[], None]) -> None:
         """Connect, and return when it is known for the first time who can compute.
 
@@ -72,8 +82,8 @@ class RemoteEngine(Planner, Protocol):
             pool: threads that prepare pictures.
             changed: called when `capacity` changes.
         """
-        ...
 
+    @abstractmethod
     async def segment_one(self, image: NDArray[np.uint8], options: SegmentationOptions, deadline: float) -> RemoteAnswer:
         """Segment a picture (H, W, 3), uint8 RGB. Cancelling the caller takes the request back from where it is.
 
@@ -85,8 +95,7 @@ class RemoteEngine(Planner, Protocol):
             ProscaleError: the caller's fault, with a text for the caller.
             Exception: anything else is the engine's failure.
         """
-        ...
 
+    @abstractmethod
     async def aclose(self) -> None:
         """Give back what the engine holds."""
-        ...

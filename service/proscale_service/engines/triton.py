@@ -15,7 +15,7 @@ from proscale.config import ModelConfig, Task
 from proscale.geometry import pad_picture, padded_size, resize_picture
 from proscale.planning import check_options, plan_picture
 from proscale.results import ModelInfo, Plan, SegmentationOptions
-from proscale_service.engines.base import RemoteAnswer
+from proscale_service.engines.base import RemoteAnswer, RemoteEngine
 from proscale_service.engines.triton_errors import ModelChanged, ServerGone
 from proscale_service.engines.triton_server import Served, TritonServer, request_tensors
 from proscale_service.errors import Unavailable
@@ -25,7 +25,7 @@ _RETRY_AFTER = 3
 """Seconds; a server that returns is found in less."""
 
 
-class TritonEngine:
+class TritonEngine(RemoteEngine):
     """Several servers that serve the same model behind the RemoteEngine interface."""
 
     def __init__(self, servers: Sequence[TritonServer]) -> None:

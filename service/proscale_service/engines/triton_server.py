@@ -1,8 +1,8 @@
 """One Triton server as the gateway sees it: one long-lived connection, a canary that tells whether the model really computes, healing.
 
 Triton calls itself ready when the process that runs the model is dead, and does not start another one. So health here rests on a
-request that goes through the network (`wire.DESCRIBE`), every few seconds and at once after a failure. When the server lives and says
-that the model is ready, yet the canary fails, the model is unloaded and loaded again.
+request that goes through the network (`wire.DESCRIBE`), after a few seconds without an answer and at once after a failure. When the
+server lives and says that the model is ready, yet the canary fails, the model is unloaded and loaded again.
 """
 
 import asyncio
@@ -49,6 +49,8 @@ _CHANNEL = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 2000),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # Nor does it look names up again within 30 seconds; a worker's name may get an address, or another one, at any time.
+    ("grpc.dns_min_time_between_resolutions_ms", 1000),
     # One connection per channel, closed with it, though another gateway in this process may speak to the same server.
     ("grpc.use_local_subchannel_pool", 1),
 ]
@@ -155,6 +157,8 @@ class TritonServer:
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._wake.wait()
+            if not self._wake.is_set() and self.up and time.monotonic() - self._heard < _UP_INTERVAL_S:
+                continue  # an answer to a picture says as much, and many gateways' canaries would cost a busy server dearly
             self._wake.clear()
             try:
                 await self.look()
@@ -167,8 +171,10 @@ class TritonServer:
             text = await self._infer(_CANARY, _CANARY_SECONDS, priority=1)
         except (DeadlineExceeded, Overloaded) as error:
             silent = time.monotonic() - self._heard
-            if not (self.up and silent < _SILENCE_SECONDS and await self._says("is_server_live")):  # else it is busy
+            if silent >= _SILENCE_SECONDS or not await self._says("is_server_live"):
                 await self._failed(error)
+            elif not self.up:  # a server that is up stays so: it is busy
+                self._set_down(error)
             return
         except (ServerGone, WorkerFailure) as error:
             await self._failed(error)
@@ -190,9 +196,11 @@ class TritonServer:
             self.on_change()
 
     def _set_down(self, error: Exception) -> None:
-        if self.up or str(error) != self._reason:
-            self._reason = str(error)
-            logs.event(_LOG, logging.WARNING, "Triton server is down", server=self.url, reason=self._reason)
+        # Asked once a second, told once per kind: what follows the semicolon is another try's detail.
+        reason = str(error).partition(";")[0]
+        if self.up or reason != self._reason:
+            self._reason = reason
+            logs.event(_LOG, logging.WARNING, "Triton server is down", server=self.url, reason=str(error))
         if self.up:
             self.up = False
             self.on_change()

@@ -21,6 +21,7 @@ namespace proscale::cuda {
 template __global__ void forward_kernel<__half, 4, 3>(const __grid_constant__ Parameters);
 template __global__ void forward_kernel<__half, 4, 1>(const __grid_constant__ Parameters);
 template __global__ void forward_kernel<__nv_bfloat16, 4, 3>(const __grid_constant__ Parameters);
+template __global__ void forward_kernel<__half, 4, 0>(const __grid_constant__ Parameters);
 template __global__ void backward_kernel<__half, 4, 3>(const __grid_constant__ Parameters);
 }
 """
@@ -54,16 +55,16 @@ def instructions(compiled: tuple[dict[str, int], str], *parts: str) -> int:
 
 
 def test_instructions_per_query(compiled: tuple[dict[str, int], str]) -> None:
-    """A warp is one query of 8 heads. The aim is 1264 for three levels in float16; what was reached is held."""
-    assert instructions(compiled, "forward", "6__half", "Li4ELi3E") <= 1472
-    assert instructions(compiled, "forward", "__nv_bfloat16", "Li4ELi3E") <= 1472
-    assert instructions(compiled, "forward", "6__half", "Li4ELi1E") <= 600
+    """A warp is one query of 8 heads. 768 of the instructions are the conversions and multiply-adds of 12 samples, 4 pixels, 8 channels."""
+    assert instructions(compiled, "forward", "6__half", "Li4ELi3E") <= 1208
+    assert instructions(compiled, "forward", "__nv_bfloat16", "Li4ELi3E") <= 1208
+    assert instructions(compiled, "forward", "6__half", "Li4ELi1E") <= 472
 
 
 def test_registers_and_spills(compiled: tuple[dict[str, int], str]) -> None:
     spills = re.findall(r"(\d+) bytes spill (?:stores|loads)", compiled[1])
-    assert len(spills) == 8
+    assert len(spills) == 10
     assert set(spills) == {"0"}
     registers = [int(count) for count in re.findall(r"Used (\d+) registers", compiled[1])]
-    assert len(registers) == 4
-    assert max(registers) <= 128  # two blocks of 256 threads per multiprocessor
+    assert len(registers) == 5
+    assert max(registers) <= 85  # three blocks of 256 threads per multiprocessor

@@ -57,6 +57,26 @@ def test_dtypes_and_levels(emulated: object, shapes: list[int], dtype: torch.dty
     agrees(emulated, (value, clear_of_kinks(offsets, shapes), logits), shapes)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shapes", [[9, 14], [5, 3, 11, 7], [2, 2, 3, 5, 7, 6], [2, 3, 1, 5, 4, 4]], ids=str)
+def test_published_models_shapes(emulated: object, shapes: list[int], dtype: torch.dtype) -> None:
+    """8 heads of 32 channels with 4 points have kernels of their own, unless a level is a single row."""
+    value, offsets, logits = inputs(shapes, dtype, heads=8)
+    agrees(emulated, (value, clear_of_kinks(offsets, shapes), logits), shapes)
+
+
+def test_published_models_shapes_in_views(emulated: object) -> None:
+    shapes, op = [5, 3, 11, 7], emulated.ms_deform_attn  # type: ignore[attr-defined]
+    value, offsets, logits = inputs(shapes, torch.float16, heads=8)
+    want = op(value, offsets, logits, shapes)
+    joined = torch.cat([offsets.flatten(2), logits.flatten(2)], -1)
+    o, w = joined.split([128, 64], -1)
+    assert torch.equal(op(value, o.view(offsets.shape), w.view(logits.shape), shapes), want)
+    # A value with gaps between its tokens is no longer at known distances: the kernel for any shape, the same arithmetic.
+    gaps = torch.cat([value, value], -1)[..., :32]
+    assert error(op(gaps, offsets, logits, shapes), want.double()) < 1e-3
+
+
 @pytest.mark.parametrize(("channels", "points"), [(8, 1), (8, 5), (16, 3), (24, 4), (40, 2), (64, 4)])
 def test_head_sizes_and_points(emulated: object, channels: int, points: int) -> None:
     shapes = SHAPES["2 levels, odd"]

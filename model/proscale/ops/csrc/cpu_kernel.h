@@ -6,6 +6,7 @@
 namespace proscale {
 
 constexpr int max_samples = 512;  // levels * points; bounds the arrays on the stack
+constexpr double no_logit = -1e30;  // of lanes that hold no sample: e^no_logit is 0, and no_logit - no_logit is not NaN
 
 // Per sample k of a query, padded to whole vectors: constants of its level, and where each query column or row lies in it.
 // A is the type of the arithmetic: float, or double for double inputs.
@@ -13,20 +14,22 @@ template <class A>
 struct Plan {
   int32_t samples, padded;  // levels * points; rounded up to whole vectors
   int32_t padded_channels;  // elements between two tokens of a packed head
-  const int32_t* last_x;    // largest left column of a window: max(width - 2, 0)
-  const int32_t* last_y;
   const int32_t* width;
   const int32_t* start;
-  const int32_t* step_x;  // tokens to the right neighbour: 1, or 0 where the level has one column
-  const int32_t* step_y;
+  const A* last_x;  // largest left column of a window: max(width - 2, 0)
+  const A* last_y;
   const A* second_x;  // 1, or 0 where there is no second column
   const A* second_y;
-  // Queries that sit on their own tokens: for column x of level l, entry (column_start[l] + x) * padded + k.
-  const int32_t* column_base;
+  const A* absent;  // 0, or no_logit in the lanes beyond the last sample
+  // Queries that sit on their own tokens: for column x of level l, entry (column_start[l] + x) * padded + k. Bases are whole numbers.
+  const A* column_base;
   const A* column_fraction;
-  const int32_t* row_base;
+  const A* row_base;
   const A* row_fraction;
-  const int32_t* column_start;  // per level
+  // Per level.
+  const int32_t* step_x;  // tokens to the right neighbour: 1, or 0 where the level has one column
+  const int32_t* step_y;
+  const int32_t* column_start;
   const int32_t* row_start;
 };
 

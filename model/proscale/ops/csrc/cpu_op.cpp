@@ -5,7 +5,7 @@
 #include <memory>
 
 #include "arguments.h"
-#include "cpu_kernel.h"
+#include "cpu_plan.h"
 
 namespace proscale {
 namespace {
@@ -50,74 +50,10 @@ std::unique_ptr<E[], Free> room(size_t count) {
   return std::unique_ptr<E[], Free>(static_cast<E*>(p));
 }
 
-// Fills a Plan and owns its arrays.
-template <class A>
-class PlanTables {
- public:
-  Plan<A> plan{};
-
-  explicit PlanTables(const Problem& problem) {
-    constexpr int32_t lanes = 64 / sizeof(A);
-    plan.samples = problem.levels * problem.points;
-    STD_TORCH_CHECK(
-        plan.samples >= 1 && plan.samples <= max_samples, "ms_deform_attn: 1 to ", max_samples, " samples per query are compiled"
-    );
-    plan.padded = (plan.samples + lanes - 1) / lanes * lanes;
-    // Whole vectors per token, of the counts that cpu_kernel.cpp has instances for.
-    plan.padded_channels = problem.channels <= 8 ? 8 : problem.channels <= 16 ? 16 : problem.channels <= 32 ? 32 : 64;
-
-    // Padding lanes belong to a level of one pixel with no weight.
-    constants_.assign(6 * static_cast<size_t>(plan.padded), 0);
-    seconds_.assign(2 * static_cast<size_t>(plan.padded), 0);
-    int32_t* field[6];
-    for (int i = 0; i < 6; ++i) field[i] = constants_.data() + i * plan.padded;
-    for (int32_t k = 0; k < plan.samples; ++k) {
-      const Level& level = problem.level[k / problem.points];
-      field[0][k] = std::max(level.width - 2, 0), field[1][k] = std::max(level.height - 2, 0);
-      field[2][k] = level.width, field[3][k] = level.start;
-      field[4][k] = level.width > 1 ? 1 : 0, field[5][k] = level.height > 1 ? level.width : 0;
-      seconds_[k] = level.width > 1 ? 1 : 0, seconds_[plan.padded + k] = level.height > 1 ? 1 : 0;
-    }
-    plan.last_x = field[0], plan.last_y = field[1], plan.width = field[2], plan.start = field[3];
-    plan.step_x = field[4], plan.step_y = field[5];
-    plan.second_x = seconds_.data(), plan.second_y = seconds_.data() + plan.padded;
-
-    if (!problem.reference) {
-      centres(problem, &Level::width, columns_);
-      centres(problem, &Level::height, rows_);
-      plan.column_base = columns_.base.data(), plan.column_fraction = columns_.fraction.data(), plan.column_start = columns_.start.data();
-      plan.row_base = rows_.base.data(), plan.row_fraction = rows_.fraction.data(), plan.row_start = rows_.start.data();
-    }
-  }
-
- private:
-  struct Axis {
-    std::vector<int32_t> base, start;
-    std::vector<A> fraction;
-  };
-  Axis columns_, rows_;
-  std::vector<int32_t> constants_;
-  std::vector<A> seconds_;
-
-  // Centre i + 1/2 of `from` pixels lies at ((2i + 1) to - from) / (2 from) in a level of `to` pixels: whole part and rest, exactly.
-  void centres(const Problem& problem, int32_t Level::* size, Axis& axis) const {
-    int32_t start = 0;
-    for (int32_t source = 0; source < problem.levels; ++source) {
-      const int64_t from = problem.level[source].*size;
-      axis.start.push_back(start);
-      start += static_cast<int32_t>(from);
-      for (int64_t i = 0; i < from; ++i) {
-        for (int32_t k = 0; k < plan.padded; ++k) {
-          const int64_t to = k < plan.samples ? problem.level[k / problem.points].*size : 1;
-          const int64_t numerator = (2 * i + 1) * to - from, denominator = 2 * from;
-          const int64_t base = numerator >= 0 ? numerator / denominator : -((-numerator + denominator - 1) / denominator);
-          axis.base.push_back(static_cast<int32_t>(base));
-          axis.fraction.push_back(static_cast<A>(numerator - base * denominator) / static_cast<A>(denominator));
-        }
-      }
-    }
-  }
-};
+void check_samples(const Problem& problem) {
+  const int64_t samples = int64_t{problem.levels} * problem.points;
+  STD_TORCH_CHECK(samples >= 1 && samples <= max_samples, "ms_deform_attn: 1 to ", max_samples, " samples per query are compiled");
+}
 
 // Tasks of so many queries of one head that are worth waking a second thread for: about 50 microseconds.
 int64_t grain(const Problem& problem, int64_t queries) {
@@ -189,6 +125,7 @@ Tensor ms_deform_attn(
       value, std::vector<int64_t>{problem.batch, problem.queries, static_cast<int64_t>(problem.heads) * problem.channels}
   );
   problem.out = out.mutable_data_ptr();
+  check_samples(problem);
   if (out.numel() == 0) return out;
   if (problem.value_type == Type::f64) {
     forward<double>(problem);
@@ -210,6 +147,7 @@ std::tuple<Tensor, Tensor, Tensor> ms_deform_attn_backward(
           out_gradient.scalar_type() == value.scalar_type(),
       "ms_deform_attn_backward: the gradient must be like the output"
   );
+  check_samples(problem);
   const Tensor incoming = torch::stable::contiguous(out_gradient);
   Tensor by_value = torch::stable::new_empty(value, value.sizes());
   Tensor by_offsets = torch::stable::new_empty(offsets, offsets.sizes());

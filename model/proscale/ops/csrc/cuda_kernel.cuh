@@ -33,9 +33,12 @@ struct Divisor {
 };
 
 struct LevelParameters {
-  int32_t start, width, height, last_x, last_y;  // last: largest left column, upper row of a window
-  uint32_t step_x, step_y;                       // elements to the right neighbour and the one below; 0 where there is none
-  float second_x, second_y;                      // 1, or 0 where there is no second column, row
+  int32_t start, width;
+  uint32_t step_x, step_y;   // elements to the right neighbour and the one below; 0 where there is none
+  float columns, rows;       // width and height
+  float first;               // start, of levels that whole numbers in floats reach
+  float last_x, last_y;      // largest left column, upper row of a window
+  float second_x, second_y;  // 1, or 0 where there is no second column, row
   float inverse_width, inverse_height;
   Divisor by_width;
 };
@@ -47,8 +50,7 @@ struct Parameters {
   void* accumulator;        // float (B, N, heads, d), or int64_t when deterministic
   const uint32_t* largest;  // deterministic: bits of the largest |out_gradient|
   int64_t value_batch, offsets_batch, logits_batch, reference_batch, reference_query;  // strides in elements
-  int64_t offsets_row, logits_row;
-  uint32_t value_row, value_head, offsets_head, logits_head;
+  uint32_t value_row, value_head, offsets_row, offsets_head, logits_row, logits_head;
   int32_t batch, queries, heads, channels, levels, points, samples, tokens;
   uint32_t items;  // queries * heads
   bool float_sampling, deterministic;
@@ -72,7 +74,9 @@ struct Eight;
 template <>
 struct Eight<float> {
   float4 low, high;
-  __device__ void load(const float* p) { low = *reinterpret_cast<const float4*>(p), high = *reinterpret_cast<const float4*>(p + 4); }
+  __device__ void load(const float* p) {
+    low = __ldg(reinterpret_cast<const float4*>(p)), high = __ldg(reinterpret_cast<const float4*>(p + 4));
+  }
   __device__ void store(float* p) const { *reinterpret_cast<float4*>(p) = low, *reinterpret_cast<float4*>(p + 4) = high; }
   __device__ void widen(float (&x)[8]) const {
     x[0] = low.x, x[1] = low.y, x[2] = low.z, x[3] = low.w, x[4] = high.x, x[5] = high.y, x[6] = high.z, x[7] = high.w;
@@ -83,7 +87,7 @@ struct Eight<float> {
 template <class T>
 struct EightHalves {
   uint4 bits;
-  __device__ void load(const T* p) { bits = *reinterpret_cast<const uint4*>(p); }
+  __device__ void load(const T* p) { bits = __ldg(reinterpret_cast<const uint4*>(p)); }
   __device__ void store(T* p) const { *reinterpret_cast<uint4*>(p) = bits; }
 };
 
@@ -173,7 +177,11 @@ __device__ inline void store_one<float>(void* base, int64_t i, float v, bool) {
   static_cast<float*>(base)[i] = v;
 }
 
-// The shapes that are known when compiling also come without reference points, in one type, and sum in any order.
+// `levels` > 0: so many levels of at least two rows and columns, fewer than 2^24 tokens in all, `fixed_heads` heads of 32 channels without
+// gaps, `lanes` = 4 points, offsets in value's type, no reference points, sums in any order. A warp is one query, and a token's
+// neighbours lie at distances known when compiling.
+constexpr int fixed_heads = 8, fixed_row = 256;
+
 template <int levels>
 __device__ inline bool float_sampling(const Parameters& p) {
   return levels == 0 && p.float_sampling;
@@ -185,34 +193,39 @@ __device__ inline bool has_reference(const Parameters& p) {
 
 // ---- where a lane works
 
-// One query and head, shared by `lanes` lanes. Lanes without work repeat the last item, so that shuffles stay whole, and store nothing.
-template <int lanes>
+// One query and head, shared by `lanes` lanes. In a warp with work, lanes without any repeat the last item, so that shuffles stay whole, and
+// store nothing.
+template <int lanes, int levels>
 struct Item {
-  int64_t batch;
-  uint32_t query, head, lane;
-  bool live;
+  uint32_t batch, query, head, lane;
+  bool live, warp_live;
   float x, y;                                          // centre of the query's token, in pixels of its own level, or the reference, in 0..1
+  float u, v;                                          // the same in 0..1
   float inverse_width, inverse_height, width, height;  // of its own level
 
   __device__ explicit Item(const Parameters& p) {
-    batch = static_cast<int64_t>(blockIdx.z) * gridDim.y + blockIdx.y;
-    uint32_t item = blockIdx.x * (block_size / lanes) + threadIdx.x / lanes;
-    live = item < p.items;
-    item = live ? item : p.items - 1;
-    query = divide(item, p.by_heads);
-    head = item - query * p.heads;
+    batch = blockIdx.z * gridDim.y + blockIdx.y;
     lane = threadIdx.x % lanes;
+    if constexpr (levels > 0) {
+      query = blockIdx.x * (block_size / 32) + threadIdx.x / 32;
+      head = threadIdx.x % 32 / lanes;
+      live = warp_live = query < static_cast<uint32_t>(p.queries);
+    } else {
+      uint32_t item = blockIdx.x * (block_size / lanes) + threadIdx.x / lanes;
+      live = item < p.items, warp_live = true;
+      item = live ? item : p.items - 1;
+      query = divide(item, p.by_heads);
+      head = item - query * p.heads;
+    }
+    warp_live = warp_live && batch < static_cast<uint32_t>(p.batch);
   }
 
-  // `levels` > 0 is p.levels, known when compiling.
-  template <int levels>
   __device__ void locate(const Parameters& p) {
     if (has_reference<levels>(p)) {
       const float* point = p.reference + batch * p.reference_batch + query * p.reference_query;
-      x = point[0], y = point[1];
+      x = u = point[0], y = v = point[1];
       return;
     }
-    uint32_t start = 0;
     int own = 0;
     if constexpr (levels > 0) {
 #pragma unroll
@@ -223,44 +236,78 @@ struct Item {
         if (query >= static_cast<uint32_t>(p.level[l].start)) own = l;
     }
     const LevelParameters& level = p.level[own];
-    start = level.start;
-    const uint32_t row = divide(query - start, level.by_width);
-    x = static_cast<float>(query - start - row * level.width) + 0.5f, y = static_cast<float>(row) + 0.5f;
-    width = static_cast<float>(level.width), height = static_cast<float>(level.height);
+    const uint32_t token = query - level.start, row = divide(token, level.by_width);
+    x = static_cast<float>(token - row * level.width) + 0.5f, y = static_cast<float>(row) + 0.5f;
+    width = level.columns, height = level.rows;
     inverse_width = level.inverse_width, inverse_height = level.inverse_height;
+    u = x * inverse_width, v = y * inverse_height;
+  }
+
+  // Index of the first logit, the first offset of this query and head.
+  __device__ int64_t logits(const Parameters& p) const {
+    return batch * p.logits_batch + (static_cast<uint64_t>(query) * p.logits_row + head * p.logits_head);
+  }
+  __device__ int64_t offsets(const Parameters& p) const {
+    return batch * p.offsets_batch + (static_cast<uint64_t>(query) * p.offsets_row + head * p.offsets_head);
+  }
+  // A head whose channels do not fill its lanes: the idle ones read what the first reads, and store nothing.
+  __device__ bool has_channels(const Parameters& p) const { return levels > 0 || lane * 8 < static_cast<uint32_t>(p.channels); }
+  // Index of this lane's channels within a token of value, and in tensors like out.
+  __device__ uint32_t in_value(const Parameters& p) const {
+    if constexpr (levels > 0) return threadIdx.x % 32 * 8;
+    return head * p.value_head + (has_channels(p) ? lane * 8 : 0);
+  }
+  __device__ int64_t in_out(const Parameters& p) const {
+    const int64_t row = static_cast<int64_t>(batch) * p.queries + query;
+    if constexpr (levels > 0) return row * fixed_row + threadIdx.x % 32 * 8;
+    return (row * p.heads + head) * p.channels + (has_channels(p) ? lane * 8 : 0);
   }
 };
 
 // One axis of one sample. The position is kept as a whole number and a small rest, so that no digit is spent on the size of the picture:
 // (centre to / from - 1/2) = whole + rest, with the products below exact up to 2^24.
 struct Axis {
-  int32_t place;   // of the window, clamped into the level
+  float place;     // of the window, clamped into the level; a whole number
   float w0, w1;    // weights of its first and second column
   float distance;  // of the sample from the first column
 
-  __device__ Axis(bool reference, float centre, float inverse_from, float from, int32_t to, int32_t last, float second, float offset) {
-    const float size = static_cast<float>(to);
-    float whole, rest;
+  __device__ Axis(bool reference, float centre, float share, float inverse_from, float from, float to, float last, float offset) {
+    const float whole = floorf(share * to);
+    float t;
     if (reference) {
-      whole = floorf(centre * size);
-      rest = fmaf(centre, size, -whole) - 0.5f;
+      t = (fmaf(share, to, -whole) - 0.5f) + offset;
     } else {
-      whole = floorf(centre * size * inverse_from);
-      rest = fmaf(centre, size, -(whole + 0.5f) * from) * inverse_from;
+      t = fmaf(fmaf(centre, to, -fmaf(whole, from, 0.5f * from)), inverse_from, offset);
     }
     // Whole numbers in floats; what is infinite or no number ends with weights of zero, as saturating makes zero of it.
-    const float t = rest + offset;
     const float down = floorf(t);
     const float left = whole + down;
-    const float bounded = fminf(fmaxf(left, 0.0f), static_cast<float>(last));
-    place = static_cast<int32_t>(bounded);
-    distance = (left - bounded) + (t - down);
+    place = fminf(fmaxf(left, 0.0f), last);
+    distance = (left - place) + (t - down);
     w0 = __saturatef(1.0f - fabsf(distance));
-    w1 = __saturatef(1.0f - fabsf(distance - 1.0f)) * second;
+    w1 = __saturatef(1.0f - fabsf(distance - 1.0f));
   }
 
   // Derivative of the weights by the position; from the right at the kinks, as floor has it.
   __device__ static float slope(float d) { return d >= 0.0f ? (d < 1.0f ? -1.0f : 0.0f) : (d >= -1.0f ? 1.0f : 0.0f); }
+};
+
+// The 2x2 pixels around a sample in one level.
+template <int lanes, int levels>
+struct Window {
+  Axis x, y;
+  uint32_t token;  // left upper
+
+  __device__ Window(const Parameters& p, const Item<lanes, levels>& item, const LevelParameters& level, float2 offset)
+      : x(has_reference<levels>(p), item.x, item.u, item.inverse_width, item.width, level.columns, level.last_x, offset.x),
+        y(has_reference<levels>(p), item.y, item.v, item.inverse_height, item.height, level.rows, level.last_y, offset.y) {
+    if constexpr (levels > 0) {
+      token = static_cast<uint32_t>(fmaf(y.place, level.columns, x.place + level.first));
+    } else {
+      token = level.start + static_cast<int32_t>(y.place) * level.width + static_cast<int32_t>(x.place);
+      x.w1 *= level.second_x, y.w1 *= level.second_y;
+    }
+  }
 };
 
 template <int lanes>
@@ -278,6 +325,33 @@ __device__ inline float over_lanes_max(float v) {
 
 constexpr float log2_e = 1.44269504088896f;
 constexpr float no_logit = -1e30f;  // of a lane that holds no sample; e^(no_logit - m) is 0
+
+#ifdef PROSCALE_EMULATE
+__device__ inline float power_of_two(float x) { return exp2f(x); }
+__device__ inline float inverse(float x) { return 1.0f / x; }
+template <class T>
+__device__ inline const T* settled(const T* p) {
+  return p;
+}
+#else
+// Without the instructions that exp2f and a division add for subnormal numbers: sums here are at least 1, and what is that small is 0.
+__device__ inline float power_of_two(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+__device__ inline float inverse(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+// An address that the compiler takes as it is: it would put off its last addition, and make it again for every load.
+template <class T>
+__device__ inline const T* settled(const T* p) {
+  asm("" : "+l"(p));
+  return p;
+}
+#endif
 
 // Calls body(round, k, level index, valid) for the samples that this lane owns. With `levels` known, points == lanes: one level per round.
 template <int lanes, int levels, class Body>
@@ -298,24 +372,24 @@ __device__ inline void own_samples(const Parameters& p, uint32_t lane, Body body
 // Softmax over the samples of one head, spread over its lanes: e^(logit - highest) * scale, in powers of two.
 template <class T, int lanes, int levels>
 struct Softmax {
-  float highest, scale;
+  float highest, scale;  // the highest logit times log2 e
   float own[levels > 0 ? levels : 1];
 
   __device__ Softmax(const Parameters& p, uint32_t lane, int64_t row) {
     highest = no_logit;
     own_samples<lanes, levels>(p, lane, [&](int round, int k, int, bool valid) {
-      const float logit = valid ? load_one<T>(p.logits, row + k, float_sampling<levels>(p)) * log2_e : no_logit;
+      const float logit = valid ? load_one<T>(p.logits, row + k, float_sampling<levels>(p)) : no_logit;
       if constexpr (levels > 0) own[round] = logit;
       highest = fmaxf(highest, logit);
     });
-    highest = over_lanes_max<lanes>(highest);
+    highest = over_lanes_max<lanes>(highest) * log2_e;
     float sum = 0.0f;
     own_samples<lanes, levels>(p, lane, [&](int round, int k, int, bool valid) {
       const float e = power(p, row, round, k, valid);
       if constexpr (levels > 0) own[round] = e;
       sum += e;
     });
-    scale = __fdividef(1.0f, over_lanes_sum<lanes>(sum));
+    scale = inverse(over_lanes_sum<lanes>(sum));
   }
 
   __device__ float power(const Parameters& p, int64_t row, [[maybe_unused]] int round, int k, bool valid) const {
@@ -323,9 +397,9 @@ struct Softmax {
     if constexpr (levels > 0) {
       logit = own[round];
     } else {
-      logit = valid ? load_one<T>(p.logits, row + k, float_sampling<levels>(p)) * log2_e : no_logit;
+      logit = valid ? load_one<T>(p.logits, row + k, float_sampling<levels>(p)) : no_logit;
     }
-    return exp2f(logit - highest);
+    return power_of_two(fmaf(logit, log2_e, -highest));
   }
 
   __device__ float weight(const Parameters& p, int64_t row, int round, int k, bool valid) const {
@@ -345,38 +419,42 @@ __device__ inline void add_scaled(float (&sum)[8], const Eight<T>& eight, float 
   for (int c = 0; c < 8; ++c) sum[c] = fmaf(x[c], weight, sum[c]);
 }
 
-// T: type of value and out. levels: 0 for any shape, else that many levels of `lanes` points each.
+// In bytes, which is one instruction.
+template <class T>
+__device__ inline const T* fixed_token(const T* value, uint32_t token) {
+  return reinterpret_cast<const T*>(reinterpret_cast<const char*>(value) + uint64_t{token} * (fixed_row * sizeof(T)));
+}
+
+// T: type of value and out. levels: 0 for any shape. Blocks per multiprocessor: fewer registers than these leave it would spill some.
 template <class T, int lanes, int levels>
-__global__ void __launch_bounds__(block_size) forward_kernel(PROSCALE_PARAMETERS) {
-  Item<lanes> item(p);
-  if (item.batch >= p.batch) return;
-  item.template locate<levels>(p);
-  const int64_t logits = item.batch * p.logits_batch + item.query * p.logits_row + item.head * p.logits_head;
-  const int64_t offsets = item.batch * p.offsets_batch + item.query * p.offsets_row + item.head * p.offsets_head;
+__global__ void __launch_bounds__(block_size, levels == 1 ? 5 : 3) forward_kernel(PROSCALE_PARAMETERS) {
+  Item<lanes, levels> item(p);
+  if (!item.warp_live) return;
+  item.locate(p);
+  const int64_t logits = item.logits(p), offsets = item.offsets(p);
   const Softmax<T, lanes, levels> softmax(p, item.lane, logits);
-  const T* value = static_cast<const T*>(p.value) + item.batch * p.value_batch;
-  // A head whose channels do not fill its lanes: the idle ones read what the first reads, and store nothing.
-  const bool has_channels = item.lane * 8 < static_cast<uint32_t>(p.channels);
-  value += item.head * p.value_head + (has_channels ? item.lane * 8 : 0);
+  const T* const value = settled(static_cast<const T*>(p.value) + item.batch * p.value_batch + item.in_value(p));
   float sum[8] = {};
   own_samples<lanes, levels>(p, item.lane, [&](int round, int k, int l, bool valid) {
     const LevelParameters& level = p.level[l];
     const float2 offset = valid ? load_pair<T>(p.offsets, offsets + 2 * k, float_sampling<levels>(p)) : float2{0.0f, 0.0f};
-    const Axis x(has_reference<levels>(p), item.x, item.inverse_width, item.width, level.width, level.last_x, level.second_x, offset.x);
-    const Axis y(has_reference<levels>(p), item.y, item.inverse_height, item.height, level.height, level.last_y, level.second_y, offset.y);
+    const Window<lanes, levels> window(p, item, level, offset);
     const float attention = softmax.weight(p, logits, round, k, valid);
-    const float w0 = y.w0 * attention, w1 = y.w1 * attention;
-    const float w00 = w0 * x.w0, w01 = w0 * x.w1, w10 = w1 * x.w0, w11 = w1 * x.w1;
-    const uint32_t token = level.start + y.place * level.width + x.place;
+    const float w0 = window.y.w0 * attention, w1 = window.y.w1 * attention;
+    const float w00 = w0 * window.x.w0, w01 = w0 * window.x.w1, w10 = w1 * window.x.w0, w11 = w1 * window.x.w1;
+    const T* const below = settled(value + level.step_y);
 #pragma unroll
     for (int owner = 0; owner < lanes; ++owner) {
-      uint32_t step_x = level.step_x, step_y = level.step_y;
-      if constexpr (levels == 0) {
-        step_x = __shfl_sync(full_warp, step_x, owner, lanes);
-        step_y = __shfl_sync(full_warp, step_y, owner, lanes);
+      const uint32_t token = __shfl_sync(full_warp, window.token, owner, lanes);
+      const T *row0, *row1;
+      uint32_t step_x = fixed_row;
+      if constexpr (levels > 0) {
+        row0 = fixed_token(value, token), row1 = fixed_token(below, token);
+      } else {
+        row0 = value + static_cast<uint64_t>(token) * p.value_row;
+        row1 = row0 + __shfl_sync(full_warp, level.step_y, owner, lanes);
+        step_x = __shfl_sync(full_warp, level.step_x, owner, lanes);
       }
-      const T* row0 = value + static_cast<uint64_t>(__shfl_sync(full_warp, token, owner, lanes)) * p.value_row;
-      const T* row1 = row0 + step_y;
       Eight<T> v00, v01, v10, v11;
       v00.load(row0);
       v01.load(row0 + step_x);
@@ -388,11 +466,10 @@ __global__ void __launch_bounds__(block_size) forward_kernel(PROSCALE_PARAMETERS
       add_scaled(sum, v11, __shfl_sync(full_warp, w11, owner, lanes));
     }
   });
-  if (!item.live || !has_channels) return;
+  if (!item.live || !item.has_channels(p)) return;
   Eight<T> result;
   result.narrow(sum);
-  const int64_t row = (item.batch * p.queries + item.query) * p.heads + item.head;
-  result.store(static_cast<T*>(p.out) + row * p.channels + item.lane * 8);
+  result.store(static_cast<T*>(p.out) + item.in_out(p));
 }
 
 // ---- backward
@@ -433,57 +510,56 @@ __device__ inline float dot(const float (&g)[8], const Eight<T>& eight) {
 
 template <class T, int lanes, int levels>
 __global__ void __launch_bounds__(block_size) backward_kernel(PROSCALE_PARAMETERS) {
-  Item<lanes> item(p);
-  if (item.batch >= p.batch) return;
-  item.template locate<levels>(p);
-  const int64_t logits = item.batch * p.logits_batch + item.query * p.logits_row + item.head * p.logits_head;
-  const int64_t offsets = item.batch * p.offsets_batch + item.query * p.offsets_row + item.head * p.offsets_head;
+  Item<lanes, levels> item(p);
+  if (!item.warp_live) return;
+  item.locate(p);
+  const int64_t logits = item.logits(p), offsets = item.offsets(p);
   const Softmax<T, lanes, levels> softmax(p, item.lane, logits);
-  const T* value = static_cast<const T*>(p.value) + item.batch * p.value_batch;
-  const bool has_channels = item.lane * 8 < static_cast<uint32_t>(p.channels);
-  const uint32_t channel = has_channels ? item.lane * 8 : 0;
-  value += item.head * p.value_head + channel;
-  const int64_t row = (item.batch * p.queries + item.query) * p.heads + item.head;
-  const bool adds = item.live && has_channels;
+  const T* const value = settled(static_cast<const T*>(p.value) + item.batch * p.value_batch + item.in_value(p));
+  const int32_t heads = levels > 0 ? fixed_heads : p.heads, token_size = levels > 0 ? fixed_row : p.heads * p.channels;
+  const int64_t row = (static_cast<int64_t>(item.batch) * p.queries + item.query) * heads + item.head;
+  const bool adds = item.live && item.has_channels(p);
   float g[8] = {};
-  if (has_channels) {
+  if (item.has_channels(p)) {
     Eight<T> incoming;
-    incoming.load(static_cast<const T*>(p.out_gradient) + row * p.channels + channel);
+    incoming.load(static_cast<const T*>(p.out_gradient) + item.in_out(p));
     incoming.widen(g);
   }
   // The accumulator is laid out without gaps, unlike value.
-  const int64_t target = item.batch * p.tokens * p.heads * p.channels + item.head * p.channels + channel;
-  const int32_t token_size = p.heads * p.channels;
+  const int64_t target = static_cast<int64_t>(item.batch) * p.tokens * token_size +
+                         (levels > 0 ? threadIdx.x % 32 * 8 : item.head * p.channels + (item.has_channels(p) ? item.lane * 8 : 0));
   const float exponent = levels == 0 && p.deterministic ? unit_exponent(*p.largest) : 0.0f;
   float sampled[levels > 0 ? levels : max_samples];  // what each own sample gave: incoming gradient . sample
   float expected = 0.0f;
   own_samples<lanes, levels>(p, item.lane, [&](int round, int k, int l, bool valid) {
     const LevelParameters& level = p.level[l];
     const float2 offset = valid ? load_pair<T>(p.offsets, offsets + 2 * k, float_sampling<levels>(p)) : float2{0.0f, 0.0f};
-    const Axis x(has_reference<levels>(p), item.x, item.inverse_width, item.width, level.width, level.last_x, level.second_x, offset.x);
-    const Axis y(has_reference<levels>(p), item.y, item.inverse_height, item.height, level.height, level.last_y, level.second_y, offset.y);
+    const Window<lanes, levels> window(p, item, level, offset);
+    const Axis &x = window.x, &y = window.y;
     const float attention = softmax.weight(p, logits, round, k, valid);
     const float w0 = y.w0 * attention, w1 = y.w1 * attention;
     const float w00 = w0 * x.w0, w01 = w0 * x.w1, w10 = w1 * x.w0, w11 = w1 * x.w1;
-    const int32_t token = level.start + y.place * level.width + x.place;
     float d00 = 0.0f, d01 = 0.0f, d10 = 0.0f, d11 = 0.0f;  // incoming gradient . each corner of the own sample
 #pragma unroll
     for (int owner = 0; owner < lanes; ++owner) {
-      uint32_t step_x = level.step_x, step_y = level.step_y;
-      int32_t next_x = level.width > 1 ? 1 : 0, next_y = level.height > 1 ? level.width : 0;
+      uint32_t step_x = fixed_row, step_y = level.step_y;
+      int32_t next_x = 1, next_y = level.width;
       if constexpr (levels == 0) {
+        step_x = level.step_x;
+        next_x = step_x ? 1 : 0, next_y = step_y ? level.width : 0;
         step_x = __shfl_sync(full_warp, step_x, owner, lanes), step_y = __shfl_sync(full_warp, step_y, owner, lanes);
         next_x = __shfl_sync(full_warp, next_x, owner, lanes), next_y = __shfl_sync(full_warp, next_y, owner, lanes);
       }
-      const int32_t at = __shfl_sync(full_warp, token, owner, lanes);
+      const int32_t at = __shfl_sync(full_warp, static_cast<int32_t>(window.token), owner, lanes);
       const float b00 = __shfl_sync(full_warp, w00, owner, lanes), b01 = __shfl_sync(full_warp, w01, owner, lanes);
       const float b10 = __shfl_sync(full_warp, w10, owner, lanes), b11 = __shfl_sync(full_warp, w11, owner, lanes);
-      const uint32_t place = static_cast<uint32_t>(at) * p.value_row;
+      const T* const row0 = value + static_cast<uint64_t>(at) * (levels > 0 ? fixed_row : p.value_row);
+      const T* const row1 = row0 + step_y;
       Eight<T> v00, v01, v10, v11;
-      v00.load(value + place);
-      v01.load(value + (place + step_x));
-      v10.load(value + (place + step_y));
-      v11.load(value + (place + step_x + step_y));
+      v00.load(row0);
+      v01.load(row0 + step_x);
+      v10.load(row1);
+      v11.load(row1 + step_x);
       const float s00 = over_lanes_sum<lanes>(dot(g, v00)), s01 = over_lanes_sum<lanes>(dot(g, v01));
       const float s10 = over_lanes_sum<lanes>(dot(g, v10)), s11 = over_lanes_sum<lanes>(dot(g, v11));
       if (item.lane == static_cast<uint32_t>(owner)) d00 = s00, d01 = s01, d10 = s10, d11 = s11;

@@ -78,9 +78,9 @@ Parameters parameters_of(const Problem& problem) {
   p.reference = static_cast<const float*>(problem.reference);
   p.value_batch = problem.value_strides.batch, p.value_row = static_cast<uint32_t>(problem.value_strides.row);
   p.value_head = static_cast<uint32_t>(problem.value_strides.head);
-  p.offsets_batch = problem.offsets_strides.batch, p.offsets_row = problem.offsets_strides.row;
+  p.offsets_batch = problem.offsets_strides.batch, p.offsets_row = static_cast<uint32_t>(problem.offsets_strides.row);
   p.offsets_head = static_cast<uint32_t>(problem.offsets_strides.head);
-  p.logits_batch = problem.logits_strides.batch, p.logits_row = problem.logits_strides.row;
+  p.logits_batch = problem.logits_strides.batch, p.logits_row = static_cast<uint32_t>(problem.logits_strides.row);
   p.logits_head = static_cast<uint32_t>(problem.logits_strides.head);
   p.reference_batch = problem.reference_batch_stride, p.reference_query = problem.reference_query_stride;
   p.batch = static_cast<int32_t>(problem.batch), p.tokens = static_cast<int32_t>(problem.tokens);
@@ -95,7 +95,8 @@ Parameters parameters_of(const Problem& problem) {
   constexpr int64_t limit = int64_t{1} << 31;
   STD_TORCH_CHECK(
       problem.queries * problem.heads < limit && problem.batch < limit &&
-          problem.tokens * problem.value_strides.row + problem.heads * problem.value_strides.head < 2 * limit,
+          problem.tokens * problem.value_strides.row + problem.heads * problem.value_strides.head < 2 * limit &&
+          problem.offsets_strides.row < 2 * limit && problem.logits_strides.row < 2 * limit,
       "ms_deform_attn: one picture has more than 2^32 elements"
   );
   p.items = static_cast<uint32_t>(problem.queries * problem.heads);
@@ -104,8 +105,9 @@ Parameters parameters_of(const Problem& problem) {
   for (int32_t l = 0; l < problem.levels; ++l) {
     const Level& from = problem.level[l];
     LevelParameters& to = p.level[l];
-    to.start = from.start, to.width = from.width, to.height = from.height;
-    to.last_x = std::max(from.width - 2, 0), to.last_y = std::max(from.height - 2, 0);
+    to.start = from.start, to.width = from.width;
+    to.columns = static_cast<float>(from.width), to.rows = static_cast<float>(from.height), to.first = static_cast<float>(from.start);
+    to.last_x = static_cast<float>(std::max(from.width - 2, 0)), to.last_y = static_cast<float>(std::max(from.height - 2, 0));
     to.step_x = from.width > 1 ? p.value_row : 0, to.step_y = from.height > 1 ? p.value_row * from.width : 0;
     to.second_x = from.width > 1 ? 1.0f : 0.0f, to.second_y = from.height > 1 ? 1.0f : 0.0f;
     to.inverse_width = 1.0f / static_cast<float>(from.width), to.inverse_height = 1.0f / static_cast<float>(from.height);
@@ -121,14 +123,20 @@ dim3 grid_of(const Parameters& p, int lanes) {
 
 dim3 grid_of(int64_t eights) { return dim3(static_cast<uint32_t>((eights + block_size - 1) / block_size)); }
 
-// Heads of 32 channels with 4 points, on 1 to 3 levels, are what the published models have: known when compiling, if nothing is out of the
+// What the published models have, 8 heads of 32 channels with 4 points on 1 to 3 levels, is known when compiling if nothing is out of the
 // ordinary (`plain`: offsets in value's type, no reference points, sums in any order).
+bool is_fixed(const Parameters& p, bool plain) {
+  if (!plain || p.points != 4 || p.channels != 32 || p.heads != fixed_heads) return false;
+  if (p.value_row != fixed_row || p.value_head != 32 || p.tokens >= 1 << 24) return false;
+  return std::all_of(p.level, p.level + p.levels, [](const LevelParameters& level) { return level.second_x && level.second_y; });
+}
+
 template <class T, class Launch>
 void by_shape(const Parameters& p, bool plain, Launch launch) {
-  const auto fixed = [&](int levels) { return p.points == 4 && p.channels == 32 && p.levels == levels && plain; };
-  if (fixed(3)) return launch.template operator()<T, 4, 3>();
-  if (fixed(2)) return launch.template operator()<T, 4, 2>();
-  if (fixed(1)) return launch.template operator()<T, 4, 1>();
+  const bool fixed = is_fixed(p, plain);
+  if (fixed && p.levels == 3) return launch.template operator()<T, 4, 3>();
+  if (fixed && p.levels == 2) return launch.template operator()<T, 4, 2>();
+  if (fixed && p.levels == 1) return launch.template operator()<T, 4, 1>();
   if (p.channels <= 8) return launch.template operator()<T, 1, 0>();
   if (p.channels <= 16) return launch.template operator()<T, 2, 0>();
   if (p.channels <= 32) return launch.template operator()<T, 4, 0>();

@@ -13,7 +13,7 @@
 
 #define __device__
 #define __global__
-#define __launch_bounds__(n)
+#define __launch_bounds__(...)
 
 using std::max;
 using std::min;
@@ -131,9 +131,12 @@ inline uint32_t atomicMax(uint32_t* p, uint32_t value) {
   *p = max(*p, value);
   return before;
 }
+template <class V>
+V __ldg(const V* p) {
+  return *p;
+}
 inline uint32_t __umulhi(uint32_t a, uint32_t b) { return static_cast<uint32_t>((uint64_t{a} * b) >> 32); }
 inline float __saturatef(float x) { return x > 0.0f ? min(x, 1.0f) : 0.0f; }
-inline float __fdividef(float x, float y) { return x / y; }
 inline float __uint_as_float(uint32_t x) { return std::bit_cast<float>(x); }
 inline uint32_t __float_as_uint(float x) { return std::bit_cast<uint32_t>(x); }
 

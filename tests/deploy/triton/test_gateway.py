@@ -1,0 +1,285 @@
+"""The gateway, as users start it and with torch out of its reach, in front of real Triton servers."""
+
+import json
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import tritonclient.grpc as grpc
+from PIL import Image
+from tests.deploy.triton.server import TritonServer, needs_triton
+from tests.service.pictures import encoded
+from tests.service.serving import metric, process, until
+
+from proscale.checkpoints.folder import DEFAULT_FOLDER
+
+pytestmark = needs_triton
+ROOT = Path(__file__).parents[3]
+EXAMPLES = sorted(path for path in (ROOT / "examples").iterdir() if path.suffix in (".jpg", ".png"))
+NO_TORCH = "import sys; sys.modules['torch'] = None  # importing it fails from here on"
+OCTETS = {"content-type": "application/octet-stream"}
+HTTP = httpx.Client(timeout=60, limits=httpx.Limits(max_connections=None, keepalive_expiry=2))
+"""One for all: making a client costs more than many of the requests here."""
+
+
+@contextmanager
+def gateway(*servers: TritonServer, **settings: str) -> Iterator[str]:
+    """Its URL."""
+    urls = ",".join(server.url for server in servers)
+    environment = {"PROSCALE_ENGINE": "triton", "PROSCALE_TRITON_URL": urls, "PROSCALE_LOG_LEVEL": "error"} | settings
+    with process(first=NO_TORCH, **environment) as (url, _):
+        yield url
+
+
+@pytest.fixture(scope="module")
+def url(triton: TritonServer) -> Iterator[str]:
+    """A gateway in front of the shared server, with more places than Triton's queue."""
+    with gateway(triton, PROSCALE_MAX_QUEUE="200") as url:
+        yield url
+
+
+def post(url: str, content: bytes, query: str = "", timeout: float = 60) -> httpx.Response:
+    return HTTP.post(f"{url}/segment?{query}", content=content, headers=OCTETS, timeout=timeout)
+
+
+def is_ready(url: str) -> bool:
+    return HTTP.get(f"{url}/health/ready").status_code == 200
+
+
+@contextmanager
+def busy(url: str, picture: np.ndarray) -> Iterator[None]:
+    """A worker that computes for seconds. (Stopping its process would not do: to Triton it would be dead, not busy.)"""
+    large = encoded(np.asarray(Image.fromarray(picture).resize((3000, 3000))))
+    with ThreadPoolExecutor(2) as pool:
+        slow = [pool.submit(post, url, large, "task=panoptic,semantic") for _ in range(2)]
+        until(lambda: metric(url, "proscale_queue_depth") == 2)
+        yield
+        assert [future.result().status_code for future in slow] == [200, 200]
+
+
+def pictures_counted(triton: TritonServer) -> float:
+    return triton.metrics().get('proscale_worker_pictures_total{model="proscale",version="1"}', 0.0)
+
+
+@pytest.mark.parametrize("query", ["task=panoptic,instance,semantic", "labels=cat,sky&threshold=0.01&max_segments=3", "mask_threshold=0.3"])
+def test_both_engines_give_the_same_answer(url: str, in_process: str, query: str) -> None:
+    for path in EXAMPLES:
+        remote, local = (post(each, path.read_bytes(), query) for each in (url, in_process))
+        assert (remote.status_code, local.status_code) == (200, 200)
+        answers = [response.json() for response in (remote, local)]
+        for answer in answers:
+            assert answer.pop("id")
+            assert set(answer["timings_ms"]) == {"decode", "queue", "preprocess", "infer", "postprocess", "encode"}
+            assert answer.pop("timings_ms")["infer"] > 0
+        assert answers[0] == answers[1]
+    plans = [HTTP.post(f"{each}/segment/plan?width=640&height=480").json() for each in (url, in_process)]
+    assert plans[0]["compute"] == plans[1]["compute"]
+    models = [HTTP.get(f"{each}/models").json() for each in (url, in_process)]
+    assert models[0] == models[1]
+
+
+@pytest.fixture(scope="module")
+def in_process(small_checkpoint: Path) -> Iterator[str]:
+    """A server that computes itself, on as many threads as the worker: their number decides the last bit of sums."""
+    with process("--checkpoint", str(small_checkpoint), "--threads", "1", PROSCALE_LOG_LEVEL="error") as (url, _):
+        yield url
+
+
+def test_pictures_of_one_size_share_batches_and_others_do_not_mix(url: str, picture: np.ndarray) -> None:
+    tall = picture.transpose(1, 0, 2).copy()
+    contents = [encoded(np.roll(image, 5 * i, axis=1)) for i in range(12) for image in (picture, tall)]
+    before = [metric(url, f"proscale_batch_size_{kind}") for kind in ("sum", "count")]
+    with ThreadPoolExecutor(len(contents)) as pool:
+        answers = [response.json() for response in pool.map(partial(post, url), contents)]
+    assert max(answer["compute"]["batch_size"] for answer in answers) > 1
+    for answer, size in zip(answers, [picture.shape[:2], tall.shape[:2]] * 12, strict=True):
+        assert (answer["image"]["height"], answer["image"]["width"]) == size
+        assert all(tuple(segment["segmentation"]["size"]) == size for segment in answer["segments"])
+    pictures, batches = (metric(url, f"proscale_batch_size_{kind}") - b for kind, b in zip(("sum", "count"), before, strict=True))
+    assert pictures == len(contents)
+    assert batches < pictures
+
+
+def test_a_bad_request_fails_alone(url: str, picture: np.ndarray) -> None:
+    good = encoded(picture)
+    with ThreadPoolExecutor(12) as pool:
+        others = [pool.submit(post, url, good) for _ in range(8)]
+        bad = [pool.submit(post, url, good, query) for query in ("labels=unicorn", "threshold=7")] + [pool.submit(post, url, good[:-50])]
+        assert [future.result().status_code for future in bad] == [422, 422, 422]
+        assert [future.result().status_code for future in others] == [200] * 8
+
+
+def test_a_full_queue_is_429_a_passed_deadline_504_and_busy_is_not_down(url: str, picture: np.ndarray) -> None:
+    content = encoded(picture)
+    with ThreadPoolExecutor(120) as pool:
+        with busy(url, picture):
+            late = post(url, content, "deadline_ms=300")
+            assert late.status_code == 504
+            assert late.json()["type"].endswith(":deadline")
+            waiting = [pool.submit(post, url, content) for _ in range(110)]
+            until(lambda: any(future.done() for future in waiting))
+            assert is_ready(url)
+        answers = [future.result() for future in waiting]
+    assert Counter(answer.status_code for answer in answers).keys() == {200, 429}
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+    assert all(answer.json()["type"].endswith(":overloaded") for answer in refused)
+    assert metric(url, 'proscale_rejected_total{reason="overloaded"}') >= len(refused)
+
+
+def test_requests_of_clients_that_left_are_not_computed(url: str, triton: TritonServer, picture: np.ndarray) -> None:
+    before = pictures_counted(triton)
+    content = encoded(picture)
+    with ThreadPoolExecutor(10) as pool:
+        with busy(url, picture):
+            kept = pool.submit(post, url, content)
+            until(lambda: metric(url, "proscale_queue_depth") == 3)
+            impatient = [pool.submit(post, url, content, timeout=0.5) for _ in range(8)]
+            assert all(isinstance(future.exception(), httpx.ReadTimeout) for future in impatient)
+            until(lambda: metric(url, "proscale_queue_depth") <= 3)
+        assert kept.result().status_code == 200
+    assert post(url, content).status_code == 200
+    assert pictures_counted(triton) - before == 2 + 1 + 1
+
+
+def test_another_checkpoint_is_noticed(url: str, triton: TritonServer) -> None:
+    content = EXAMPLES[0].read_bytes()
+    old = HTTP.get(f"{url}/models").json()["models"][0]["name"]
+    with grpc.InferenceServerClient(triton.url) as client:
+        config = client.get_model_config("proscale", as_json=True)["config"]
+        config["parameters"]["checkpoint"]["string_value"] = str(DEFAULT_FOLDER)
+        try:
+            client.load_model("proscale", config=json.dumps(config))
+            answer = post(url, content)
+            assert answer.status_code == 200
+            assert answer.json()["model"]["name"] != old
+            assert {segment["label"] for segment in answer.json()["segments"]} <= labels(url)
+            # Healing keeps the checkpoint that was loaded, not the repository's.
+            kill_backend(triton)
+            until(lambda: not is_ready(url))
+            until(lambda: is_ready(url))
+            assert HTTP.get(f"{url}/models").json()["models"][0]["name"] == answer.json()["model"]["name"]
+        finally:
+            client.unload_model("proscale")  # or Triton goes on with the configuration that it was given last
+            client.load_model("proscale")
+    until(lambda: is_ready(url))
+    until(lambda: HTTP.get(f"{url}/models").json()["models"][0]["name"] == old)
+    assert post(url, content).status_code == 200
+
+
+def labels(url: str) -> set[str]:
+    return {category["name"] for category in HTTP.get(f"{url}/models").json()["models"][0]["categories"]}
+
+
+def kill_backend(triton: TritonServer) -> None:
+    for pid in triton.backend_pids():
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_a_dead_model_process_is_noticed_and_healed(url: str, triton: TritonServer, picture: np.ndarray) -> None:
+    content = encoded(picture)
+    kill_backend(triton)
+    first = post(url, content)
+    assert first.status_code == 503
+    assert int(first.headers["retry-after"]) >= 1
+    assert triton.http_ok("/v2/models/proscale/ready")  # so much for Triton's own word
+    assert not is_ready(url)
+    assert metric(url, "proscale_engine_up") == 0
+    until(lambda: is_ready(url))
+    assert metric(url, "proscale_engine_up") == 1
+    assert post(url, content).status_code == 200
+
+
+def test_an_unloaded_model_is_503_and_left_to_whoever_unloaded_it(url: str, triton: TritonServer, picture: np.ndarray) -> None:
+    with grpc.InferenceServerClient(triton.url) as client:
+        client.unload_model("proscale")
+        until(lambda: not is_ready(url))
+        assert post(url, encoded(picture)).status_code == 503
+        assert not client.is_model_ready("proscale")
+        client.load_model("proscale")
+    until(lambda: is_ready(url))
+
+
+@contextmanager
+def load(url: str, content: bytes, clients: int = 4) -> Iterator[list[httpx.Response]]:
+    """Clients that ask on and on; their answers. One that is not answered at all fails the test."""
+    answers: list[httpx.Response] = []
+    errors: list[Exception] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        with httpx.Client(timeout=60) as client:
+            while not stop.is_set():
+                try:
+                    answers.append(client.post(f"{url}/segment", content=content, headers=OCTETS))
+                except Exception as error:
+                    errors.append(error)
+                    return
+                stop.wait(0.0 if answers[-1].status_code == 200 else 0.05)
+
+    threads = [threading.Thread(target=ask) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield answers
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(60)
+    assert not errors
+
+
+def clean(answer: httpx.Response) -> bool:
+    """An answer, or a problem that says when to come back."""
+    problem: dict[str, Any] = answer.json()
+    return answer.status_code == 200 or (
+        answer.status_code == 503
+        and answer.headers["content-type"] == "application/problem+json"
+        and int(answer.headers["retry-after"]) >= 1
+        and problem["type"].endswith(":unavailable")
+    )
+
+
+def test_the_server_comes_later_dies_and_returns_and_another_one_takes_over(
+    triton: TritonServer, tmp_path: Path, small_checkpoint: Path, picture: np.ndarray
+) -> None:
+    content = encoded(picture)
+    server = TritonServer(tmp_path, {"PROSCALE_CHECKPOINT": str(small_checkpoint), "PROSCALE_THREADS": "1"})
+    with ExitStack() as stack:
+        alone = stack.enter_context(gateway(server))
+        both = stack.enter_context(gateway(server, triton))
+        stack.callback(server.kill)
+        assert HTTP.get(f"{alone}/health/live").status_code == 200
+        assert HTTP.get(f"{alone}/health/startup").status_code == 200
+        assert not is_ready(alone)
+        for answer in (post(alone, content), HTTP.get(f"{alone}/models"), HTTP.post(f"{alone}/segment/plan?width=9&height=9")):
+            assert answer.status_code == 503
+            assert clean(answer)
+        assert post(both, content).status_code == 200
+        server.start()
+        until(lambda: is_ready(alone))
+
+        with load(alone, content) as answers, load(both, content) as safe:
+            until(lambda: min(len(answers), len(safe)) > 40)
+            server.kill()
+            until(lambda: answers[-1].status_code == 503)
+            assert not is_ready(alone)
+            assert is_ready(both)
+            server.start()
+            until(lambda: is_ready(alone))
+            count = len(answers)
+            until(lambda: len(answers) > count + 40)
+        assert all(map(clean, answers))
+        assert {answer.status_code for answer in answers} == {200, 503}
+        assert {answer.status_code for answer in answers[-20:]} == {200}
+        assert {answer.status_code for answer in safe} == {200}

@@ -1,0 +1,196 @@
+"""What one server's canary concludes, for faults that a real server does not show on demand; the others are in tests/deploy."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.conftest import SMALL_CATEGORIES, SMALL_CONFIG
+from tritonclient.utils import InferenceServerException
+
+from proscale import wire
+from proscale.config_json import config_to_json
+from proscale.results import ModelInfo
+from proscale_service.engines.triton_server import TritonServer
+from proscale_service.errors import DeadlineExceeded
+
+INFO = ModelInfo("small", "proscale", (1, 1, 1), "resnet", SMALL_CATEGORIES, "memory")
+LATE = InferenceServerException("Deadline Exceeded", "StatusCode.DEADLINE_EXCEEDED")
+DEAD = InferenceServerException("Stub process 'proscale_0_0' is not healthy.", "StatusCode.INTERNAL")
+AWAY = InferenceServerException("failed to connect to all addresses", "StatusCode.UNAVAILABLE")
+FORBIDDEN = InferenceServerException("explicit model load / unload is not allowed if polling is enabled", "StatusCode.UNAVAILABLE")
+
+
+class Client:
+    """Stands for tritonclient's: answers canaries with `answer`, and writes down what it is told to do."""
+
+    def __init__(self) -> None:
+        self.answer: str | Exception = wire.description_to_json(INFO, config_to_json(SMALL_CONFIG), "print")
+        self.live = True
+        self.loadable: Exception | None = None
+        self.told: list[tuple[Any, ...]] = []
+        self.loaded = True
+
+    async def infer(self, model: str, inputs: object, **_: object) -> "Client":
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self
+
+    def as_numpy(self, name: str) -> np.ndarray:
+        return np.array([[str(self.answer).encode()]], np.object_)
+
+    async def is_server_live(self, client_timeout: float) -> bool:
+        return self.live
+
+    async def is_model_ready(self, model: str, client_timeout: float) -> bool:
+        return self.loaded
+
+    async def get_model_config(self, model: str, as_json: bool, client_timeout: float) -> dict[str, Any]:
+        return {"config": {"name": model, "parameters": "as loaded"}}
+
+    async def unload_model(self, model: str, client_timeout: float) -> None:
+        if self.loadable:
+            raise self.loadable
+        self.loaded = False
+        self.told.append(("unload", model))
+
+    async def load_model(self, model: str, config: str | None, client_timeout: float) -> None:
+        self.told.append(("load", model, config and json.loads(config)))
+        if self.loadable:
+            raise self.loadable
+        self.loaded = True
+        self.answer = Client().answer
+
+
+def run(scenario: Callable[[TritonServer, Client], Awaitable[None]]) -> None:
+    async def main() -> None:
+        server, client = TritonServer("nowhere:1", "proscale"), Client()
+        server._client = client
+        await server.look()
+        assert server.up
+        await scenario(server, client)
+
+    asyncio.run(main())
+
+
+HEALED = [("unload", "proscale"), ("load", "proscale", {"name": "proscale", "parameters": "as loaded"})]
+
+
+def test_a_dead_model_is_loaded_again_as_it_was() -> None:
+    async def scenario(server: TritonServer, client: Client) -> None:
+        changes: list[bool] = []
+        server.on_change = lambda: changes.append(server.up)
+        client.answer = DEAD
+        await server.look()
+        assert (server.up, client.told) == (False, [])
+        await server.look()
+        assert (server.up, client.told) == (True, HEALED)
+        assert changes == [False, True]
+
+    run(scenario)
+
+
+def test_a_busy_server_stays_and_a_silent_one_is_healed() -> None:
+    async def scenario(server: TritonServer, client: Client) -> None:
+        client.answer = LATE
+        for _ in range(5):
+            await server.look()
+        assert (server.up, client.told) == (True, [])
+        server._heard -= 61
+        await server.look()
+        assert (server.up, client.told) == (False, [])
+        await server.look()
+        assert (server.up, client.told) == (True, HEALED)
+
+    run(scenario)
+
+
+def test_a_busy_server_is_not_healed_by_a_gateway_that_just_started() -> None:
+    async def main() -> None:
+        server, client = TritonServer("nowhere:1", "proscale"), Client()
+        server._client, client.answer = client, LATE
+        for _ in range(5):
+            await server.look()
+        assert (server.up, client.told) == (False, [])
+
+    asyncio.run(main())
+
+
+def test_a_server_that_hangs_is_down_at_once() -> None:
+    async def scenario(server: TritonServer, client: Client) -> None:
+        client.answer, client.live = LATE, False
+        for _ in range(3):
+            await server.look()
+            assert (server.up, client.told) == (False, [])
+
+    run(scenario)
+
+
+def test_a_server_that_is_gone_or_whose_model_was_unloaded_is_left_alone() -> None:
+    async def scenario(server: TritonServer, client: Client) -> None:
+        client.answer, client.live = AWAY, False
+        for _ in range(3):
+            await server.look()
+        client.live, client.loaded = True, False
+        for _ in range(3):
+            await server.look()
+        assert (server.up, client.told) == (False, [])
+
+    run(scenario)
+
+
+def test_a_worker_of_another_version_is_down_but_not_dead() -> None:
+    async def scenario(server: TritonServer, client: Client) -> None:
+        client.answer = wire.description_to_json(INFO, config_to_json(SMALL_CONFIG) | {"name": "x", "backbone": {"type": "new"}}, "p2")
+        for _ in range(5):
+            await server.look()
+        assert (server.up, client.told) == (False, [])
+
+    run(scenario)
+
+
+def test_when_models_may_not_be_loaded_the_log_says_what_to_do(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(server: TritonServer, client: Client) -> None:
+        client.answer, client.loadable = DEAD, FORBIDDEN
+        for _ in range(5):
+            await server.look()
+        assert (server.up, client.told) == (False, [])
+
+    with caplog.at_level(logging.ERROR):
+        run(scenario)
+    (record,) = caplog.records  # once per backoff, not once per canary
+    assert record.fields["remedy"] == "start it with --model-control-mode=explicit"  # type: ignore[attr-defined]
+
+
+def test_a_model_that_cannot_be_loaded_as_it_was_is_loaded_as_the_repository_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proscale_service.engines.triton_server._HEAL_BACKOFF_S", (0.0, 0.0))
+
+    async def scenario(server: TritonServer, client: Client) -> None:
+        async def broken(*_: object, **__: object) -> None:
+            client.loadable = InferenceServerException("no such checkpoint", "StatusCode.INTERNAL")
+
+        unload = client.unload_model
+
+        async def unload_then_break(model: str, client_timeout: float) -> None:
+            await unload(model, client_timeout)
+            await broken()
+
+        client.answer, client.unload_model = DEAD, unload_then_break  # type: ignore[method-assign]
+        for _ in range(2):
+            await server.look()
+        client.loadable = None
+        await server.look()
+        assert (server.up, client.told) == (True, [*HEALED, ("load", "proscale", None)])
+
+    run(scenario)
+
+
+def test_nothing_is_sent_after_the_deadline() -> None:
+    async def scenario(server: TritonServer, client: Client) -> None:
+        with pytest.raises(DeadlineExceeded):
+            await server.infer([], 0.0)
+
+    run(scenario)
