@@ -164,7 +164,9 @@ def test_a_killed_python_process_is_healed(stack: Stack) -> None:
 
 def test_the_alert_for_a_dead_worker_fires(stack: Stack) -> None:
     stack.compose("stop", "triton")
-    assert stack.inspect("triton")["State"]["ExitCode"] == 0
+    # Triton goes on counting a model whose Python process was killed, waits for it until --exit-timeout-secs and then answers 1.
+    # Anything else, 137 above all, would mean that the engine had to kill it.
+    assert stack.inspect("triton")["State"]["ExitCode"] in (0, 1)
     until(lambda: bool(stack.query('ALERTS{alertname="ProscaleWorkerDown"}')), 60, "the alert is pending or firing")
     assert httpx.get(f"{stack.url}/health/ready").status_code == 503
     stack.compose("start", "triton")

@@ -1,6 +1,7 @@
 """Dashboard, rules and autoscaler ask for metrics that exist, in expressions that Prometheus accepts; alerts fire when they should."""
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -44,6 +45,11 @@ def test_every_metric_is_exported_by_somebody(where: str, expression: str) -> No
     named = metrics_in(expression)
     assert named, where
     assert named <= gateway_metrics() | triton_metrics() | recorded() | {"up", "ALERTS"}, where
+
+
+def test_the_models_own_metrics_are_known() -> None:
+    model = (ROOT / "docker/triton/model_repository/proscale/1/model.py").read_text()
+    assert set(re.findall(r'"(proscale_worker_\w+)"', model)) == {name for name in triton_metrics() if name.startswith("proscale_")}
 
 
 def test_the_workers_autoscaler_follows_a_recorded_metric() -> None:
