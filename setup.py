@@ -62,10 +62,14 @@ def build_cpu(target: Path, work: Path) -> None:
     compiler = os.environ.get("CXX", "g++")
     x86 = platform.machine() in ("x86_64", "AMD64")
     common = [*FLAGS, *(["-DPROSCALE_X86"] if x86 else [])]
-    jobs = {work / "op.o": [compiler, *common, STABLE_ABI, "-isystem", torch / "include", "-c", SOURCES / "cpu_op.cpp"]}
-    for name, flags in INSTRUCTION_SETS.items():
-        if x86 or name == "plain":
-            jobs[work / f"{name}.o"] = [compiler, *common, f"-DPROSCALE_SET={name}", *flags, "-c", SOURCES / "cpu_kernel.cpp"]
+    jobs = {}
+    for source in ("cpu_op", "masks_op", "rle_op"):
+        jobs[work / f"{source}.o"] = [compiler, *common, STABLE_ABI, "-isystem", torch / "include", "-c", SOURCES / f"{source}.cpp"]
+    for source in ("cpu_kernel", "masks_kernel"):
+        for name, flags in INSTRUCTION_SETS.items():
+            if x86 or name == "plain":
+                instance = [f"-DPROSCALE_SET={name}", *flags, "-c", SOURCES / f"{source}.cpp"]
+                jobs[work / f"{source}_{name}.o"] = [compiler, *common, *instance]
     with ThreadPoolExecutor(max_workers=min(2, os.cpu_count() or 1)) as pool:
         list(pool.map(lambda job: run(*job[1], "-o", job[0]), jobs.items()))
     run(compiler, *jobs, "-o", target, *link_flags(torch))

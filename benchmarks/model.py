@@ -59,16 +59,19 @@ def contenders(peers: Sequence[str], size: str, device: str) -> dict[str, dict[s
     return found
 
 
+class ContenderFailedError(RuntimeError):
+    """A contender's process has ended; its traceback stands above."""
+
+
 class Worker:
     """A contender's process."""
 
-    def __init__(self, job: dict[str, Any], environment: dict[str, str]) -> None:
+    def __init__(self, job: dict[str, Any]) -> None:
         self.process = subprocess.Popen(
             [sys.executable, str(HERE / "model_contenders.py"), json.dumps(job)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | environment,
         )
         self.loaded = self._answer()
 
@@ -82,7 +85,7 @@ class Worker:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"a contender's process ended with status {self.process.wait()}")
+            raise ContenderFailedError(f"its process ended with status {self.process.wait()}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -93,14 +96,18 @@ class Worker:
 
 
 def measure(jobs: dict[str, dict[str, Any]], rounds: int) -> list[dict[str, Any]]:
-    """Medians over `rounds`, after one round to warm up; one record per contender."""
+    """Medians over `rounds`, after a few runs to warm up; one record per contender that runs here."""
     workers: dict[str, Worker] = {}
     try:
         for name, job in jobs.items():
-            workers[name] = Worker(job, job.get("environment", {}))
-        for worker in workers.values():
-            worker.ask("run")
-        runs: dict[str, list[dict[str, Any]]] = {name: [] for name in jobs}
+            try:
+                workers[name] = Worker(job)
+                for _ in range(1 if job["device"] == "cpu" else 3):  # CUDA graphs record at the second run
+                    workers[name].ask("run")
+            except ContenderFailedError as error:
+                workers.pop(name, None)
+                print(f"{name} is left out: {error}", file=sys.stderr, flush=True)
+        runs: dict[str, list[dict[str, Any]]] = {name: [] for name in workers}
         for _ in range(rounds):
             for name, worker in workers.items():
                 runs[name].append(worker.ask("run"))

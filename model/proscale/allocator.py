@@ -11,9 +11,9 @@ KEPT_BYTES = 2**31 - 1
 def keep_freed_memory() -> bool:
     """Have this process keep the memory it frees, for the next layer and the next picture, instead of giving it back to the system.
 
-    By default glibc maps every large tensor anew: the system then fills each of its pages with zeros, when it is first written,
-    which takes a tenth of the time of a picture in float32 and a quarter in bfloat16. Once set, the process stays as large as its
-    largest batch made it. Call it before the first large tensor; for a process of one's own, not in a library.
+    By default glibc maps every large tensor anew, and the system fills each of its pages with zeros when it is first written
+    (docs/performance.md has what that costs). Once set, the process stays as large as its largest batch made it. Call it before the
+    first large tensor, in a process of one's own: a library should leave the choice to its program.
 
     Returns:
         whether it took effect; False on a C library other than glibc.

@@ -1,8 +1,7 @@
 """Pictures -> segmentations: the one entry point to the network for the service, the command line and evaluation."""
 
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -23,16 +22,13 @@ from proscale.geometry import ResizedPicture, resize_picture
 from proscale.labels import Category
 from proscale.network import QueryPrediction, SegmentationNetwork
 from proscale.planning import check_options, plan_picture
-from proscale.postprocess.instance import instance_inference
-from proscale.postprocess.panoptic import panoptic_inference
-from proscale.postprocess.resize import resize_in_strips, resize_mask_logits
-from proscale.postprocess.semantic import best_classes, semantic_inference, semantic_map
+from proscale.postprocess.found import Found, Frames, find_instances, find_panoptic, find_semantic
 from proscale.precision import default_precision, warn_if_slow
 from proscale.preprocess import preprocess
-from proscale.results import RLE, ModelInfo, ModelSource, Plan, Prediction, Segment, Segmentation, SegmentationOptions
-from proscale.rle import encode, encode_id_map, measure
+from proscale.results import ModelInfo, ModelSource, Plan, Prediction, Segment, Segmentation, SegmentationOptions
+from proscale.rle import MeasuredMask
 
-Candidate = tuple[int, float, RLE]
+Candidate = tuple[int, float, MeasuredMask]
 """Class index, score in 0..1, mask."""
 
 
@@ -194,68 +190,24 @@ class _Picture:
     def result(self, task: Task, timings: dict[str, float]) -> Segmentation:
         """One task's segments; adds the seconds spent to `timings`."""
         started = time.perf_counter()
-        encode_masks = {"panoptic": self._panoptic, "instance": self._instance, "semantic": self._semantic}[task]()
+        found = self._find(task)
         postprocessed = time.perf_counter()
-        segments = self._segments(encode_masks())
+        segments = self._segments(found.encode())
         timings["postprocess"] += postprocessed - started
         timings["encode"] += time.perf_counter() - postprocessed
         return Segmentation(task, self.size, segments)
 
-    def _masks_of(self, queries: Tensor) -> Tensor:
-        return resize_mask_logits(self.mask_logits[queries], self.plan.padded, self.plan.resized, self.size)
-
-    def _panoptic(self) -> Callable[[], list[Candidate]]:
-        threshold, overlap = self.options.threshold, self.options.overlap_threshold
-        ids, segments = panoptic_inference(
-            self.class_logits,
-            self._masks_of,
-            self.size,
-            self.is_thing,
-            self.defaults.threshold if threshold is None else threshold,
-            self.defaults.overlap_threshold if overlap is None else overlap,
-            self.mask_threshold,
-        )
-        id_map = ids.cpu().numpy()
-
-        def encode_masks() -> list[Candidate]:
-            masks = encode_id_map(id_map, [segment.id for segment in segments])
-            return [(segment.class_index, segment.score, masks[segment.id]) for segment in segments]
-
-        return encode_masks
-
-    def _instance(self) -> Callable[[], list[Candidate]]:
-        threshold = self.defaults.instance_threshold if self.options.threshold is None else self.options.threshold
-        masks, classes, scores = instance_inference(
-            self.class_logits,
-            self._masks_of,
-            self.size,
-            self.is_thing,
-            self.defaults.max_instances,
-            self.mask_threshold,
-            min_score=threshold,
-        )
-        kept = masks.flatten(1).any(1)
-        found = masks[kept].cpu().numpy()
-        described = list(zip(classes[kept].tolist(), scores[kept].tolist(), strict=True))
-        return lambda: [(label, score, encode(mask)) for (label, score), mask in zip(described, found, strict=True)]
-
-    def _semantic(self) -> Callable[[], list[Candidate]]:
-        frames = (self.mask_logits, self.plan.padded, self.plan.resized, self.size)
-        if self.defaults.combine_first:
-            scores = resize_in_strips(*frames, combine=partial(semantic_inference, self.class_logits))
-            winner, share = best_classes(strip for _, strip in scores)
-        else:
-            winner, share = semantic_map(self.class_logits, resize_in_strips(*frames))
-        # A class's score: its mean share of all classes' scores over the pixels where it wins.
-        areas = winner.flatten().bincount(minlength=len(self.categories))
-        means = winner.flatten().bincount(share.flatten().double(), minlength=len(self.categories)) / areas.clamp_min(1)
-        class_map, present = winner.cpu().numpy(), areas.nonzero().flatten().tolist()
-
-        def encode_masks() -> list[Candidate]:
-            masks = encode_id_map(class_map, present)
-            return [(label, means[label].item(), masks[label]) for label in present]
-
-        return encode_masks
+    def _find(self, task: Task) -> Found:
+        logits = (self.class_logits, self.mask_logits, Frames(self.plan.padded, self.plan.resized, self.size))
+        asked, defaults = self.options, self.defaults
+        if task == "semantic":
+            return find_semantic(*logits, defaults.combine_first)
+        if task == "instance":
+            threshold = defaults.instance_threshold if asked.threshold is None else asked.threshold
+            return find_instances(*logits, self.is_thing, defaults.max_instances, self.mask_threshold, threshold)
+        threshold = defaults.threshold if asked.threshold is None else asked.threshold
+        overlap = defaults.overlap_threshold if asked.overlap_threshold is None else asked.overlap_threshold
+        return find_panoptic(*logits, self.is_thing, threshold, overlap, self.mask_threshold)
 
     def _segments(self, candidates: Sequence[Candidate]) -> tuple[Segment, ...]:
         wanted = self.options.labels
@@ -266,8 +218,8 @@ class _Picture:
             candidates = [candidates[i] for i in sorted(best)]
         segments = []
         for i, (label, score, mask) in enumerate(candidates, start=1):
-            category, (area, bbox) = self.categories[label], measure(mask)
-            segments.append(Segment(i, category.id, category.name, category.isthing, score, bbox, area, mask))
+            category = self.categories[label]
+            segments.append(Segment(i, category.id, category.name, category.isthing, score, mask.bbox, mask.area, mask.rle))
         return tuple(segments)
 
 

@@ -22,11 +22,12 @@ def normalise_and_pad(image: NDArray[np.uint8], size: tuple[int, int], config: P
     Returns:
         (3, H, W) float32.
     """
-    pixels = torch.tensor(image).permute(2, 0, 1).to(torch.float32)
-    mean = torch.tensor(config.mean)[:, None, None]
-    std = torch.tensor(config.std)[:, None, None]
+    height, width, _ = image.shape
     padded = torch.zeros(3, *size)
-    padded[:, : pixels.shape[1], : pixels.shape[2]] = (pixels - mean) / std
+    # torch warns about arrays that it must not write to, such as those of PIL pictures, though it only reads here.
+    pixels = torch.from_numpy(image if image.flags.writeable else image.copy()).permute(2, 0, 1)
+    normalised = padded[:, :height, :width].copy_(pixels)
+    normalised.sub_(torch.tensor(config.mean)[:, None, None]).div_(torch.tensor(config.std)[:, None, None])
     return padded
 
 

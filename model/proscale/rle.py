@@ -5,6 +5,7 @@ difference from the run two before, in 5-bit groups, lowest first, with a contin
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,17 @@ from proscale.results import RLE
 
 _GROUP_BITS, _CONTINUE, _SIGN, _OFFSET = 5, 0x20, 0x10, 48
 _MAX_GROUPS = 7
+
+
+@dataclass(frozen=True)
+class MeasuredMask:
+    """A mask with what its runs tell at once."""
+
+    rle: RLE
+    area: int
+    """Pixels."""
+    bbox: tuple[int, int, int, int]
+    """(x, y, width, height) in pixels; all zero for an empty mask."""
 
 
 def encode(mask: NDArray[np.bool_]) -> RLE:
@@ -56,6 +68,38 @@ def encode_id_map(ids: NDArray[np.integer], wanted: Sequence[int]) -> dict[int, 
             runs = runs[:-1]
         encoded[wanted_id] = RLE((height, width), compress(runs))
     return encoded
+
+
+def encode_run_table(runs: NDArray[np.integer], table: NDArray[np.integer], count: int, size: tuple[int, int]) -> list[MeasuredMask]:
+    """Encode masks from runs of pixels; the twin of the compiled `encode_runs`, which `proscale.ops.rle` chooses where it is there.
+
+    Args:
+        runs: (R, 3) integers: start, end (behind the last pixel) and code; positions column-major, those of one mask in order.
+        table: (codes,) integers: code -> mask in 0..count - 1, or negative for none.
+        count: how many masks.
+        size: (height, width) in pixels.
+    """
+    known = (runs[:, 2] >= 0) & (runs[:, 2] < len(table))
+    runs = runs[known].astype(np.int64)
+    owners = np.asarray(table, np.int64)[runs[:, 2]]
+    order = np.argsort(owners, kind="stable")
+    owners, starts, ends = owners[order], runs[order, 0], runs[order, 1]
+    masks = []
+    for mask in range(count):
+        low, high = np.searchsorted(owners, mask, "left"), np.searchsorted(owners, mask, "right")
+        # Runs that touch, of codes that share a mask, are one.
+        apart = starts[low + 1 : high] != ends[low : high - 1] if high > low else np.zeros(0, bool)
+        edges = np.zeros(2 * (int(apart.sum()) + (high > low)) + 2, np.int64)
+        if high > low:
+            edges[1:-1:2] = starts[low:high][np.concatenate([[True], apart])]
+            edges[2:-1:2] = ends[low:high][np.concatenate([apart, [True]])]
+        edges[-1] = size[0] * size[1]
+        lengths = np.diff(edges)
+        if len(lengths) > 1 and lengths[-1] == 0:
+            lengths = lengths[:-1]
+        rle = RLE(size, compress(lengths))
+        masks.append(MeasuredMask(rle, *measure(rle)))
+    return masks
 
 
 def decode(rle: RLE) -> NDArray[np.bool_]:

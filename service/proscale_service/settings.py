@@ -32,6 +32,9 @@ class Settings(BaseSettings):
         default=None,
         description="What the network computes in, `float32` or `bfloat16`; unset: float32 on a CPU, bfloat16 on a GPU.",
     )
+    cuda_graphs: bool = Field(
+        default=False, description="On a GPU: record the network's kernels once per batch and padded size, and replay them."
+    )
     threads: int | None = Field(default=None, ge=1, description="Threads of the network on a CPU; unset: torch decides.")
     decode_threads: int = Field(default=2, ge=1, le=64, description="Threads that decode pictures and write JSON.")
     warmup: str | None = Field(

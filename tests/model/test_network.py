@@ -118,3 +118,13 @@ def test_one_graph(name: str) -> None:
     for ours, theirs in zip(plain, traced, strict=True):
         assert torch.allclose(ours, theirs, atol=1e-3)
     torch.compiler.reset()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_gradients_under_autocast(name: str) -> None:
+    network = network_of(CONFIGS[name]).train().requires_grad_()
+    images = torch.randn(1, 3, 96, 160)
+    with torch.autocast("cpu", torch.bfloat16):
+        network(images).mask_logits.float().square().mean().backward()
+    gradients = [p.grad for name, p in network.named_parameters() if "backbone" in name and "output_norms.3" not in name]
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)

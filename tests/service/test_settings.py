@@ -26,6 +26,11 @@ def test_an_empty_checkpoint_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings().checkpoint is None
 
 
+def test_an_empty_precision_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROSCALE_PRECISION", "")
+    assert Settings().precision is None
+
+
 def test_thirty_megabytes_and_twenty_thousand_squared_are_too_much() -> None:
     assert Settings().max_upload_bytes < 30_000_000
     assert Settings().max_pixels < 20_000**2
@@ -36,6 +41,7 @@ def test_thirty_megabytes_and_twenty_thousand_squared_are_too_much() -> None:
     [
         ({"port": "http"}, r"--port: .*\(it is 'http'\)"),
         ({"max_queue": 0}, "--max-queue: .*greater than or equal to 1"),
+        ({"precision": "half"}, "--precision: .*float32.*bfloat16"),
         ({"engine": "magic"}, "--engine: .*in_process"),
         ({"warmup": "640"}, "no size such as 480x640"),
         ({"max_pixels": 10**9}, "max_queue_pixels must be at least max_pixels"),

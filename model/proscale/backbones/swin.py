@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from proscale.config import SwinConfig
-from proscale.layers.linear import apply_linear
-from proscale.layers.tokenwise import in_chunks
+from proscale.layers.linear import apply_linear, linear
+from proscale.layers.tokenwise import add_into, in_chunks
 from proscale.ops.constants import constant_tensor
 
 PATCH = 4
@@ -178,13 +178,11 @@ class SwinBlock(nn.Module):
         tokens = self.norm1(x.reshape(-1, channels).index_select(0, layout.gather))
         tokens = tokens.index_fill_(0, layout.padding, 0.0).view(-1, self.window**2, channels)
         tokens = self.attention(tokens, layout.groups).view(-1, channels)
-        # Sums go into the fresh tensor, which no gradient needs: new memory costs as much as the sum.
-        x = tokens.index_select(0, layout.scatter).view_as(x).add_(x)
+        x = add_into(tokens.index_select(0, layout.scatter).view_as(x), x)
         return in_chunks(self._feed_forward, x, MLP_RATIO * channels)
 
     def _feed_forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.mlp(self.norm2(x)).add_(x)
-        return out
+        return add_into(self.mlp(self.norm2(x)), x)
 
 
 class PatchMerging(nn.Module):
@@ -213,7 +211,9 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, H / 4, W / 4, dim)."""
-        out: Tensor = self.norm(self.projection(x).permute(0, 2, 3, 1))
+        # A convolution whose patches do not overlap is a matrix product, and that leaves channels last.
+        patches = x.unflatten(3, (-1, PATCH)).unflatten(2, (-1, PATCH)).permute(0, 2, 4, 1, 3, 5).flatten(3)
+        out: Tensor = self.norm(linear(patches, self.projection.weight.flatten(1), self.projection.bias))
         return out
 
 

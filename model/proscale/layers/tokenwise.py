@@ -1,4 +1,4 @@
-"""Functions of single tokens, applied to a few thousand of them at a time."""
+"""Element-wise sums without new memory, and functions of single tokens applied to some of them at a time."""
 
 from collections.abc import Callable
 
@@ -27,3 +27,12 @@ def in_chunks(function: Callable[[Tensor], Tensor], x: Tensor, width: int) -> Te
     for source, target in zip(tokens.split(rows), out.split(rows), strict=True):
         target.copy_(function(source))
     return out.view(x.shape)
+
+
+def add_into(fresh: Tensor, other: Tensor) -> Tensor:
+    """fresh + other, written into `fresh`, which nobody else may need: new memory costs more than the sum.
+
+    Gradients allow it where `fresh` comes from a linear layer, a gather or a resize: they need their inputs, not their output.
+    Under autocast the two may differ in dtype; then the sum is a new tensor in the wider one.
+    """
+    return fresh.add_(other) if fresh.dtype == other.dtype else fresh + other

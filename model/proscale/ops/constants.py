@@ -1,7 +1,7 @@
 """Tensors that depend on sizes alone, computed once."""
 
-from collections.abc import Callable
-from functools import lru_cache, wraps
+from collections.abc import Callable, Hashable
+from functools import wraps
 from typing import ParamSpec
 
 import torch
@@ -11,25 +11,32 @@ P = ParamSpec("P")
 
 
 def constant_tensor(maxsize: int) -> Callable[[Callable[P, Tensor]], Callable[P, Tensor]]:
-    """Cache a function of hashable arguments that makes a tensor on the CPU.
+    """Cache a function of hashable positional arguments that makes a tensor on the CPU; the oldest of more than `maxsize` goes.
 
     The tensor is an ordinary one even when the first call happens in inference mode: training may be the next to use it.
-    It is shared between callers, who must not write to it.
+    It is shared between callers and threads, who must not write to it. torch.compile finds the tensors of a size that has been run before,
+    and breaks the graph (or fails, with fullgraph) at one that has not.
     """
 
     def decorate(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
-        @lru_cache(maxsize=maxsize)
-        @wraps(function)
-        def cached(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        # A plain dictionary: torch.compile looks through functools' caches and would trace how the tensor is made.
+        made: dict[Hashable, Tensor] = {}
+
+        @torch.compiler.disable  # type: ignore[untyped-decorator]
+        def make(key: tuple[Hashable, ...]) -> Tensor:
             with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"):
-                return function(*args, **kwargs)
+                tensor = function(*key)  # type: ignore[arg-type, call-arg]
+            while len(made) >= maxsize:
+                made.pop(next(iter(made)), None)
+            return made.setdefault(key, tensor)
 
         @wraps(function)
         def constant(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-            return cached(*args, **kwargs)  # type: ignore[arg-type]  # lru_cache's type forgets the parameters
+            if kwargs:
+                raise TypeError(f"{function.__name__} takes positional arguments alone, which its cache is keyed by")
+            tensor = made.get(args)
+            return make(args) if tensor is None else tensor
 
-        # torch.compile would look through the cache and trace how the tensor is made; compile with dynamic=False, one graph per size.
-        torch.compiler.assume_constant_result(constant)
         return constant
 
     return decorate

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from proscale.layers.deformable_attention import DeformableAttention
 from proscale.layers.mlp import FeedForward
-from proscale.layers.tokenwise import in_chunks
+from proscale.layers.tokenwise import add_into, in_chunks
 
 
 class EncoderLayer(nn.Module):
@@ -21,9 +21,9 @@ class EncoderLayer(nn.Module):
 
     def forward(self, tokens: Tensor, position: Tensor, spatial_shapes: Sequence[int]) -> Tensor:
         """Args: tokens (B, N, C), position (N, C) added to the queries only, spatial_shapes h0, w0, ... Returns (B, N, C)."""
-        tokens = self.norm1(self.attention(tokens + position, tokens, spatial_shapes).add_(tokens))
+        tokens = self.norm1(add_into(self.attention(tokens + position, tokens, spatial_shapes), tokens))
         return in_chunks(self._feed_forward, tokens, self.ffn.linear1.out_features)
 
     def _feed_forward(self, tokens: Tensor) -> Tensor:
-        out: Tensor = self.norm2(self.ffn(tokens).add_(tokens))
+        out: Tensor = self.norm2(add_into(self.ffn(tokens), tokens))
         return out

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from proscale.layers.tokenwise import add_into
+
 GROUPS = 32
 STRIP_ROWS = 16
 
@@ -28,7 +30,7 @@ class PixelEmbedding(nn.Module):
     def forward(self, res2: Tensor, stride8: Tensor) -> Tensor:
         """Args: res2 (B, channels_in, H, W), stride8 (B, dim, H / 2, W / 2). Returns (B, dim, H, W)."""
         lateral: Tensor = self.lateral_norm(self.lateral_conv(res2))
-        summed = F.interpolate(stride8, size=lateral.shape[2:], mode="bilinear", align_corners=False).add_(lateral)
+        summed = add_into(F.interpolate(stride8, size=lateral.shape[2:], mode="bilinear", align_corners=False), lateral)
         smooth = max_pool_3x3(summed) if self.output_conv is None else self.output_conv(summed)
         return F.relu(self.output_norm(smooth), inplace=True)
 

@@ -34,6 +34,29 @@ def instance_inference(
         masks (N, H, W) bool, empty ones included; class indices (N,) int64; scores (N,) float, class probability x mean mask
         probability inside the mask. Highest class probability first.
     """
+    queries, row, labels, class_scores = rank_instances(class_logits, is_thing, max_instances, min_score)
+    own = torch.empty(len(queries), *size, dtype=torch.bool, device=class_logits.device)
+    confidence = torch.empty(len(queries), device=class_logits.device)
+    logit_threshold = math.log(mask_threshold / (1 - mask_threshold))
+    for part in torch.arange(len(queries)).split(queries_at_once(size)):
+        mask_logits = masks_of(queries[part])
+        inside = mask_logits > logit_threshold
+        own[part] = inside
+        confidence[part] = (mask_logits.sigmoid() * inside).flatten(1).sum(1) / (inside.flatten(1).sum(1) + 1e-6)
+    masks, labels, scores = own[row], labels, class_scores * confidence[row]
+    if min_score is None:
+        return masks, labels, scores
+    kept = scores > min_score
+    return masks[kept], labels[kept], scores[kept]
+
+
+def rank_instances(
+    class_logits: Tensor, is_thing: Sequence[bool], max_instances: int, min_score: float | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The best queries x classes, things only.
+
+    Returns: (M,) queries, each once; then per instance, (N,) each: place among those queries, class, probability.
+    """
     classes = class_logits.shape[1] - 1
     probabilities = class_logits.softmax(-1)[:, :-1].flatten()
     class_scores, ranked = probabilities.topk(min(max_instances, len(probabilities)))
@@ -43,16 +66,4 @@ def instance_inference(
     class_scores, ranked = class_scores[kept], ranked[kept]
     # A query that is ranked with several classes is resized once.
     queries, row = (ranked // classes).unique(return_inverse=True)
-    own = torch.empty(len(queries), *size, dtype=torch.bool, device=class_logits.device)
-    confidence = torch.empty(len(queries), device=class_logits.device)
-    logit_threshold = math.log(mask_threshold / (1 - mask_threshold))
-    for part in torch.arange(len(queries)).split(queries_at_once(size)):
-        mask_logits = masks_of(queries[part])
-        inside = mask_logits > logit_threshold
-        own[part] = inside
-        confidence[part] = (mask_logits.sigmoid() * inside).flatten(1).sum(1) / (inside.flatten(1).sum(1) + 1e-6)
-    masks, labels, scores = own[row], ranked % classes, class_scores * confidence[row]
-    if min_score is None:
-        return masks, labels, scores
-    kept = scores > min_score
-    return masks[kept], labels[kept], scores[kept]
+    return queries, row, ranked % classes, class_scores

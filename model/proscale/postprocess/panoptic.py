@@ -44,18 +44,35 @@ def panoptic_inference(
     Returns:
         ids (H, W) int32, 0 = void, segments counted from 1 in query order; and the segments.
     """
-    scores, labels = class_logits.softmax(-1).max(-1)
-    kept = ((labels != class_logits.shape[1] - 1) & (scores > threshold)).nonzero().flatten()
+    kept, labels, scores = keep_queries(class_logits, threshold)
     if not len(kept):
         return torch.zeros(*size, dtype=torch.int32, device=class_logits.device), []
-    winner, won, own_areas = _winners(kept, scores[kept], masks_of, size, mask_threshold)
+    winner, won, own_areas = _winners(kept, scores, masks_of, size, mask_threshold)
     # As published, the overlap is judged on every pixel won, though a segment keeps only those inside its own mask.
     won_areas = winner.flatten().bincount(minlength=len(kept)).tolist()
     final_areas = winner[won].bincount(minlength=len(kept)).tolist()
-    # Which queries stay is decided on a few numbers; the map is then painted at once by a table from query to id.
+    table, segments = choose_segments(labels.tolist(), scores.tolist(), won_areas, final_areas, own_areas, is_thing, overlap_threshold)
+    painted = torch.tensor(table, dtype=torch.int32, device=winner.device)[winner]
+    return painted * won, segments
+
+
+def choose_segments(
+    labels: Sequence[int],
+    scores: Sequence[float],
+    won_areas: Sequence[int],
+    final_areas: Sequence[int],
+    own_areas: Sequence[int],
+    is_thing: Sequence[bool],
+    overlap_threshold: float,
+) -> tuple[list[int], list[PanopticSegment]]:
+    """Which kept queries become segments, decided on a few numbers; the map can then be painted at once.
+
+    Args: one entry per kept query: best class, its probability, pixels won, those of them inside the query's own mask, its own mask.
+    Returns: a table from query to segment id, 0 = none; and the segments.
+    """
     segments: list[PanopticSegment] = []
-    table, stuff = [0] * len(kept), dict[int, int]()
-    for i, (label, score) in enumerate(zip(labels[kept].tolist(), scores[kept].tolist(), strict=True)):
+    table, stuff = [0] * len(labels), dict[int, int]()
+    for i, (label, score) in enumerate(zip(labels, scores, strict=True)):
         if final_areas[i] == 0 or won_areas[i] / own_areas[i] < overlap_threshold:
             continue
         if label in stuff:
@@ -67,8 +84,14 @@ def panoptic_inference(
         if not is_thing[label]:
             stuff[label] = table[i]
         segments.append(PanopticSegment(table[i], label, score))
-    painted = torch.tensor(table, dtype=torch.int32, device=winner.device)[winner]
-    return painted * won, segments
+    return table, segments
+
+
+def keep_queries(class_logits: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries whose best class is not void and above `threshold`: indices, class indices and probabilities, (N,) each."""
+    scores, labels = class_logits.softmax(-1).max(-1)
+    kept = ((labels != class_logits.shape[1] - 1) & (scores > threshold)).nonzero().flatten()
+    return kept, labels[kept], scores[kept]
 
 
 def _winners(

@@ -47,4 +47,6 @@ def load(settings: Settings) -> InProcessEngine:
 
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    return InProcessEngine(Predictor.load(settings.checkpoint, device=settings.device, precision=settings.precision))
+    return InProcessEngine(
+        Predictor.load(settings.checkpoint, device=settings.device, precision=settings.precision, cuda_graphs=settings.cuda_graphs)
+    )

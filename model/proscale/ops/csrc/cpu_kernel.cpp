@@ -20,6 +20,9 @@ constexpr int64_t ahead = 12;  // rows
 inline void prefetch(const char* p, int64_t bytes) {
   for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(p + i);
 }
+inline void prefetch_to_write(const char* p, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(p + i, 1);
+}
 
 template <class A, class T>
 void pack(const Problem& problem, const Plan<A>& plan, int64_t b, int64_t h, int64_t begin, int64_t end, A* packed) {
@@ -96,6 +99,7 @@ void forward(const Problem& problem, const Plan<A>& plan, int64_t b, int64_t h, 
       alignas(64) A result[stride < 16 ? 16 : stride];
       for (int c = 0; c < chunks; ++c) store(result + c * width, ((sum00[c] + sum01[c]) + (sum10[c] + sum11[c])) * scale[i]);
       T* const to = out + (first + i) * problem.heads * problem.channels;
+      prefetch_to_write((const char*)to + ahead * problem.heads * problem.channels * sizeof(T), problem.channels * sizeof(T));
       if (problem.channels == stride) {
         narrow(result, to, stride);
       } else {
@@ -110,6 +114,7 @@ void backward(const Problem& problem, const Plan<A>& plan, int64_t b, int64_t h,
   typedef Lanes<A> L;
   typedef typename L::V W;
   constexpr int width = sizeof(V) / sizeof(A), stride = width * chunks;
+  const int block = max_samples / plan.padded;
   Samples<A> s;
   Slopes<A> slopes;
   alignas(64) A dot00[max_samples], dot01[max_samples], dot10[max_samples], dot11[max_samples];
@@ -117,17 +122,25 @@ void backward(const Problem& problem, const Plan<A>& plan, int64_t b, int64_t h,
   memset(dot00, 0, sizeof dot00), memset(dot01, 0, sizeof dot01), memset(dot10, 0, sizeof dot10), memset(dot11, 0, sizeof dot11);
   Rows<A, S> rows(problem, plan, b, h, 0);
   for (int64_t q = 0; q < problem.queries; ++q) {
-    rows.template locate<true>(q, 0, s, &slopes);
+    const int i = (int)(q % block), own = i * plan.padded;  // the query's first sample in `s`
+    if (i == 0)
+      for (int j = 0; j < block && q + j < problem.queries; ++j) rows.template locate<true>(q + j, j, s, &slopes);
     const int64_t row = (b * problem.queries + q) * problem.heads + h;
+    const T* const from = (const T*)problem.out_gradient + row * problem.channels;
+    prefetch((const char*)from + ahead * problem.heads * problem.channels * sizeof(T), problem.channels * sizeof(T));
     alignas(64) A incoming[stride < 16 ? 16 : stride] = {};
-    widen((const T*)problem.out_gradient + row * problem.channels, incoming, problem.channels);
+    if (problem.channels == stride) {
+      widen(from, incoming, stride);
+    } else {
+      widen(from, incoming, problem.channels);
+    }
     V g[chunks];
     for (int c = 0; c < chunks; ++c) g[c] = load<V>(incoming + c * width);
     for (int k = 0, l = 0, left = problem.points; k < plan.samples; ++k) {
-      const int64_t place = (int64_t)s.token[k] * stride;
+      const int64_t place = (int64_t)s.token[own + k] * stride;
       const int64_t right = (int64_t)plan.step_x[l] * stride, down = (int64_t)plan.step_y[l] * stride;
       if (--left == 0) ++l, left = problem.points;
-      const A w00 = s.corner[0][k], w01 = s.corner[1][k], w10 = s.corner[2][k], w11 = s.corner[3][k];
+      const A w00 = s.corner[0][own + k], w01 = s.corner[1][own + k], w10 = s.corner[2][own + k], w11 = s.corner[3][own + k];
       V sum00 = {}, sum01 = {}, sum10 = {}, sum11 = {};
       for (int c = 0; c < chunks; ++c) {
         const int64_t i = place + c * width;
@@ -145,30 +158,46 @@ void backward(const Problem& problem, const Plan<A>& plan, int64_t b, int64_t h,
     }
     W mean = {};
     for (int k = 0; k < plan.padded; k += L::count) {
-      const W x0 = load<W>(slopes.x0 + k), x1 = load<W>(slopes.x1 + k), y0 = load<W>(slopes.y0 + k), y1 = load<W>(slopes.y1 + k);
+      const W x0 = load<W>(slopes.x0 + own + k), x1 = load<W>(slopes.x1 + own + k);
+      const W y0 = load<W>(slopes.y0 + own + k), y1 = load<W>(slopes.y1 + own + k);
       const W d00 = load<W>(dot00 + k), d01 = load<W>(dot01 + k), d10 = load<W>(dot10 + k), d11 = load<W>(dot11 + k);
-      const W a = load<W>(s.attention + k);
+      const W a = load<W>(s.attention + own + k);
       const W upper = d00 * x0 + d01 * x1, lower = d10 * x0 + d11 * x1;
       const W sample = upper * y0 + lower * y1;
-      const W by_x = (d00 * load<W>(slopes.slope_x0 + k) + d01 * load<W>(slopes.slope_x1 + k)) * y0 +
-                     (d10 * load<W>(slopes.slope_x0 + k) + d11 * load<W>(slopes.slope_x1 + k)) * y1;
-      const W by_y = upper * load<W>(slopes.slope_y0 + k) + lower * load<W>(slopes.slope_y1 + k);
+      const W by_x = (d00 * load<W>(slopes.slope_x0 + own + k) + d01 * load<W>(slopes.slope_x1 + own + k)) * y0 +
+                     (d10 * load<W>(slopes.slope_x0 + own + k) + d11 * load<W>(slopes.slope_x1 + own + k)) * y1;
+      const W by_y = upper * load<W>(slopes.slope_y0 + own + k) + lower * load<W>(slopes.slope_y1 + own + k);
       mean += a * sample;
       store(by_logit + k, sample);
-      for (int i = 0; i < L::count; ++i) by_offset[2 * (k + i)] = a[i] * by_x[i], by_offset[2 * (k + i) + 1] = a[i] * by_y[i];
+      W first, second;
+      interleave(a * by_x, a * by_y, first, second);
+      store(by_offset + 2 * k, first), store(by_offset + 2 * k + L::count, second);
     }
     const A expected = total(mean);
-    for (int k = 0; k < plan.padded; k += L::count) store(by_logit + k, load<W>(s.attention + k) * (load<W>(by_logit + k) - expected));
-    narrow(by_logit, (S*)problem.logits_gradient + row * plan.samples, plan.samples);
-    narrow(by_offset, (S*)problem.offsets_gradient + row * plan.samples * 2, plan.samples * 2);
+    for (int k = 0; k < plan.padded; k += L::count) {
+      store(by_logit + k, load<W>(s.attention + own + k) * (load<W>(by_logit + k) - expected));
+    }
+    S* const to_logits = (S*)problem.logits_gradient + row * plan.samples;
+    S* const to_offsets = (S*)problem.offsets_gradient + row * plan.samples * 2;
+    prefetch_to_write((const char*)to_logits + ahead * problem.heads * plan.samples * sizeof(S), plan.samples * sizeof(S));
+    prefetch_to_write((const char*)to_offsets + ahead * problem.heads * plan.samples * 2 * sizeof(S), plan.samples * 2 * sizeof(S));
+    narrow(by_logit, to_logits, plan.samples);
+    narrow(by_offset, to_offsets, plan.samples * 2);
   }
 }
 
 template <class A, class T>
 void unpack(const Problem& problem, const Plan<A>& plan, int64_t b, int64_t h, const A* gradient) {
   T* to = (T*)problem.value_gradient + (b * problem.tokens * problem.heads + h) * problem.channels;
-  for (int64_t n = 0; n < problem.tokens; ++n, to += (int64_t)problem.heads * problem.channels)
-    narrow(gradient + n * plan.padded_channels, to, problem.channels);
+  const int64_t row = (int64_t)problem.heads * problem.channels;
+  const auto loop = [&](auto copy) {
+    for (int64_t n = 0; n < problem.tokens; ++n, to += row, gradient += plan.padded_channels) {
+      prefetch_to_write((const char*)(to + ahead * row), problem.channels * sizeof(T));
+      copy();
+    }
+  };
+  if (problem.channels == 32) return loop([&] { narrow(gradient, to, 32); });
+  loop([&] { narrow(gradient, to, problem.channels); });
 }
 
 // ---- from types and sizes known when running to instances known when compiling

@@ -92,8 +92,9 @@ class PlanTables {
           const int64_t to = problem.level[l].*size, numerator = (2 * i + 1) * to - from, denominator = 2 * from;
           const int64_t base = numerator >= 0 ? numerator / denominator : -((-numerator + denominator - 1) / denominator);
           const size_t at = first + static_cast<size_t>(l) * problem.points;
+          const A fraction = static_cast<A>(numerator - base * denominator) / static_cast<A>(denominator);
           std::fill_n(axis.base.begin() + at, problem.points, static_cast<A>(base));
-          std::fill_n(axis.fraction.begin() + at, problem.points, static_cast<A>(numerator - base * denominator) / static_cast<A>(denominator));
+          std::fill_n(axis.fraction.begin() + at, problem.points, fraction);
         }
       }
     }

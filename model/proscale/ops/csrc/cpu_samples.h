@@ -126,6 +126,17 @@ inline void deinterleave(V a, V b, V& x, V& y) {
   }
 }
 
+template <class V>
+inline void interleave(V x, V y, V& a, V& b) {
+  if constexpr (sizeof(V) / sizeof(a[0]) == 16) {
+    a = __builtin_shufflevector(x, y, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    b = __builtin_shufflevector(x, y, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  } else {
+    a = __builtin_shufflevector(x, y, 0, 8, 1, 9, 2, 10, 3, 11);
+    b = __builtin_shufflevector(x, y, 4, 12, 5, 13, 6, 14, 7, 15);
+  }
+}
+
 constexpr int at_most_a_vector(int count, int lanes) { return count < 0 ? 0 : count < lanes ? count : lanes; }
 
 // Fills in one query. Without slopes the attention is left as it is, and the factor that makes its sum 1 is returned: who sums many
@@ -174,7 +185,8 @@ inline A locate(
     store(s.corner[2] + first + k, lower * x.w0);
     store(s.corner[3] + first + k, lower * x.w1);
     if constexpr (with_slopes) {
-      store(slopes->x0 + first + k, x.w0), store(slopes->x1 + first + k, x.w1), store(slopes->y0 + first + k, y.w0), store(slopes->y1 + first + k, y.w1);
+      store(slopes->x0 + first + k, x.w0), store(slopes->x1 + first + k, x.w1);
+      store(slopes->y0 + first + k, y.w0), store(slopes->y1 + first + k, y.w1);
       store(slopes->slope_x0 + first + k, hat_slope(x.distance));
       store(slopes->slope_x1 + first + k, hat_slope(x.distance - 1) * load<V>(plan.second_x + k));
       store(slopes->slope_y0 + first + k, hat_slope(y.distance));

@@ -57,6 +57,7 @@ inline V all(E x) {
   return V{} + x;
 }
 
+// What is no number becomes `low`.
 template <class V>
 inline V at_least(V x, V low) {
   return x > low ? x : low;

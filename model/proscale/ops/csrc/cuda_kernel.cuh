@@ -193,8 +193,8 @@ __device__ inline bool has_reference(const Parameters& p) {
 
 // ---- where a lane works
 
-// One query and head, shared by `lanes` lanes. In a warp with work, lanes without any repeat the last item, so that shuffles stay whole, and
-// store nothing.
+// One query and head, shared by `lanes` lanes. In a warp with work, lanes without any repeat the last item, so that shuffles stay whole,
+// and store nothing.
 template <int lanes, int levels>
 struct Item {
   uint32_t batch, query, head, lane;

@@ -1,7 +1,8 @@
-// The plain CPU kernels without torch, for processors that the tests can only emulate: a problem comes in on stdin, the results leave on stdout.
+// The plain CPU kernels without torch, for processors that the tests can only emulate: a problem comes in, the results leave.
 //
-// In: int32 batch, heads, channels, levels, points, type (proscale::Type); height and width of every level; value, offsets, logits and the
-// output's gradient, without gaps, all in that type. Out: output, gradients of value, offsets and logits. Every query sits on its own token.
+// On stdin: int32 batch, heads, channels, levels, points, type (proscale::Type); height and width of every level; value, offsets, logits and
+// the output's gradient, without gaps, all in that type. On stdout: output, gradients of value, offsets and logits. Every query sits on its
+// own token.
 #include <cstdio>
 #include <cstdlib>
 #include <vector>
