@@ -32,6 +32,12 @@ HTTP = httpx.Client(timeout=60, limits=httpx.Limits(max_connections=None, keepal
 """One for all: making a client costs more than many of the requests here."""
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _close_connections() -> Iterator[None]:
+    yield
+    HTTP.close()
+
+
 @contextmanager
 def gateway(*servers: TritonServer, **settings: str) -> Iterator[str]:
     """Its URL."""
