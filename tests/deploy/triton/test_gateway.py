@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import torch
 import tritonclient.grpc as grpc
 from PIL import Image
 from tests.deploy.triton.server import TritonServer, needs_triton
@@ -51,6 +52,22 @@ def gateway(*servers: TritonServer, **settings: str) -> Iterator[str]:
 def url(triton: TritonServer) -> Iterator[str]:
     """A gateway in front of the shared server, with more places than Triton's queue."""
     with gateway(triton, PROSCALE_MAX_QUEUE="200") as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def slow_triton(tmp_path_factory: pytest.TempPathFactory, small_checkpoint: Path) -> Iterator[TritonServer]:
+    """A server whose worker runs the pure-torch forms, as after an installation without a compiler: large pictures take it a second."""
+    environment = {"PROSCALE_CHECKPOINT": str(small_checkpoint), "PROSCALE_THREADS": "1", "MS_DEFORM_ATTN": "reference"}
+    server = TritonServer(tmp_path_factory.mktemp("slow"), environment)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="module")
+def slow_url(slow_triton: TritonServer) -> Iterator[str]:
+    with gateway(slow_triton, PROSCALE_MAX_QUEUE="200") as url:
         yield url
 
 
@@ -97,7 +114,7 @@ def test_both_engines_give_the_same_answer(url: str, in_process: str, query: str
 @pytest.fixture(scope="module")
 def in_process(small_checkpoint: Path) -> Iterator[str]:
     """A server that computes itself, on as many threads as the worker: their number decides the last bit of sums."""
-    with process("--checkpoint", str(small_checkpoint), "--threads", "1", PROSCALE_LOG_LEVEL="error") as (url, _):
+    with process("--checkpoint", str(small_checkpoint), "--threads", str(torch.get_num_threads()), PROSCALE_LOG_LEVEL="error") as (url, _):
         yield url
 
 
@@ -125,37 +142,37 @@ def test_a_bad_request_fails_alone(url: str, picture: np.ndarray) -> None:
         assert [future.result().status_code for future in others] == [200] * 8
 
 
-def test_a_full_queue_is_429_a_passed_deadline_504_and_busy_is_not_down(url: str, picture: np.ndarray) -> None:
+def test_a_full_queue_is_429_a_passed_deadline_504_and_busy_is_not_down(slow_url: str, picture: np.ndarray) -> None:
     content = encoded(picture)
     with ThreadPoolExecutor(120) as pool:
-        with busy(url, picture):
-            late = post(url, content, "deadline_ms=300")
+        with busy(slow_url, picture):
+            late = post(slow_url, content, "deadline_ms=300")
             assert late.status_code == 504
             assert late.json()["type"].endswith(":deadline")
-            waiting = [pool.submit(post, url, content) for _ in range(110)]
+            waiting = [pool.submit(post, slow_url, content) for _ in range(110)]
             until(lambda: any(future.done() for future in waiting))
-            assert is_ready(url)
+            assert is_ready(slow_url)
         answers = [future.result() for future in waiting]
     assert Counter(answer.status_code for answer in answers).keys() == {200, 429}
     refused = [answer for answer in answers if answer.status_code == 429]
     assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
     assert all(answer.json()["type"].endswith(":overloaded") for answer in refused)
-    assert metric(url, 'proscale_rejected_total{reason="overloaded"}') >= len(refused)
+    assert metric(slow_url, 'proscale_rejected_total{reason="overloaded"}') >= len(refused)
 
 
-def test_requests_of_clients_that_left_are_not_computed(url: str, triton: TritonServer, picture: np.ndarray) -> None:
-    before = pictures_counted(triton)
+def test_requests_of_clients_that_left_are_not_computed(slow_url: str, slow_triton: TritonServer, picture: np.ndarray) -> None:
+    before = pictures_counted(slow_triton)
     content = encoded(picture)
     with ThreadPoolExecutor(10) as pool:
-        with busy(url, picture):
-            kept = pool.submit(post, url, content)
-            until(lambda: metric(url, "proscale_queue_depth") == 3)
-            impatient = [pool.submit(post, url, content, timeout=0.5) for _ in range(8)]
+        with busy(slow_url, picture):
+            kept = pool.submit(post, slow_url, content)
+            until(lambda: metric(slow_url, "proscale_queue_depth") == 3)
+            impatient = [pool.submit(post, slow_url, content, timeout=0.5) for _ in range(8)]
             assert all(isinstance(future.exception(), httpx.ReadTimeout) for future in impatient)
-            until(lambda: metric(url, "proscale_queue_depth") <= 3)
+            until(lambda: metric(slow_url, "proscale_queue_depth") <= 3)
         assert kept.result().status_code == 200
-    assert post(url, content).status_code == 200
-    assert pictures_counted(triton) - before == 2 + 1 + 1
+    assert post(slow_url, content).status_code == 200
+    assert pictures_counted(slow_triton) - before == 2 + 1 + 1
 
 
 def test_another_checkpoint_is_noticed(url: str, triton: TritonServer) -> None:
