@@ -1,5 +1,7 @@
 """From pictures to segments."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -145,3 +147,9 @@ def test_info_tells_what_is_served(small_predictor: Predictor, small_checkpoint:
     assert (info.name, info.encoder, info.layers, info.backbone) == ("small random model", "proscale", (1, 1, 1), "resnet")
     assert info.source == str(small_checkpoint)
     assert Predictor(SegmentationNetwork(SMALL_CONFIG), SMALL_CATEGORIES).info.source == "memory"
+
+
+def test_the_compiler_is_not_loaded_for_nothing() -> None:
+    """It would add a second to every start."""
+    code = "import sys, proscale.predictor, proscale.cli; sys.exit('torch._dynamo' in sys.modules or 'torch._inductor' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -22,13 +22,15 @@ def constant_tensor(maxsize: int) -> Callable[[Callable[P, Tensor]], Callable[P,
         # A plain dictionary: torch.compile looks through functools' caches and would trace how the tensor is made.
         made: dict[Hashable, Tensor] = {}
 
-        @torch.compiler.disable  # type: ignore[untyped-decorator]
         def make(key: tuple[Hashable, ...]) -> Tensor:
             with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"):
                 tensor = function(*key)  # type: ignore[arg-type, call-arg]
             while len(made) >= maxsize:
                 made.pop(next(iter(made)), None)
             return made.setdefault(key, tensor)
+
+        # What torch.compiler.disable does, without loading the compiler: that would add a second to every start.
+        make._torchdynamo_disable = True  # type: ignore[attr-defined]
 
         @wraps(function)
         def constant(*args: P.args, **kwargs: P.kwargs) -> Tensor:
