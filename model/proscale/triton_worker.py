@@ -1,8 +1,8 @@
 """The predictor behind Triton's Python backend: requests as arrays and JSON in, JSON out. Knows nothing of Triton's own module.
 
 Where the model comes from and what it runs on stand in the model's `parameters` (config.pbtxt, or a load request's changed config), or,
-where they leave it open, in the environment: `PROSCALE_CHECKPOINT`, `PROSCALE_DEVICE`, `PROSCALE_PRECISION`, `PROSCALE_THREADS`,
-`PROSCALE_WARMUP`, `PROSCALE_MAX_BATCH_PIXELS`, all with the meaning that they have for `proscale serve`.
+where they leave it open, in the environment: `PROSCALE_CHECKPOINT`, `PROSCALE_DEVICE`, `PROSCALE_PRECISION`, `PROSCALE_CUDA_GRAPHS`,
+`PROSCALE_THREADS`, `PROSCALE_WARMUP`, `PROSCALE_MAX_BATCH_PIXELS`, all with the meaning that they have for `proscale serve`.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from proscale.allocator import keep_freed_memory
 from proscale.checkpoints.folder import DEFAULT_FOLDER
-from proscale.config import PRECISIONS, Precision
+from proscale.config import PRECISIONS, TASKS, Precision
 from proscale.config_json import config_to_json
 from proscale.errors import CheckpointError, ImageError, ParameterError, ProscaleError
 from proscale.geometry import ResizedPicture, padded_size, resized_size
@@ -31,6 +31,9 @@ _LOG = logging.getLogger(__name__)
 _MAX_BATCH_PIXELS = 4_000_000
 _PROBE_SIZE = (64, 64)
 """(height, width) of the picture that runs when the worker is asked what it serves."""
+_GPU_WARMUP = "480x640"
+"""Where nothing is said: a GPU compiles and allocates at its first picture; a CPU would only be ready later for nothing."""
+_YES, _NO = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 
 
 class ModelChangedError(ProscaleError):
@@ -45,6 +48,7 @@ class WorkerConfig:
     """Model folder; None: the model inside the package."""
     device: str = "cpu"
     precision: Precision | None = None
+    cuda_graphs: bool = False
     threads: int | None = None
     warmup: tuple[tuple[int, int], ...] = ()
     """(height, width) in pixels of pictures to segment before ready."""
@@ -106,15 +110,23 @@ def read_config(parameters: Mapping[str, str], instance_kind: str, instance_devi
             raise CheckpointError(f"{name} must be a whole number from 1, not {text!r}")
         return int(text) if text else None
 
-    checkpoint, precision = value("checkpoint"), value("precision")
+    checkpoint, precision, graphs = value("checkpoint"), value("precision"), value("cuda_graphs").lower()
     if precision and precision not in PRECISIONS:
         raise CheckpointError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
+    if graphs not in _YES + _NO:
+        raise CheckpointError(f"cuda_graphs must be true or false, not {graphs!r}")
+    device, placed = value("device"), f"cuda:{instance_device}" if instance_kind == "GPU" else "cpu"
+    if not device or (device == "cuda" and instance_kind == "GPU"):
+        device = placed  # `cuda` alone leaves open which one, and torch would put every instance on the first
+    # Empty in the environment means none, as for `proscale serve`; an empty parameter leaves it to the environment.
+    warmup = parameters.get("warmup") or environment.get("PROSCALE_WARMUP", _GPU_WARMUP if device.startswith("cuda") else "")
     return WorkerConfig(
         checkpoint=Path(checkpoint) if checkpoint else None,
-        device=value("device") or (f"cuda:{instance_device}" if instance_kind == "GPU" else "cpu"),
+        device=device,
         precision=next((known for known in PRECISIONS if known == precision), None),
+        cuda_graphs=graphs in _YES,
         threads=number("threads"),
-        warmup=tuple(_size(part.strip()) for part in value("warmup").split(",") if part.strip()),
+        warmup=tuple(_size(part.strip()) for part in warmup.split(",") if part.strip()),
         max_batch_pixels=number("max_batch_pixels") or _MAX_BATCH_PIXELS,
     )
 
@@ -128,16 +140,16 @@ class Worker:
 
     @classmethod
     def load(cls, config: WorkerConfig) -> Self:
-        """Load the model and segment one picture of every size to warm up.
+        """Load the model and segment one picture of every size to warm up, for all tasks.
 
         Raises:
             CheckpointError: the model or the device cannot be used; the text names the remedy.
         """
         if config.threads is not None:
             torch.set_num_threads(config.threads)
-        predictor = Predictor.load(config.checkpoint, device=config.device, precision=config.precision)
+        predictor = Predictor.load(config.checkpoint, device=config.device, precision=config.precision, cuda_graphs=config.cuda_graphs)
         for height, width in config.warmup:
-            predictor.segment([np.zeros((height, width, 3), np.uint8)], [SegmentationOptions()])
+            predictor.segment([np.zeros((height, width, 3), np.uint8)], [SegmentationOptions(TASKS)])
         return cls(predictor, fingerprint(config.checkpoint or DEFAULT_FOLDER), config.max_batch_pixels)
 
     def handle(self, requests: Sequence[Request]) -> list[Reply]:

@@ -8,6 +8,7 @@ import pytest
 
 from proscale import wire
 from proscale.checkpoints.folder import DEFAULT_FOLDER
+from proscale.config import TASKS
 from proscale.errors import CheckpointError
 from proscale.geometry import pad_picture, padded_size, resize_picture
 from proscale.predictor import Predictor
@@ -25,16 +26,45 @@ def request(image: np.ndarray, predictor: Predictor, options: str = "{}") -> Req
 def test_the_models_parameters_win_over_the_environment() -> None:
     environment = {"PROSCALE_CHECKPOINT": "/a", "PROSCALE_THREADS": "3", "PROSCALE_WARMUP": "48x64, 64x48"}
     config = read_config({"checkpoint": "/b", "threads": "", "precision": "bfloat16"}, "CPU", "0", environment)
-    assert config == WorkerConfig(Path("/b"), "cpu", "bfloat16", 3, ((48, 64), (64, 48)))
+    assert config == WorkerConfig(Path("/b"), "cpu", "bfloat16", threads=3, warmup=((48, 64), (64, 48)))
 
 
-@pytest.mark.parametrize(("kind", "named", "device"), [("CPU", "", "cpu"), ("GPU", "", "cuda:1"), ("GPU", "cpu", "cpu")])
+@pytest.mark.parametrize(
+    ("kind", "named", "device"),
+    [
+        ("CPU", "", "cpu"),
+        ("GPU", "", "cuda:1"),
+        ("GPU", "cuda", "cuda:1"),
+        ("GPU", "cuda:0", "cuda:0"),
+        ("GPU", "cpu", "cpu"),
+        ("CPU", "cuda", "cuda"),
+    ],
+)
 def test_an_instance_runs_where_triton_puts_it_unless_a_device_is_named(kind: str, named: str, device: str) -> None:
     assert read_config({"device": named}, kind, "1", {}).device == device
 
 
+def test_warm_up_runs_every_size_and_task(small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[tuple[int, ...], tuple[str, ...]]] = []
+    segment = Predictor.segment
+
+    def watch(self: Predictor, images: list, options: list) -> list:
+        seen.extend((image.shape, option.tasks) for image, option in zip(images, options, strict=True))
+        return segment(self, images, options)
+
+    monkeypatch.setattr(Predictor, "segment", watch)
+    Worker.load(WorkerConfig(small_checkpoint, warmup=((48, 64), (64, 48))))
+    assert seen == [((48, 64, 3), TASKS), ((64, 48, 3), TASKS)]
+
+
+def test_cuda_graphs_need_a_gpu(small_checkpoint: Path) -> None:
+    with pytest.raises(CheckpointError, match="CUDA graphs need a CUDA device"):
+        Worker.load(WorkerConfig(small_checkpoint, cuda_graphs=True))
+
+
 @pytest.mark.parametrize(
-    ("name", "value"), [("threads", "two"), ("threads", "0"), ("warmup", "48"), ("precision", "int4"), ("max_batch_pixels", "-1")]
+    ("name", "value"),
+    [("cuda_graphs", "maybe"), ("threads", "two"), ("threads", "0"), ("warmup", "48"), ("precision", "int4"), ("max_batch_pixels", "-1")],
 )
 def test_values_that_cannot_be_used_are_named(name: str, value: str) -> None:
     with pytest.raises(CheckpointError, match=name):

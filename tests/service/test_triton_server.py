@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.conftest import SMALL_CATEGORIES, SMALL_CONFIG
+from tritonclient.grpc import InferInput
 from tritonclient.utils import InferenceServerException
 
 from proscale import wire
 from proscale.config_json import config_to_json
 from proscale.results import ModelInfo
+from proscale_service.engines.triton_errors import ServerGone
 from proscale_service.engines.triton_server import TritonServer
 from proscale_service.errors import DeadlineExceeded
 
@@ -192,5 +194,40 @@ def test_nothing_is_sent_after_the_deadline() -> None:
     async def scenario(server: TritonServer, client: Client) -> None:
         with pytest.raises(DeadlineExceeded):
             await server.infer([], 0.0)
+
+    run(scenario)
+
+
+def test_pictures_sent_to_a_server_that_hangs_are_given_up_and_those_of_a_busy_one_are_not() -> None:
+    async def scenario(server: TritonServer, client: Client) -> None:
+        forever = asyncio.Event()
+        canary, client.answer = client.infer, LATE
+        cancelled: list[str] = []
+
+        async def hang(model: str, inputs: list[InferInput], priority: int, **_: object) -> Client:
+            if priority == 1:
+                return await canary(model, inputs)
+            try:
+                await forever.wait()
+            except asyncio.CancelledError:
+                cancelled.append(model)
+                raise
+            return client
+
+        client.infer = hang  # type: ignore[method-assign]
+        calls = [asyncio.create_task(server.infer([], 60.0)) for _ in range(3)]
+        await asyncio.sleep(0)
+        await server.look()
+        assert (server.up, sum(call.done() for call in calls)) == (True, 0)
+        # Whoever leaves takes his own picture back, and no other.
+        calls[0].cancel()
+        await asyncio.wait(calls[:1])
+        assert calls[0].cancelled()
+        assert len(cancelled) == 1
+        client.live = False
+        await server.look()
+        results = await asyncio.gather(*calls[1:], return_exceptions=True)
+        assert [type(result) for result in results] == [ServerGone] * 2
+        assert (server.up, len(cancelled), server._calls) == (False, 3, set())
 
     run(scenario)

@@ -87,6 +87,7 @@ class TritonServer:
         self._reason = ""
         self._heal_after, self._heal_backoff = 0.0, _HEAL_BACKOFF_S[0]
         self._unloaded: dict[str, Any] | None = None
+        self._calls: set[asyncio.Task[bytes]] = set()
         self._watcher: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -123,9 +124,10 @@ class TritonServer:
             Whatever `triton_errors.meaning` makes of Triton's words.
         """
         try:
-            text = await self._infer(inputs, seconds, priority=0)
+            text = await self._call(inputs, seconds)
         except ServerGone as error:
-            self._set_down(error)
+            if self.up:  # else it is known, by a better reason
+                self._set_down(error)
             self._wake.set()
             raise
         except (WorkerFailure, ModelChanged):
@@ -172,6 +174,8 @@ class TritonServer:
         except (DeadlineExceeded, Overloaded) as error:
             silent = time.monotonic() - self._heard
             if silent >= _SILENCE_SECONDS or not await self._says("is_server_live"):
+                self._set_down(error)
+                self._give_up()
                 await self._failed(error)
             elif not self.up:  # a server that is up stays so: it is busy
                 self._set_down(error)
@@ -235,6 +239,27 @@ class TritonServer:
         else:
             logs.event(_LOG, logging.INFO, "the model is loaded again", server=self.url, model=self._model)
             await self._look()
+
+    async def _call(self, inputs: Sequence[InferInput], seconds: float) -> bytes:
+        """`_infer`, unless the server is given up meanwhile; then ServerGone."""
+        call = asyncio.create_task(self._infer(inputs, seconds, priority=0))
+        # Marks its failure as seen: asyncio complains about those that nobody awaited.
+        call.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._calls.add(call)
+        try:
+            # Waited for, not awaited: whoever gives the server up must not look as if he cancelled the caller.
+            await asyncio.wait({call})
+            if call.cancelled():
+                raise ServerGone("no answer, not even to the question whether it lives")
+            return call.result()
+        finally:
+            call.cancel()
+            self._calls.discard(call)
+
+    def _give_up(self) -> None:
+        """Wait no longer for what was sent to a server that hangs or cannot be reached: another one may do it before the deadline."""
+        for call in self._calls:
+            call.cancel()
 
     async def _until_unloaded(self) -> None:
         end = time.monotonic() + _LOAD_SECONDS
