@@ -8,7 +8,7 @@ where they leave it open, in the environment: `PROSCALE_CHECKPOINT`, `PROSCALE_D
 import hashlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -75,12 +75,14 @@ class Reply:
     error: str | None = None
     internal: bool = False
     """The error is the worker's fault, not the request's."""
+    cancelled: bool = False
+    """Not computed, because nobody waited."""
     prediction: Prediction | None = None
     batch_size: int = 1
     """Pictures that were computed together with this one, itself included."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Job:
     index: int
     picture: ResizedPicture
@@ -152,19 +154,21 @@ class Worker:
             predictor.segment([np.zeros((height, width, 3), np.uint8)], [SegmentationOptions(TASKS)])
         return cls(predictor, fingerprint(config.checkpoint or DEFAULT_FOLDER), config.max_batch_pixels)
 
-    def handle(self, requests: Sequence[Request]) -> list[Reply]:
-        """Answer a batch; what is wrong with one picture is that picture's error alone.
+    def handle(self, requests: Sequence[Request], gone: Callable[[int], bool] = lambda index: False) -> Iterator[tuple[int, Reply]]:
+        """Answer a batch, each part as soon as it is done; what is wrong with one picture is that picture's error alone.
 
-        Returns:
-            One reply per request, in order.
+        Args:
+            gone: whether nobody waits for the request of this index any more; asked before its part is computed.
+
+        Yields:
+            index and reply of every request, once each, in any order.
         """
-        replies: dict[int, Reply] = {}
         parts: dict[tuple[int, int], list[list[_Job]]] = {}
         for index, request in enumerate(requests):
             try:
                 job = self._read(index, request)
             except Exception as error:
-                replies[index] = _failed(error)
+                yield index, _failed(error)
                 continue
             # Triton batches equal shapes; what is left is the pixel budget.
             queue = parts.setdefault(job.padded, [[]])
@@ -172,8 +176,10 @@ class Worker:
                 queue.append([])
             queue[-1].append(job)
         for jobs in (part for queue in parts.values() for part in queue):
-            replies |= self._segment(jobs)
-        return [replies[index] for index in range(len(requests))]
+            left = [job for job in jobs if gone(job.index)]
+            yield from ((job.index, Reply(error="the request was cancelled", cancelled=True)) for job in left)
+            if live := [job for job in jobs if job not in left]:
+                yield from self._segment(live).items()
 
     def _read(self, index: int, request: Request) -> _Job:
         *resized, height, width = request.sizes

@@ -13,7 +13,7 @@ from proscale.errors import CheckpointError
 from proscale.geometry import pad_picture, padded_size, resize_picture
 from proscale.predictor import Predictor
 from proscale.results import SegmentationOptions
-from proscale.triton_worker import Request, Worker, WorkerConfig, fingerprint, read_config
+from proscale.triton_worker import Reply, Request, Worker, WorkerConfig, fingerprint, read_config
 
 
 def request(image: np.ndarray, predictor: Predictor, options: str = "{}") -> Request:
@@ -21,6 +21,13 @@ def request(image: np.ndarray, predictor: Predictor, options: str = "{}") -> Req
     picture = resize_picture(image, config)
     height, width = picture.pixels.shape[:2]
     return Request(pad_picture(picture.pixels, padded_size(height, width, config)), (height, width, *picture.output_size), options.encode())
+
+
+def handled(worker: Worker, requests: list[Request], gone: set[int] | None = None) -> list[Reply]:
+    """One reply per request, in order."""
+    replies = list(worker.handle(requests, (gone or set()).__contains__))
+    assert sorted(index for index, _ in replies) == list(range(len(requests)))
+    return [dict(replies)[index] for index in range(len(requests))]
 
 
 def test_the_models_parameters_win_over_the_environment() -> None:
@@ -73,9 +80,34 @@ def test_values_that_cannot_be_used_are_named(name: str, value: str) -> None:
 
 def test_a_batch_is_computed_in_parts_of_the_pixel_budget(small_predictor: Predictor, picture: np.ndarray) -> None:
     worker = Worker(small_predictor, "abc", max_batch_pixels=2 * 96 * 128)
-    replies = worker.handle([request(np.roll(picture, i, 1), small_predictor) for i in range(5)])
+    replies = handled(worker, [request(np.roll(picture, i, 1), small_predictor) for i in range(5)])
     assert [reply.batch_size for reply in replies] == [2, 2, 2, 2, 1]
     assert all(json.loads(reply.text)["model"] == "abc" for reply in replies)
+
+
+def test_a_part_is_answered_before_the_next_is_computed_and_nothing_is_computed_for_those_who_left(
+    small_predictor: Predictor, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[int] = []
+    segment = small_predictor.segment_resized
+
+    def watch(pictures: list, options: list, resize_seconds: float = 0.0) -> list:
+        computed.append(len(pictures))
+        return segment(pictures, options, resize_seconds)
+
+    monkeypatch.setattr(small_predictor, "segment_resized", watch)
+    worker = Worker(small_predictor, "abc", max_batch_pixels=2 * 96 * 128)
+    requests = [request(np.roll(picture, i, 1), small_predictor) for i in range(6)]
+    replies = worker.handle([request(picture, small_predictor, "{"), *requests])
+    assert next(replies)[1].error
+    assert computed == []
+    assert [next(replies)[0] for _ in range(2)] == [1, 2]
+    assert computed == [2]
+    computed.clear()
+    answers = handled(worker, requests, gone={0, 1, 3})
+    assert [answer.cancelled for answer in answers] == [True, True, False, True, False, False]
+    assert [answer.batch_size for answer in answers if not answer.cancelled] == [1, 2, 2]
+    assert computed == [1, 2]
 
 
 def test_what_cannot_be_computed_fails_alone(small_predictor: Predictor, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +120,7 @@ def test_what_cannot_be_computed_fails_alone(small_predictor: Predictor, picture
 
     monkeypatch.setattr(small_predictor, "segment_resized", fail)
     options = wire.options_to_json(SegmentationOptions(max_segments=1))
-    replies = Worker(small_predictor, "abc").handle([request(picture, small_predictor), request(picture, small_predictor, options)])
+    replies = handled(Worker(small_predictor, "abc"), [request(picture, small_predictor), request(picture, small_predictor, options)])
     assert replies[0].error is None
     assert replies[1].internal
     assert "out of memory" in str(replies[1].error)
@@ -103,7 +135,7 @@ def test_describing_runs_the_network(small_predictor: Predictor, monkeypatch: py
         return segment(pictures, options, resize_seconds)
 
     monkeypatch.setattr(small_predictor, "segment_resized", watch)
-    reply = Worker(small_predictor, "abc").handle([Request(np.zeros((32, 32, 3), np.uint8), (32,) * 4, wire.DESCRIBE.encode())])[0]
+    (reply,) = handled(Worker(small_predictor, "abc"), [Request(np.zeros((32, 32, 3), np.uint8), (32,) * 4, wire.DESCRIBE.encode())])
     assert wire.description_from_json(reply.text).info == small_predictor.info
     assert seen == [(64, 64)]
 

@@ -124,6 +124,16 @@ class TritonServer:
         self._process = None
         return status
 
+    def hang(self) -> None:
+        """Stop it without closing anything, as a machine does that is out of reach; `resume` ends that."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Go on after `hang`."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGCONT)
+
     def kill(self) -> None:
         """SIGKILL to the server and all its processes; removes the shared memory that it could not."""
         if self._process is not None:

@@ -273,7 +273,7 @@ def clean(answer: httpx.Response) -> bool:
     )
 
 
-def test_the_server_comes_later_dies_and_returns_and_another_one_takes_over(
+def test_the_server_comes_later_dies_returns_and_hangs_and_another_one_takes_over(
     triton: TritonServer, tmp_path: Path, small_checkpoint: Path, picture: np.ndarray
 ) -> None:
     content = encoded(picture)
@@ -306,3 +306,15 @@ def test_the_server_comes_later_dies_and_returns_and_another_one_takes_over(
         assert {answer.status_code for answer in answers} == {200, 503}
         assert {answer.status_code for answer in answers[-20:]} == {200}
         assert {answer.status_code for answer in safe} == {200}
+
+        # One that hangs keeps its connections open. The canary finds out, and what was sent there is done elsewhere.
+        with ThreadPoolExecutor(9) as pool:
+            server.hang()
+            lost = pool.submit(post, alone, content)
+            stuck = [pool.submit(post, both, content) for _ in range(8)]
+            assert [future.result().status_code for future in stuck] == [200] * 8
+            assert lost.result().status_code == 503
+            assert clean(lost.result())
+            assert not is_ready(alone)
+            server.resume()
+        until(lambda: is_ready(alone))

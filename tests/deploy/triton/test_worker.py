@@ -173,10 +173,25 @@ def test_a_model_that_cannot_be_loaded_says_why(triton: TritonServer, client: gr
     assert client.is_model_ready("proscale")  # the one before goes on
 
 
-def test_a_clean_stop_leaves_nothing(tmp_path: Path, small_checkpoint: Path) -> None:
-    server = TritonServer(tmp_path, {"PROSCALE_CHECKPOINT": str(small_checkpoint), "PROSCALE_WARMUP": "60x80, 80x60"}, REPOSITORY)
+def test_a_batch_is_answered_in_parts_and_a_clean_stop_leaves_nothing(
+    tmp_path: Path, small_checkpoint: Path, small_predictor: Predictor, picture: np.ndarray
+) -> None:
+    environment = {"PROSCALE_CHECKPOINT": str(small_checkpoint), "PROSCALE_WARMUP": "60x80, 80x60", "PROSCALE_MAX_BATCH_PIXELS": "12288"}
+    server = TritonServer(tmp_path, environment, REPOSITORY)  # a budget of one picture
+    bad = SegmentationOptions(labels=("unicorn",))
+    requests = [inputs(crop, small_predictor, wire.options_to_json(SegmentationOptions())) for crop in crops(picture, 12)]
+    requests.insert(5, inputs(picture, small_predictor, wire.options_to_json(bad)))
     try:
         server.start()
+        with grpc.InferenceServerClient(server.url) as client, ThreadPoolExecutor(len(requests)) as pool:
+            futures = [pool.submit(infer, client, request) for request in requests]
+            assert "unicorn" in str(futures.pop(5).exception())
+            assert [json.loads(future.result())["batch_size"] for future in futures] == [1] * 12
+        counted = server.metrics()
+        name = '{model="proscale",version="1"}'
+        assert counted[f"proscale_worker_pictures_total{name}"] == 12
+        assert counted[f"proscale_worker_errors_total{name}"] == 1
+        assert counted[f"proscale_worker_batches_total{name}"] < 12
         assert server.shared_memory()
         assert server.stop() == 0
         assert not server.shared_memory()

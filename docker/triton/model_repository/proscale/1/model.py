@@ -37,30 +37,27 @@ class TritonPythonModel:
         self._stages = {stage: seconds.Metric(labels=labels | {"stage": stage}) for stage in STAGES}
 
     def execute(self, requests):
-        """Answer a dynamic batch; an error is answered to its own request alone."""
-        live = [i for i, request in enumerate(requests) if not request.is_cancelled()]
-        replies = dict(zip(live, self._worker.handle([_read(requests[i]) for i in live]), strict=True))
-        self._count(replies.values())
-        return [_response(replies.get(i)) for i in range(len(requests))]
+        """Answer a dynamic batch, each picture when its part of the batch is done; an error is answered to its own request alone."""
+        senders = [request.get_response_sender() for request in requests]
+        counted = False
+        for index, reply in self._worker.handle([_read(request) for request in requests], lambda i: requests[i].is_cancelled()):
+            # Counted before it is answered: who reads the metrics after his answer finds it there.
+            self._count(reply, new_batch=not counted)
+            counted = counted or reply.prediction is not None
+            senders[index].send(_response(reply), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
-    def _count(self, replies):
-        predictions = [reply.prediction for reply in replies if reply.prediction is not None]
-        counted = {
-            "proscale_worker_pictures_total": len(predictions),
-            "proscale_worker_batches_total": bool(predictions),
-            "proscale_worker_errors_total": sum(reply.error is not None for reply in replies),
-            "proscale_worker_flops_total": sum(prediction.plan.flops for prediction in predictions),
-            "proscale_worker_baseline_flops_total": sum(prediction.plan.baseline_flops for prediction in predictions),
-        }
-        for name, value in counted.items():
-            self._counters[name].increment(value)
+    def _count(self, reply, new_batch):
+        prediction = reply.prediction
+        self._counters["proscale_worker_errors_total"].increment(reply.error is not None)
+        if prediction is None:
+            return
+        self._counters["proscale_worker_pictures_total"].increment(1)
+        self._counters["proscale_worker_batches_total"].increment(new_batch)
+        self._counters["proscale_worker_flops_total"].increment(prediction.plan.flops)
+        self._counters["proscale_worker_baseline_flops_total"].increment(prediction.plan.baseline_flops)
         for stage, counter in self._stages.items():
-            seconds = [
-                prediction.timings.get(stage, 0.0) / (size if stage in ("preprocess", "infer") else 1)
-                for prediction, size in ((reply.prediction, reply.batch_size) for reply in replies)
-                if prediction is not None
-            ]
-            counter.increment(sum(seconds))
+            shared = stage in ("preprocess", "infer")
+            counter.increment(prediction.timings.get(stage, 0.0) / (reply.batch_size if shared else 1))
 
 
 def _read(request):
@@ -71,10 +68,9 @@ def _read(request):
 
 
 def _response(reply):
-    if reply is None:
-        return pb_utils.InferenceResponse(error=pb_utils.TritonError("the request was cancelled", pb_utils.TritonError.CANCELLED))
     if reply.error is not None:
-        code = pb_utils.TritonError.INTERNAL if reply.internal else pb_utils.TritonError.INVALID_ARG
+        faults = ((reply.cancelled, pb_utils.TritonError.CANCELLED), (reply.internal, pb_utils.TritonError.INTERNAL))
+        code = next((code for true, code in faults if true), pb_utils.TritonError.INVALID_ARG)
         return pb_utils.InferenceResponse(error=pb_utils.TritonError(reply.error, code))
     result = np.array([[reply.text.encode()]], dtype=np.object_)
     return pb_utils.InferenceResponse([pb_utils.Tensor(wire.RESULT, result)])
