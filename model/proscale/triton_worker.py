@@ -9,9 +9,9 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from proscale.results import Prediction, SegmentationOptions
 from proscale.wire import description_to_json, options_from_json, prediction_to_json
 
 _LOG = logging.getLogger(__name__)
-_MAX_BATCH_PIXELS = 4_000_000
+_MAX_BATCH_PIXELS, _MAX_BATCH_SIZE = 4_000_000, 16
 _PROBE_SIZE = (64, 64)
 """(height, width) of the picture that runs when the worker is asked what it serves."""
 _GPU_WARMUP = "480x640"
@@ -53,7 +53,9 @@ class WorkerConfig:
     warmup: tuple[tuple[int, int], ...] = ()
     """(height, width) in pixels of pictures to segment before ready."""
     max_batch_pixels: int = _MAX_BATCH_PIXELS
-    """Padded pixels computed at once; a larger batch is computed in parts."""
+    """Padded pixels computed at once; what is more is computed in parts."""
+    max_batch_size: int = _MAX_BATCH_SIZE
+    """Pictures computed at once."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,12 @@ class Request:
     sizes: tuple[int, int, int, int]
     """Height and width of the resized, then of the output picture."""
     options: bytes
+
+    @property
+    def pixels(self) -> int:
+        """Of the padded picture."""
+        height, width = self.picture.shape[:2]
+        return int(height * width)
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,8 @@ class Reply:
     prediction: Prediction | None = None
     batch_size: int = 1
     """Pictures that were computed together with this one, itself included."""
+    opens_batch: bool = False
+    """The first of these that is answered."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,9 +146,11 @@ def read_config(parameters: Mapping[str, str], instance_kind: str, instance_devi
 class Worker:
     """A predictor that takes what the wire brings. One thread at a time."""
 
-    def __init__(self, predictor: Predictor, fingerprint: str, max_batch_pixels: int = _MAX_BATCH_PIXELS) -> None:
+    def __init__(
+        self, predictor: Predictor, fingerprint: str, max_batch_pixels: int = _MAX_BATCH_PIXELS, max_batch_size: int = _MAX_BATCH_SIZE
+    ) -> None:
         self.predictor, self.fingerprint = predictor, fingerprint
-        self._max_batch_pixels = max_batch_pixels
+        self.max_batch_pixels, self.max_batch_size = max_batch_pixels, max_batch_size
 
     @classmethod
     def load(cls, config: WorkerConfig) -> Self:
@@ -152,30 +164,30 @@ class Worker:
         predictor = Predictor.load(config.checkpoint, device=config.device, precision=config.precision, cuda_graphs=config.cuda_graphs)
         for height, width in config.warmup:
             predictor.segment([np.zeros((height, width, 3), np.uint8)], [SegmentationOptions(TASKS)])
-        return cls(predictor, fingerprint(config.checkpoint or DEFAULT_FOLDER), config.max_batch_pixels)
+        return cls(predictor, fingerprint(config.checkpoint or DEFAULT_FOLDER), config.max_batch_pixels, config.max_batch_size)
 
     def handle(self, requests: Sequence[Request], gone: Callable[[int], bool] = lambda index: False) -> Iterator[tuple[int, Reply]]:
-        """Answer a batch, each part as soon as it is done; what is wrong with one picture is that picture's error alone.
+        """Answer pictures of any sizes, in batches of one padded size; what is wrong with one picture is that picture's error alone.
 
         Args:
-            gone: whether nobody waits for the request of this index any more; asked before its part is computed.
+            gone: whether nobody waits for the request of this index any more; asked before its batch is computed.
 
         Yields:
-            index and reply of every request, once each, in any order.
+            index and reply of every request, once each, in any order, as soon as its batch is done.
         """
-        parts: dict[tuple[int, int], list[list[_Job]]] = {}
+        batches: dict[tuple[int, int], list[list[_Job]]] = {}
         for index, request in enumerate(requests):
             try:
                 job = self._read(index, request)
             except Exception as error:
                 yield index, _failed(error)
                 continue
-            # Triton batches equal shapes; what is left is the pixel budget.
-            queue = parts.setdefault(job.padded, [[]])
-            if queue[-1] and (len(queue[-1]) + 1) * job.padded[0] * job.padded[1] > self._max_batch_pixels:
-                queue.append([])
-            queue[-1].append(job)
-        for jobs in (part for queue in parts.values() for part in queue):
+            same = batches.setdefault(job.padded, [[]])
+            size = len(same[-1]) + 1
+            if same[-1] and (size > self.max_batch_size or size * job.padded[0] * job.padded[1] > self.max_batch_pixels):
+                same.append([])
+            same[-1].append(job)
+        for jobs in (batch for same in batches.values() for batch in same):
             left = [job for job in jobs if gone(job.index)]
             yield from ((job.index, Reply(error="the request was cancelled", cancelled=True)) for job in left)
             if live := [job for job in jobs if job not in left]:
@@ -208,12 +220,13 @@ class Worker:
             _LOG.warning("a batch of %d failed (%s); its pictures are run singly", len(jobs), error)
             return {index: reply for job in jobs for index, reply in self._segment([job]).items()}
         return {
-            job.index: self._describe() if job.describe else self._answer(prediction, len(jobs))
-            for job, prediction in zip(jobs, predictions, strict=True)
+            job.index: self._describe() if job.describe else self._answer(prediction, len(jobs), opens_batch=not i)
+            for i, (job, prediction) in enumerate(zip(jobs, predictions, strict=True))
         }
 
-    def _answer(self, prediction: Prediction, batch_size: int) -> Reply:
-        return Reply(prediction_to_json(prediction, batch_size, self.fingerprint), prediction=prediction, batch_size=batch_size)
+    def _answer(self, prediction: Prediction, batch_size: int, opens_batch: bool) -> Reply:
+        text = prediction_to_json(prediction, batch_size, self.fingerprint)
+        return Reply(text, prediction=prediction, batch_size=batch_size, opens_batch=opens_batch)
 
     def _describe(self) -> Reply:
         return Reply(description_to_json(self.predictor.info, config_to_json(self.predictor.config), self.fingerprint))
@@ -229,10 +242,12 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def from_process(parameters: Mapping[str, str], instance_kind: str, instance_device: str) -> Worker:
-    """The worker that this process's environment and the Triton model's parameters ask for."""
+def from_process(model: Mapping[str, Any], instance_kind: str, instance_device: str) -> Worker:
+    """The worker that this process's environment and Triton's configuration of the model ask for."""
     keep_freed_memory()  # before the first large tensor, as `proscale serve` does
-    return Worker.load(read_config(parameters, instance_kind, instance_device, os.environ))
+    parameters = {name: value["string_value"] for name, value in model["parameters"].items()}
+    config = read_config(parameters, instance_kind, instance_device, os.environ)
+    return Worker.load(replace(config, max_batch_size=max(1, model["max_batch_size"])))
 
 
 def _options(text: bytes) -> SegmentationOptions | None:

@@ -17,7 +17,7 @@ from proscale.errors import ImageError, ParameterError
 from proscale.planning import plan_picture
 from proscale.results import ModelInfo, Prediction, SegmentationOptions
 from proscale_service.engines.triton import TritonEngine, prepare
-from proscale_service.engines.triton_errors import ModelChanged, ServerGone, WorkerFailure, meaning
+from proscale_service.engines.triton_errors import ModelChanged, ProcessDied, ServerGone, WorkerFailure, meaning
 from proscale_service.engines.triton_server import Served, TritonServer
 from proscale_service.errors import DeadlineExceeded, Overloaded, Unavailable
 
@@ -37,7 +37,7 @@ ANSWER = wire.prediction_to_json(Prediction({}, plan_picture(SMALL_CONFIG, 60, 8
         ("failed to connect to all addresses", "UNAVAILABLE", ServerGone, "connect"),
         ("Stream removed (Socket closed)", "UNAVAILABLE", ServerGone, "Socket"),
         ("Request for unknown model: 'proscale' is not found", "NOT_FOUND", ServerGone, "unknown"),
-        ("Stub process 'proscale_0_0' is not healthy.", "INTERNAL", ServerGone, "healthy"),
+        ("Stub process 'proscale_0_0' is not healthy.", "INTERNAL", ProcessDied, "healthy"),
         ("ParameterError: the model has no label x: y", "INVALID_ARGUMENT", ParameterError, "^the model has no label x: y$"),
         ("ImageError: too small", "INVALID_ARGUMENT", ImageError, "^too small$"),
         ("ModelChangedError: other sizes", "INVALID_ARGUMENT", ModelChanged, "^other sizes$"),

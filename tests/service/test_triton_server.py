@@ -198,7 +198,8 @@ def test_nothing_is_sent_after_the_deadline() -> None:
     run(scenario)
 
 
-def test_pictures_sent_to_a_server_that_hangs_are_given_up_and_those_of_a_busy_one_are_not() -> None:
+@pytest.mark.parametrize("fate", ["hangs", "dies", "is healed by another gateway"])
+def test_pictures_that_are_lost_are_given_up_and_those_of_a_busy_server_are_not(fate: str) -> None:
     async def scenario(server: TritonServer, client: Client) -> None:
         forever = asyncio.Event()
         canary, client.answer = client.infer, LATE
@@ -224,7 +225,15 @@ def test_pictures_sent_to_a_server_that_hangs_are_given_up_and_those_of_a_busy_o
         await asyncio.wait(calls[:1])
         assert calls[0].cancelled()
         assert len(cancelled) == 1
-        client.live = False
+        if fate == "hangs":
+            client.live = False
+        elif fate == "dies":
+            client.answer = DEAD
+        else:
+            client.answer = InferenceServerException("Request for unknown model: 'proscale'", "StatusCode.NOT_FOUND")
+            await server.look()
+            assert (server.up, sum(call.done() for call in calls)) == (False, 1)  # it may have been unloaded after they are done
+            client.answer = Client().answer
         await server.look()
         results = await asyncio.gather(*calls[1:], return_exceptions=True)
         assert [type(result) for result in results] == [ServerGone] * 2

@@ -4,7 +4,8 @@
 |----------------------------------------------------------|--------------------------------------------------|
 | `Exceeds maximum queue size`                             | Overloaded, 429                                  |
 | `Request timeout expired`, DEADLINE_EXCEEDED             | DeadlineExceeded, 504                            |
-| no connection, no such model, not ready, process is dead | ServerGone: another server, else Unavailable 503 |
+| no connection, no such model, not ready                  | ServerGone: another server, else Unavailable 503 |
+| the model's process is `not healthy`                     | ProcessDied, a ServerGone for all its pictures   |
 | `ModelChangedError: ...` from the worker                 | ModelChanged: describe, resize, send again       |
 | `ParameterError: ...`, `ImageError: ...` from the worker | these errors, as in process                      |
 | anything else                                            | the engine's failure, 500                        |
@@ -22,7 +23,6 @@ _GONE = (
     "unknown model",
     "is not ready",
     "has no available versions",
-    "not healthy",  # the Python backend's process died
     "Server is stopping",
     "Server not ready",
     "unload",
@@ -32,6 +32,10 @@ _GONE_STATUS = {"UNAVAILABLE", "CANCELLED", "NOT_FOUND"}
 
 class ServerGone(Exception):  # noqa: N818  (says what happened, like the service's errors)
     """The server or its model cannot compute now; the picture was not at fault."""
+
+
+class ProcessDied(ServerGone):
+    """The model's process is dead, and with it whatever it was computing, which Triton answers no more."""
 
 
 class ModelChanged(Exception):  # noqa: N818
@@ -59,6 +63,8 @@ def meaning(message: str, status: str) -> Exception:
         return _CALLERS_FAULT[kind](detail)
     if colon and kind == "ModelChangedError":
         return ModelChanged(detail)
+    if "not healthy" in text:  # the Python backend's word for it
+        return ProcessDied(f"{code}: {text}")
     if code in _GONE_STATUS or any(sign in text for sign in _GONE):
         return ServerGone(f"{code}: {text}")
     return WorkerFailure(f"{code}: {text}")

@@ -27,7 +27,7 @@ from proscale.config_json import config_from_json
 from proscale.errors import CheckpointError
 from proscale.results import ModelInfo
 from proscale_service import logs
-from proscale_service.engines.triton_errors import ModelChanged, ServerGone, WorkerFailure, meaning
+from proscale_service.engines.triton_errors import ModelChanged, ProcessDied, ServerGone, WorkerFailure, meaning
 from proscale_service.errors import DeadlineExceeded, Overloaded
 
 _LOG = logging.getLogger(__name__)
@@ -181,6 +181,8 @@ class TritonServer:
                 self._set_down(error)
             return
         except (ServerGone, WorkerFailure) as error:
+            if isinstance(error, ProcessDied):
+                self._give_up()
             await self._failed(error)
             return
         try:
@@ -195,6 +197,7 @@ class TritonServer:
         self._failures, self._reason, self._heal_after, self._heal_backoff = 0, "", 0.0, _HEAL_BACKOFF_S[0]
         self._unloaded = None
         if not self.up:
+            self._give_up()  # what is still on its way was sent before it went down
             self.up = True
             logs.event(_LOG, logging.INFO, "Triton server is up", server=self.url, model=self.served.info.name)
             self.on_change()
@@ -250,14 +253,14 @@ class TritonServer:
             # Waited for, not awaited: whoever gives the server up must not look as if he cancelled the caller.
             await asyncio.wait({call})
             if call.cancelled():
-                raise ServerGone("no answer, not even to the question whether it lives")
+                raise ServerGone("it hangs, or died with the picture")
             return call.result()
         finally:
             call.cancel()
             self._calls.discard(call)
 
     def _give_up(self) -> None:
-        """Wait no longer for what was sent to a server that hangs or cannot be reached: another one may do it before the deadline."""
+        """Wait no longer for what was sent to a server that hangs, cannot be reached or lost it: another one may do it in time."""
         for call in self._calls:
             call.cancel()
 

@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -137,7 +138,8 @@ class TritonServer:
     def kill(self) -> None:
         """SIGKILL to the server and all its processes; removes the shared memory that it could not."""
         if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # all have ended by themselves
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait(30)
             self._process = None
         for region in self.shared_memory():

@@ -144,12 +144,12 @@ def test_a_bad_request_fails_alone(url: str, picture: np.ndarray) -> None:
 
 def test_a_full_queue_is_429_a_passed_deadline_504_and_busy_is_not_down(slow_url: str, picture: np.ndarray) -> None:
     content = encoded(picture)
-    with ThreadPoolExecutor(120) as pool:
+    with ThreadPoolExecutor(160) as pool:
         with busy(slow_url, picture):
             late = post(slow_url, content, "deadline_ms=300")
             assert late.status_code == 504
             assert late.json()["type"].endswith(":deadline")
-            waiting = [pool.submit(post, slow_url, content) for _ in range(110)]
+            waiting = [pool.submit(post, slow_url, content) for _ in range(150)]
             until(lambda: any(future.done() for future in waiting))
             assert is_ready(slow_url)
         answers = [future.result() for future in waiting]
@@ -173,6 +173,18 @@ def test_requests_of_clients_that_left_are_not_computed(slow_url: str, slow_trit
         assert kept.result().status_code == 200
     assert post(slow_url, content).status_code == 200
     assert pictures_counted(slow_triton) - before == 2 + 1 + 1
+
+
+def test_what_comes_while_a_batch_is_computed_is_taken_at_once(slow_url: str, slow_triton: TritonServer, picture: np.ndarray) -> None:
+    # Else Triton's scheduler sleeps half a second before it looks at it, though the worker may be free long before.
+    def waiting(where: str) -> float:
+        return slow_triton.metrics()[f'{where}{{model="proscale",version="1"}}']
+
+    with busy(slow_url, picture), ThreadPoolExecutor(3) as pool:
+        small = [pool.submit(post, slow_url, encoded(picture)) for _ in range(3)]
+        until(lambda: waiting("proscale_worker_waiting_pictures") >= 3 and not waiting("nv_inference_pending_request_count"))
+        assert not any(future.done() for future in small)
+    assert not waiting("proscale_worker_waiting_pictures")
 
 
 def test_another_checkpoint_is_noticed(url: str, triton: TritonServer) -> None:
@@ -221,6 +233,19 @@ def test_a_dead_model_process_is_noticed_and_healed(url: str, triton: TritonServ
     until(lambda: is_ready(url))
     assert metric(url, "proscale_engine_up") == 1
     assert post(url, content).status_code == 200
+
+
+def test_a_model_process_that_dies_at_work_loses_nothing_silently(slow_url: str, slow_triton: TritonServer, picture: np.ndarray) -> None:
+    large = encoded(np.asarray(Image.fromarray(picture).resize((3000, 3000))))
+    with ThreadPoolExecutor(3) as pool:
+        waiting = [pool.submit(post, slow_url, large) for _ in range(3)]
+        until(lambda: metric(slow_url, "proscale_queue_depth") == 3)
+        kill_backend(slow_triton)
+        answers = [future.result() for future in waiting]
+    assert [answer.status_code for answer in answers] == [503] * 3
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers)
+    until(lambda: is_ready(slow_url))
+    assert post(slow_url, encoded(picture)).status_code == 200
 
 
 def test_an_unloaded_model_is_503_and_left_to_whoever_unloaded_it(url: str, triton: TritonServer, picture: np.ndarray) -> None:

@@ -191,7 +191,8 @@ def test_a_batch_is_answered_in_parts_and_a_clean_stop_leaves_nothing(
         name = '{model="proscale",version="1"}'
         assert counted[f"proscale_worker_pictures_total{name}"] == 12
         assert counted[f"proscale_worker_errors_total{name}"] == 1
-        assert counted[f"proscale_worker_batches_total{name}"] < 12
+        assert counted[f"proscale_worker_batches_total{name}"] == 12
+        assert counted[f"proscale_worker_waiting_pictures{name}"] == 0
         assert server.shared_memory()
         assert server.stop() == 0
         assert not server.shared_memory()

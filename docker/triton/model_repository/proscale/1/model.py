@@ -1,16 +1,18 @@
 """Triton's side of `proscale.triton_worker`: tensors to arrays and back, metrics, nothing else."""
 
 import json
+import time
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from proscale import wire
 from proscale.triton_worker import Request, from_process
+from proscale.worker_thread import WorkerThread
 
 COUNTERS = {
     "proscale_worker_pictures_total": "Pictures segmented.",
-    "proscale_worker_batches_total": "Batches that Triton formed.",
+    "proscale_worker_batches_total": "Batches that the network computed.",
     "proscale_worker_errors_total": "Pictures answered with an error.",
     "proscale_worker_flops_total": "FLOPs spent; 1 FLOP = 1 multiply-accumulate.",
     "proscale_worker_baseline_flops_total": "FLOPs that Mask2Former with 6 encoder layers would have spent.",
@@ -23,41 +25,53 @@ class TritonPythonModel:
 
     def initialize(self, args):
         """Load and warm up; Triton reports the model as ready when this returns."""
-        config = json.loads(args["model_config"])
-        parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
-        self._worker = from_process(parameters, args["model_instance_kind"], args["model_instance_device_id"])
         labels = {"model": args["model_name"], "version": args["model_version"]}
-        # Both must live as long as the model: a family that is collected takes its metrics along.
-        self._families = {name: pb_utils.MetricFamily(name, text, pb_utils.MetricFamily.COUNTER) for name, text in COUNTERS.items()}
-        self._counters = {name: family.Metric(labels=labels) for name, family in self._families.items()}
-        seconds = pb_utils.MetricFamily(
-            "proscale_worker_stage_seconds_total", "Seconds spent per stage; those of a whole batch once.", pb_utils.MetricFamily.COUNTER
+        self._families = []  # kept as long as the model: a family that is collected takes its metrics along
+        self._counters = {name: self._family(name, text).Metric(labels=labels) for name, text in COUNTERS.items()}
+        seconds = self._family("proscale_worker_stage_seconds_total", "Seconds spent per stage, those of a batch once; wait: between them.")
+        self._stages = {stage: seconds.Metric(labels=labels | {"stage": stage}) for stage in (*STAGES, "wait")}
+        waiting = "Pictures taken from Triton's queue that wait for the network."
+        self._waiting = self._family("proscale_worker_waiting_pictures", waiting, "GAUGE").Metric(labels=labels)
+        self._thread = WorkerThread(
+            lambda: from_process(json.loads(args["model_config"]), args["model_instance_kind"], args["model_instance_device_id"]),
+            answer=self._answer,
+            gone=lambda ticket: ticket[0].is_cancelled(),
+            on_waiting=self._waiting.increment,
         )
-        self._families["stages"] = seconds
-        self._stages = {stage: seconds.Metric(labels=labels | {"stage": stage}) for stage in STAGES}
 
     def execute(self, requests):
-        """Answer a dynamic batch, each picture when its part of the batch is done; an error is answered to its own request alone."""
-        senders = [request.get_response_sender() for request in requests]
-        counted = False
-        for index, reply in self._worker.handle([_read(request) for request in requests], lambda i: requests[i].is_cancelled()):
-            # Counted before it is answered: who reads the metrics after his answer finds it there.
-            self._count(reply, new_batch=not counted)
-            counted = counted or reply.prediction is not None
-            senders[index].send(_response(reply), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        """Take a dynamic batch over; the worker's thread answers it, each picture when it is done."""
+        now = time.perf_counter()
+        self._thread.submit([((request, request.get_response_sender(), now), _read(request)) for request in requests])
 
-    def _count(self, reply, new_batch):
+    def finalize(self):
+        """Called when everything is answered."""
+        self._thread.close()
+
+    def _family(self, name, text, kind="COUNTER"):
+        self._families.append(pb_utils.MetricFamily(name, text, getattr(pb_utils.MetricFamily, kind)))
+        return self._families[-1]
+
+    def _answer(self, ticket, reply):
+        _, sender, taken = ticket
+        # Counted before it is sent: who reads the metrics after his answer finds it there.
+        self._count(reply, time.perf_counter() - taken)
+        sender.send(_response(reply), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def _count(self, reply, seconds):
         prediction = reply.prediction
         self._counters["proscale_worker_errors_total"].increment(reply.error is not None)
         if prediction is None:
             return
         self._counters["proscale_worker_pictures_total"].increment(1)
-        self._counters["proscale_worker_batches_total"].increment(new_batch)
+        self._counters["proscale_worker_batches_total"].increment(reply.opens_batch)
         self._counters["proscale_worker_flops_total"].increment(prediction.plan.flops)
         self._counters["proscale_worker_baseline_flops_total"].increment(prediction.plan.baseline_flops)
-        for stage, counter in self._stages.items():
+        spent = {stage: prediction.timings.get(stage, 0.0) for stage in STAGES}
+        self._stages["wait"].increment(max(0.0, seconds - sum(spent.values())))
+        for stage, own in spent.items():
             shared = stage in ("preprocess", "infer")
-            counter.increment(prediction.timings.get(stage, 0.0) / (reply.batch_size if shared else 1))
+            self._stages[stage].increment(own / (reply.batch_size if shared else 1))
 
 
 def _read(request):
