@@ -2,7 +2,8 @@
 
     python benchmarks/service.py [--rounds N] [--only CASE] [--out FILE]
 
-Every contender is a process of its own; they take turns, one picture each, so that what else the machine does hits all alike. Two
+Every contender is a process of its own; they take turns, one picture each, so that what else the machine does hits all alike. Then
+the two services take turns at four clients at once, who each ask again as soon as they are answered. Two
 cases: a Swin-T network of random weights with 133 classes at 800x1216, and the embedded model on a picture of its own kind. The bare
 predictor is given the decoded picture, the others a JPEG file over loopback. Triton needs `make triton-env`; without, it is left out.
 """
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
@@ -39,7 +41,7 @@ from proscale.ops import native  # noqa: E402
 
 SERVE = "from proscale_service.cli import serve; serve(['--port', '0', '--log-level', 'error'])"
 BARE = """
-import sys, threading, time
+import sys, time
 import numpy as np
 from PIL import Image
 from proscale.allocator import keep_freed_memory
@@ -49,19 +51,13 @@ keep_freed_memory()  # as all the others do
 predictor = Predictor.load(sys.argv[1])
 picture = np.asarray(Image.open(sys.argv[2]).convert("RGB"))
 print("ready", flush=True)
-
-def answer():
-    for line in sys.stdin:
-        started = time.perf_counter()
-        predictor.segment([picture], [SegmentationOptions()])
-        print(time.perf_counter() - started, flush=True)
-
-# On a thread, as the service and Triton run it: the same network takes longer on the main thread, and that is no cost of HTTP.
-thread = threading.Thread(target=answer)
-thread.start()
-thread.join()
+for line in sys.stdin:
+    started = time.perf_counter()
+    predictor.segment([picture], [SegmentationOptions()])
+    print(time.perf_counter() - started, flush=True)
 """
 STAGES = ("decode", "queue", "preprocess", "infer", "postprocess", "encode")
+CLIENTS = 4
 
 Ask = Callable[[], dict[str, float]]
 """Does one picture; seconds by name, `total` among them."""
@@ -108,8 +104,21 @@ def http(picture: Path, **environment: str) -> Iterator[Ask]:
             process.terminate()
 
 
-def measure(checkpoint: Path, picture: Path, rounds: int, folder: Path) -> dict[str, dict[str, float]]:
-    """Medians over the rounds, after one to warm up; by contender, then by stage."""
+def together(ask: Ask, each: int = 3) -> tuple[float, list[float]]:
+    """Pictures per second, and the seconds that each took, with `CLIENTS` clients at once."""
+
+    def client(_: int) -> list[float]:
+        return [ask()["total"] for _ in range(each)]
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        seconds = [second for one in pool.map(client, range(CLIENTS)) for second in one]
+    return len(seconds) / (time.perf_counter() - started), seconds
+
+
+def measure(checkpoint: Path, picture: Path, rounds: int, folder: Path) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+    """Seconds of one picture alone, medians over the rounds after one to warm up, by contender and stage; then what clients get who ask
+    at once: pictures per second, median of the turns, and seconds of all pictures."""
     with ExitStack() as stack:
         asks = {
             "predictor": stack.enter_context(bare(checkpoint, picture)),
@@ -126,7 +135,22 @@ def measure(checkpoint: Path, picture: Path, rounds: int, folder: Path) -> dict[
                 seconds = ask()
                 if i:
                     runs[name].append(seconds)
-    return {name: {key: median(run[key] for run in each) for key in each[0]} for name, each in runs.items()}
+        turns: dict[str, list[tuple[float, list[float]]]] = {name: [] for name in asks if name != "predictor"}
+        for _ in range(max(3, rounds // 5)):
+            for name, turn in turns.items():
+                turn.append(together(asks[name]))
+    alone = {name: {key: median(run[key] for run in each) for key in each[0]} for name, each in runs.items()}
+    at_once = {}
+    for name, turn in turns.items():
+        seconds = sorted(second for _, each in turn for second in each)
+        p95 = seconds[round(0.95 * (len(seconds) - 1))]
+        at_once[name] = {
+            "pictures_per_s": median(rate for rate, _ in turn),
+            "median_s": median(seconds),
+            "p95_s": p95,
+            "max_s": seconds[-1],
+        }
+    return alone, at_once
 
 
 def random_model(folder: Path) -> Path:
@@ -146,22 +170,32 @@ def picture_of(height: int, width: int, folder: Path) -> Path:
     return path
 
 
-def record(case: str, medians: dict[str, dict[str, float]]) -> dict[str, Any]:
+def record(case: str, medians: dict[str, dict[str, float]], at_once: dict[str, dict[str, float]]) -> dict[str, Any]:
     """What goes into the report."""
     total = {name: seconds["total"] for name, seconds in medians.items()}
     ratios = {"in_process_over_predictor": total["http, in process"] / total["predictor"]}
     if "http, triton" in total:
         ratios["triton_over_in_process"] = total["http, triton"] / total["http, in process"]
-    rounded = {name: {stage: round(s, 5) for stage, s in seconds.items()} for name, seconds in medians.items()}
-    return {"case": case, "seconds": rounded} | {name: round(ratio, 3) for name, ratio in ratios.items()}
+        rates = {name: values["pictures_per_s"] for name, values in at_once.items()}
+        ratios["triton_pictures_per_s_over_in_process"] = rates["http, triton"] / rates["http, in process"]
+    values = {
+        key: {name: {part: round(s, 5) for part, s in seconds.items()} for name, seconds in measured.items()}
+        for key, measured in (("seconds", medians), (f"{CLIENTS} clients at once", at_once))
+    }
+    return {"case": case} | values | {name: round(ratio, 3) for name, ratio in ratios.items()}
 
 
-def table(medians: dict[str, dict[str, float]]) -> str:
-    """Milliseconds as text."""
+def table(medians: dict[str, dict[str, float]], at_once: dict[str, dict[str, float]]) -> str:
+    """Milliseconds and pictures per second as text."""
     lines = [f"{'ms':<18}" + "".join(f"{name:>12}" for name in ("total", *STAGES))]
     for name, seconds in medians.items():
         cells = [f"{seconds[key] * 1e3:.1f}" if key in seconds else "" for key in ("total", *STAGES)]
         lines.append(f"{name:<18}" + "".join(f"{cell:>12}" for cell in cells))
+    lines += [
+        f"{name}, {CLIENTS} clients: {values['pictures_per_s']:.2f} pictures/s,"
+        f" {values['median_s']:.2f} s a picture, 95% within {values['p95_s']:.2f} s, all within {values['max_s']:.2f} s"
+        for name, values in at_once.items()
+    ]
     return "\n".join(lines)
 
 
@@ -184,10 +218,10 @@ def main() -> None:
                 checkpoint, picture = make()
                 servers = folder / str(len(records))
                 servers.mkdir()
-                medians = measure(checkpoint, picture, arguments.rounds, servers)
-                records.append(record(case, medians))
-                ratios = {name: value for name, value in records[-1].items() if "over" in name}
-                print(f"\n{case}\n{table(medians)}\n{ratios}", flush=True)
+                measured = measure(checkpoint, picture, arguments.rounds, servers)
+                records.append(record(case, *measured))
+                ratios = {name: value for name, value in records[-1].items() if "_over_" in name}
+                print(f"\n{case}\n{table(*measured)}\n{ratios}", flush=True)
     if arguments.out:
         cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "CPU")
         report = {

@@ -13,7 +13,7 @@ def keep_freed_memory() -> bool:
 
     By default glibc maps every large tensor anew, and the system fills each of its pages with zeros when it is first written
     (docs/performance.md has what that costs). Once set, the process stays as large as its largest batch made it. Call it before the
-    first large tensor, in a process of one's own: a library should leave the choice to its program.
+    first large tensor, and before the thread that computes is started, in a process of one's own: a library should leave the choice to its program.
 
     Returns:
         whether it took effect; False on a C library other than glibc.

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from proscale.allocator import keep_freed_memory
 from proscale.checkpoints.folder import DEFAULT_FOLDER
 from proscale.config import PRECISIONS, TASKS, Precision
 from proscale.config_json import config_to_json
@@ -244,7 +243,6 @@ def fingerprint(folder: Path) -> str:
 
 def from_process(model: Mapping[str, Any], instance_kind: str, instance_device: str) -> Worker:
     """The worker that this process's environment and Triton's configuration of the model ask for."""
-    keep_freed_memory()  # before the first large tensor, as `proscale serve` does
     parameters = {name: value["string_value"] for name, value in model["parameters"].items()}
     config = read_config(parameters, instance_kind, instance_device, os.environ)
     return Worker.load(replace(config, max_batch_size=max(1, model["max_batch_size"])))
