@@ -136,9 +136,11 @@ def measure(checkpoint: Path, picture: Path, rounds: int, folder: Path) -> tuple
                 if i:
                     runs[name].append(seconds)
         turns: dict[str, list[tuple[float, list[float]]]] = {name: [] for name in asks if name != "predictor"}
-        for _ in range(max(3, rounds // 5)):
+        for i in range(max(3, rounds // 5) + 1):
             for name, turn in turns.items():
-                turn.append(together(asks[name]))
+                measured = together(asks[name])
+                if i:  # batches of every size have been computed once
+                    turn.append(measured)
     alone = {name: {key: median(run[key] for run in each) for key in each[0]} for name, each in runs.items()}
     at_once = {}
     for name, turn in turns.items():

@@ -12,8 +12,9 @@ def keep_freed_memory() -> bool:
     """Have this process keep the memory it frees, for the next layer and the next picture, instead of giving it back to the system.
 
     By default glibc maps every large tensor anew, and the system fills each of its pages with zeros when it is first written
-    (docs/performance.md has what that costs). Once set, the process stays as large as its largest batch made it. Call it before the
-    first large tensor, and before the thread that computes is started, in a process of one's own: a library should leave the choice to its program.
+    (docs/performance.md has what that costs). Once set, the process stays as large as its largest batch made it. Call it in a process
+    of one's own (a library should leave the choice to its program), before the first large tensor and before the thread that computes
+    is started: a thread that has allocated keeps its own arena, to which this does not apply.
 
     Returns:
         whether it took effect; False on a C library other than glibc.

@@ -15,10 +15,11 @@ from proscale.checkpoints.blank import blank_network
 from proscale.checkpoints.folder import DEFAULT_FOLDER, load_folder
 from proscale.checkpoints.names import load_strictly
 from proscale.checkpoints.source import load_source
+from proscale.compiled import CompiledNetwork
 from proscale.config import Precision, PreprocessConfig, ProScaleEncoderConfig, Task
 from proscale.cuda_graphs import GraphedNetwork
 from proscale.errors import CheckpointError, ImageError
-from proscale.geometry import ResizedPicture, resize_picture
+from proscale.geometry import ResizedPicture, padded_size, resize_picture, resized_size
 from proscale.labels import Category
 from proscale.network import QueryPrediction, SegmentationNetwork
 from proscale.planning import check_options, plan_picture
@@ -47,6 +48,7 @@ class Predictor:
         origin: ModelSource | None = None,
         precision: Precision | None = None,
         cuda_graphs: bool = False,
+        compile_for: Sequence[tuple[int, int]] = (),
     ) -> None:
         config = network.config
         if len(categories) != config.classes:
@@ -60,7 +62,14 @@ class Predictor:
         self.network = network.eval().requires_grad_(False).to(self.device, getattr(torch, self.precision))
         if cuda_graphs and self.device.type != "cuda":
             raise CheckpointError(f"CUDA graphs need a CUDA device, not {self.device}")
-        self._predict = GraphedNetwork(self.network).predict if cuda_graphs else self._run
+        if compile_for and self.device.type != "cpu":
+            raise CheckpointError(f"compiling is for the CPU, not for {self.device}; CUDA graphs do as much there")
+        self._predict = self._run
+        if cuda_graphs:
+            self._predict = GraphedNetwork(self.network).predict
+        elif compile_for:
+            sizes = [padded_size(*resized_size(*size, config.preprocess), config.preprocess) for size in compile_for]
+            self._predict = CompiledNetwork(self.network, sizes).predict
         encoder = config.pixel_decoder.encoder
         self.info = ModelInfo(
             name=config.name,
@@ -80,12 +89,14 @@ class Predictor:
         device: str = "cpu",
         precision: Precision | None = None,
         cuda_graphs: bool = False,
+        compile_for: Sequence[tuple[int, int]] = (),
     ) -> Self:
         """Read a model folder; None means the model inside the package.
 
         `precision` is what the network computes in; None means float32 on a CPU, bfloat16 on a GPU that has it. Where samples are taken
         is computed in float32 either way, and so is all that follows the logits. `cuda_graphs` records the network's kernels once per
-        size on a GPU (`GraphedNetwork`).
+        size on a GPU (`GraphedNetwork`). `compile_for` names (height, width) in pixels of pictures for which it is compiled on a CPU
+        (`CompiledNetwork`), a minute or so for each.
 
         Raises:
             CheckpointError: folder, weights or device cannot be used; the text names the remedy.
@@ -96,7 +107,7 @@ class Predictor:
         network = blank_network(config).to_empty(device="cpu")
         load_strictly(network, state)
         source = "embedded default" if checkpoint is None else str(checkpoint)
-        return cls(network, categories, source, device, load_source(folder), precision, cuda_graphs)
+        return cls(network, categories, source, device, load_source(folder), precision, cuda_graphs, compile_for)
 
     @property
     def preprocess_config(self) -> PreprocessConfig:

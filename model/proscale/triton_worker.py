@@ -2,7 +2,8 @@
 
 Where the model comes from and what it runs on stand in the model's `parameters` (config.pbtxt, or a load request's changed config), or,
 where they leave it open, in the environment: `PROSCALE_CHECKPOINT`, `PROSCALE_DEVICE`, `PROSCALE_PRECISION`, `PROSCALE_CUDA_GRAPHS`,
-`PROSCALE_THREADS`, `PROSCALE_WARMUP`, `PROSCALE_MAX_BATCH_PIXELS`, all with the meaning that they have for `proscale serve`.
+`PROSCALE_COMPILE`, `PROSCALE_THREADS`, `PROSCALE_WARMUP`, `PROSCALE_MAX_BATCH_PIXELS`, all with the meaning that they have for
+`proscale serve`.
 """
 
 import hashlib
@@ -48,6 +49,8 @@ class WorkerConfig:
     device: str = "cpu"
     precision: Precision | None = None
     cuda_graphs: bool = False
+    compile: bool = False
+    """For the sizes in `warmup`, on a CPU."""
     threads: int | None = None
     warmup: tuple[tuple[int, int], ...] = ()
     """(height, width) in pixels of pictures to segment before ready."""
@@ -121,11 +124,15 @@ def read_config(parameters: Mapping[str, str], instance_kind: str, instance_devi
             raise CheckpointError(f"{name} must be a whole number from 1, not {text!r}")
         return int(text) if text else None
 
-    checkpoint, precision, graphs = value("checkpoint"), value("precision"), value("cuda_graphs").lower()
+    def switch(name: str) -> bool:
+        text = value(name).lower()
+        if text not in _YES + _NO:
+            raise CheckpointError(f"{name} must be true or false, not {text!r}")
+        return text in _YES
+
+    checkpoint, precision = value("checkpoint"), value("precision")
     if precision and precision not in PRECISIONS:
         raise CheckpointError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
-    if graphs not in _YES + _NO:
-        raise CheckpointError(f"cuda_graphs must be true or false, not {graphs!r}")
     device, placed = value("device"), f"cuda:{instance_device}" if instance_kind == "GPU" else "cpu"
     if not device or (device == "cuda" and instance_kind == "GPU"):
         device = placed  # `cuda` alone leaves open which one, and torch would put every instance on the first
@@ -135,7 +142,8 @@ def read_config(parameters: Mapping[str, str], instance_kind: str, instance_devi
         checkpoint=Path(checkpoint) if checkpoint else None,
         device=device,
         precision=next((known for known in PRECISIONS if known == precision), None),
-        cuda_graphs=graphs in _YES,
+        cuda_graphs=switch("cuda_graphs"),
+        compile=switch("compile"),
         threads=number("threads"),
         warmup=tuple(_size(part.strip()) for part in warmup.split(",") if part.strip()),
         max_batch_pixels=number("max_batch_pixels") or _MAX_BATCH_PIXELS,
@@ -160,7 +168,15 @@ class Worker:
         """
         if config.threads is not None:
             torch.set_num_threads(config.threads)
-        predictor = Predictor.load(config.checkpoint, device=config.device, precision=config.precision, cuda_graphs=config.cuda_graphs)
+        if config.compile and not config.warmup:
+            raise CheckpointError("compile needs warmup: the sizes HEIGHTxWIDTH of the pictures that will come, such as 480x640")
+        predictor = Predictor.load(
+            config.checkpoint,
+            device=config.device,
+            precision=config.precision,
+            cuda_graphs=config.cuda_graphs,
+            compile_for=config.warmup if config.compile else (),
+        )
         for height, width in config.warmup:
             predictor.segment([np.zeros((height, width, 3), np.uint8)], [SegmentationOptions(TASKS)])
         return cls(predictor, fingerprint(config.checkpoint or DEFAULT_FOLDER), config.max_batch_pixels, config.max_batch_size)

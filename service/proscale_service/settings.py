@@ -35,6 +35,10 @@ class Settings(BaseSettings):
     cuda_graphs: bool = Field(
         default=False, description="On a GPU: record the network's kernels once per batch and padded size, and replay them."
     )
+    compile: bool = Field(
+        default=False,
+        description="On a CPU: compile the network for the sizes of `PROSCALE_WARMUP` before ready; a minute or so each, needs g++.",
+    )
     threads: int | None = Field(default=None, ge=1, description="Threads of the network on a CPU; unset: torch decides.")
     decode_threads: int = Field(default=2, ge=1, le=64, description="Threads that decode pictures and write JSON.")
     warmup: str | None = Field(
@@ -98,6 +102,12 @@ class Settings(BaseSettings):
             raise ValueError("max_queue_pixels must be at least max_pixels, or the largest pictures could never be taken")
         if self.max_buffered_bytes < self.max_upload_bytes:
             raise ValueError("max_buffered_bytes must be at least max_upload_bytes, or the largest bodies could never be taken")
+        return self
+
+    @model_validator(mode="after")
+    def _compiled_for_something(self) -> Self:
+        if self.compile and not self.warmup_sizes:
+            raise ValueError("compile needs warmup: the sizes HEIGHTxWIDTH of the pictures that will come, such as 480x640")
         return self
 
     @property

@@ -69,9 +69,22 @@ def test_cuda_graphs_need_a_gpu(small_checkpoint: Path) -> None:
         Worker.load(WorkerConfig(small_checkpoint, cuda_graphs=True))
 
 
+def test_compiling_needs_sizes(small_checkpoint: Path) -> None:
+    with pytest.raises(CheckpointError, match="compile needs warmup"):
+        Worker.load(WorkerConfig(small_checkpoint, compile=True))
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("cuda_graphs", "maybe"), ("threads", "two"), ("threads", "0"), ("warmup", "48"), ("precision", "int4"), ("max_batch_pixels", "-1")],
+    [
+        ("cuda_graphs", "maybe"),
+        ("compile", "2"),
+        ("threads", "two"),
+        ("threads", "0"),
+        ("warmup", "48"),
+        ("precision", "int4"),
+        ("max_batch_pixels", "-1"),
+    ],
 )
 def test_values_that_cannot_be_used_are_named(name: str, value: str) -> None:
     with pytest.raises(CheckpointError, match=name):

@@ -12,6 +12,7 @@ VALUES = {
     "PROSCALE_DEVICE": ("cpu", "cuda", "cuda:1"),
     "PROSCALE_PRECISION": ("float32", "bfloat16", ""),
     "PROSCALE_CUDA_GRAPHS": ("1", "True", "yes", "on", "0", "false", "no", "off"),
+    "PROSCALE_COMPILE": ("1", "off"),
     "PROSCALE_THREADS": ("3",),
     "PROSCALE_WARMUP": ("48x64, 64x48", ""),
     "PROSCALE_MAX_BATCH_PIXELS": ("1000000",),
@@ -24,12 +25,15 @@ def test_a_variable_means_to_the_worker_what_it_means_to_the_server(
     name: str, value: str, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     environment = {"PROSCALE_DEVICE": device} | {name: value}
+    if name == "PROSCALE_COMPILE":
+        environment["PROSCALE_WARMUP"] = "48x64"
     for variable, text in environment.items():
         monkeypatch.setenv(variable, text)
     server = Settings()
     worker = read_config(dict.fromkeys(("checkpoint", "device", "cuda_graphs", "warmup"), ""), "CPU", "0", environment)
     assert (worker.checkpoint, worker.device, worker.precision) == (server.checkpoint, server.device, server.precision)
-    assert (worker.cuda_graphs, worker.threads, worker.max_batch_pixels) == (server.cuda_graphs, server.threads, server.max_batch_pixels)
+    assert (worker.cuda_graphs, worker.compile) == (server.cuda_graphs, server.compile)
+    assert (worker.threads, worker.max_batch_pixels) == (server.threads, server.max_batch_pixels)
     assert list(worker.warmup) == server.warmup_sizes
 
 

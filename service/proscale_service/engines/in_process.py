@@ -48,5 +48,11 @@ def load(settings: Settings) -> InProcessEngine:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     return InProcessEngine(
-        Predictor.load(settings.checkpoint, device=settings.device, precision=settings.precision, cuda_graphs=settings.cuda_graphs)
+        Predictor.load(
+            settings.checkpoint,
+            device=settings.device,
+            precision=settings.precision,
+            cuda_graphs=settings.cuda_graphs,
+            compile_for=settings.warmup_sizes if settings.compile else (),
+        )
     )

@@ -26,7 +26,7 @@ class TritonPythonModel:
 
     def initialize(self, args):
         """Load and warm up; Triton reports the model as ready when this returns."""
-        keep_freed_memory()  # before there is a thread: one that has allocated keeps its own arena, to which this does not apply
+        keep_freed_memory()  # before the thread below is started
         labels = {"model": args["model_name"], "version": args["model_version"]}
         self._families = []  # kept as long as the model: a family that is collected takes its metrics along
         self._counters = {name: self._family(name, text).Metric(labels=labels) for name, text in COUNTERS.items()}

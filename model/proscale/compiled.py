@@ -1,0 +1,65 @@
+"""A network compiled by torch.compile for sizes that are known before: a small network's time on a CPU is lost between its products."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from proscale.errors import CheckpointError
+from proscale.network import QueryPrediction, SegmentationNetwork
+
+_OPTIONS: dict[str, str | int | bool | Callable[..., object]] = {
+    "freezing": True,  # weights become constants, laid out once as the products want them
+    "compile_threads": 1,  # else a pool of processes is started for what is then not compiled in them
+}
+
+
+class CompiledNetwork:
+    """`SegmentationNetwork.predict`, compiled for some padded sizes; pictures of other sizes are computed as ever.
+
+    Pictures of a compiled size are computed one by one: on a CPU a batch wins less than compiling for it would cost.
+    """
+
+    def __init__(self, network: SegmentationNetwork, sizes: Iterable[tuple[int, int]]) -> None:
+        """Compiles, which takes a minute or so per size.
+
+        Args:
+            network: in evaluation mode, on the CPU; its weights must not change any more.
+            sizes: (height, width) in pixels, padded.
+
+        Raises:
+            CheckpointError: it cannot be compiled here; the text names the remedy.
+        """
+        self.network = network
+        self._compiled = {size: self._compile(*size) for size in dict.fromkeys(sizes)}
+
+    @torch.inference_mode()
+    def predict(self, images: Tensor) -> QueryPrediction:
+        """See `SegmentationNetwork.predict`; images (B, 3, H, W), float32."""
+        compiled = self._compiled.get((images.shape[2], images.shape[3]))
+        if compiled is None:
+            return self.network.predict(images)
+        # A tensor of another kind would be compiled for anew, for a minute: so each is copied to one like the first, and no other is taken.
+        singles = [image[None].clone(memory_format=torch.contiguous_format) for image in images]
+        with torch.compiler.set_stance("fail_on_recompile"):
+            class_logits, mask_logits = zip(*map(compiled, singles), strict=True)
+        return QueryPrediction(torch.cat(class_logits), torch.cat(mask_logits))
+
+    def _compile(self, height: int, width: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        def predict(images: Tensor) -> tuple[Tensor, Tensor]:
+            prediction = self.network.predict(images)
+            return prediction.class_logits, prediction.mask_logits
+
+        with torch.inference_mode():
+            images = torch.zeros(1, 3, height, width)
+            predict(images)  # makes the constants of this size, which are not compiled
+            compiled = torch.compile(predict, fullgraph=True, dynamic=False, options=_OPTIONS)
+            try:
+                compiled(images)
+            except Exception as error:
+                reason = " ".join(str(error).split()[:40])
+                raise CheckpointError(
+                    f"the network cannot be compiled for {height}x{width} ({reason}): "
+                    "torch.compile needs a C++ compiler (Debian: g++) and Python's headers (python3-dev); or leave compiling out"
+                ) from error
+        return compiled

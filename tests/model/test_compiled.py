@@ -1,0 +1,59 @@
+"""torch.compile for known sizes: the same answers, nothing compiled for anything else, and a clear word where it cannot be."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.conftest import SMALL_CATEGORIES, SMALL_CONFIG
+
+from proscale.errors import CheckpointError
+from proscale.network import SegmentationNetwork
+from proscale.predictor import Predictor
+from proscale.results import SegmentationOptions
+
+TASKS = SegmentationOptions(("panoptic", "instance", "semantic"))
+needs_compiler = pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="needs a C++ compiler")
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler uses what torch deprecates
+def test_a_compiled_size_gets_the_same_answers_and_no_other_is_compiled(small_predictor: Predictor, picture: np.ndarray) -> None:
+    from torch._dynamo.utils import counters
+
+    predictor = Predictor(small_predictor.network, SMALL_CATEGORIES, compile_for=[picture.shape[:2]])
+    counters.clear()
+    turned = picture.transpose(1, 0, 2)
+    for pictures in ([picture], [np.roll(picture, 5 * i, axis=1) for i in range(3)], [turned]):
+        options = [TASKS] * len(pictures)
+        for ours, theirs in zip(predictor.segment(pictures, options), small_predictor.segment(pictures, options), strict=True):
+            for task, result in theirs.results.items():
+                assert [segment.label for segment in ours.results[task].segments] == [segment.label for segment in result.segments]
+                scores = [[segment.score for segment in each.segments] for each in (ours.results[task], result)]
+                assert scores[0] == pytest.approx(scores[1], abs=1e-4)
+    images = torch.rand(2, 3, 96, 128)
+    with torch.inference_mode():
+        ours, theirs = predictor._predict(images), small_predictor.network.predict(images)
+    assert torch.allclose(ours.mask_logits, theirs.mask_logits, atol=1e-3)
+    assert not torch.equal(ours.mask_logits, theirs.mask_logits)  # it was not merely run as ever
+    assert not counters["stats"]["unique_graphs"]
+    torch.compiler.reset()
+
+
+def test_a_gpu_is_not_compiled_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proscale.predictor._device", lambda name: torch.device("meta"))
+    with pytest.raises(CheckpointError, match="CUDA graphs do as much"):
+        Predictor(SegmentationNetwork(SMALL_CONFIG), SMALL_CATEGORIES, compile_for=[(60, 80)])
+
+
+def test_without_a_compiler_it_says_what_to_do(small_checkpoint: Path, tmp_path: Path) -> None:
+    code = f"from proscale.predictor import Predictor; Predictor.load({str(small_checkpoint)!r}, compile_for=[(60, 80)])"
+    environment = os.environ | {"CXX": "/nowhere/g++", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 1
+    assert "CheckpointError: the network cannot be compiled for 96x128" in done.stderr
+    assert "g++" in done.stderr
