@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from model_contenders import STAGES
+from model_contenders import STAGES, picture_for
 
 from proscale.ops import native
 
@@ -38,7 +38,11 @@ def contenders(peers: Sequence[str], size: str, device: str) -> dict[str, dict[s
         "ours (3,3,3) bfloat16": {**ours, "network": "proscale", "precision": "bfloat16"},
         "ours Mask2Former encoder float32": {**ours, "network": "mask2former", "precision": "float32"},
     }
-    if device != "cpu":
+    if device == "cpu":
+        for precision in ("float32", "bfloat16"):
+            options = {"compile_for": [picture_for(size)[0].shape[:2]]}
+            found[f"ours (3,3,3) {precision}, compiled"] = {**ours, "network": "proscale", "precision": precision, "options": options}
+    else:
         found["ours (3,3,3) bfloat16, CUDA graphs"] = {
             **ours,
             "network": "proscale",

@@ -145,7 +145,7 @@ class Ours:
             random_network(config), categories(), device=job["device"], precision=job["precision"], **job.get("options", {})
         )
         network = self.predictor.network
-        self.staged = not job.get("options", {}).get("cuda_graphs")  # recorded kernels have no stages
+        self.staged = not job.get("options")  # recorded kernels and compiled code have no stages
         if self.staged:
             watch.wrap(network.backbone, "forward", "backbone")
             watch.wrap(network.pixel_decoder.encoder, "forward", "encoder")
@@ -153,13 +153,13 @@ class Ours:
         height, width = map(int, job["size"].split("x"))
         drawn = [part.to(job["device"]) for part in scene(config.transformer_decoder.queries, height // 4, width // 4)]
         logits = QueryPrediction(*(part.expand(self.batch, *part.shape) for part in drawn))
-        predict = network.predict
+        predict = self.predictor._predict
 
         def predict_then_scene(images: Tensor) -> QueryPrediction:
             predict(images)
             return logits
 
-        network.predict = predict_then_scene
+        self.predictor._predict = predict_then_scene
         self.watch = watch
         self.flops = count_flops(config, (height, width), self.picture.shape[:2], ("panoptic",)).total
 

@@ -8,10 +8,11 @@ from torch import Tensor
 from proscale.errors import CheckpointError
 from proscale.network import QueryPrediction, SegmentationNetwork
 
-_OPTIONS: dict[str, str | int | bool | Callable[..., object]] = {
-    "freezing": True,  # weights become constants, laid out once as the products want them
+_OPTIONS = {
+    "freezing": True,  # weights become constants, laid out once as the products want them; without, compiled code is the slower one
     "compile_threads": 1,  # else a pool of processes is started for what is then not compiled in them
 }
+"""Of torch._inductor.config. Not given to torch.compile, whose tracing would not see them."""
 
 
 class CompiledNetwork:
@@ -46,6 +47,8 @@ class CompiledNetwork:
         return QueryPrediction(torch.cat(class_logits), torch.cat(mask_logits))
 
     def _compile(self, height: int, width: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        from torch._inductor import config  # seconds to import, so not for those who do not compile
+
         def predict(images: Tensor) -> tuple[Tensor, Tensor]:
             prediction = self.network.predict(images)
             return prediction.class_logits, prediction.mask_logits
@@ -53,9 +56,10 @@ class CompiledNetwork:
         with torch.inference_mode():
             images = torch.zeros(1, 3, height, width)
             predict(images)  # makes the constants of this size, which are not compiled
-            compiled = torch.compile(predict, fullgraph=True, dynamic=False, options=_OPTIONS)
+            compiled = torch.compile(predict, fullgraph=True, dynamic=False)
             try:
-                compiled(images)
+                with config.patch(_OPTIONS):
+                    compiled(images)
             except Exception as error:
                 reason = " ".join(str(error).split()[:40])
                 raise CheckpointError(

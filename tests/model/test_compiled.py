@@ -1,5 +1,6 @@
 """torch.compile for known sizes: the same answers, nothing compiled for anything else, and a clear word where it cannot be."""
 
+import copy
 import os
 import shutil
 import subprocess
@@ -25,7 +26,7 @@ needs_compiler = pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) i
 def test_a_compiled_size_gets_the_same_answers_and_no_other_is_compiled(small_predictor: Predictor, picture: np.ndarray) -> None:
     from torch._dynamo.utils import counters
 
-    predictor = Predictor(small_predictor.network, SMALL_CATEGORIES, compile_for=[picture.shape[:2]])
+    predictor = Predictor(copy.deepcopy(small_predictor.network), SMALL_CATEGORIES, compile_for=[picture.shape[:2]])
     counters.clear()
     turned = picture.transpose(1, 0, 2)
     for pictures in ([picture], [np.roll(picture, 5 * i, axis=1) for i in range(3)], [turned]):
@@ -41,6 +42,10 @@ def test_a_compiled_size_gets_the_same_answers_and_no_other_is_compiled(small_pr
     assert torch.allclose(ours.mask_logits, theirs.mask_logits, atol=1e-3)
     assert not torch.equal(ours.mask_logits, theirs.mask_logits)  # it was not merely run as ever
     assert not counters["stats"]["unique_graphs"]
+    with torch.no_grad():  # weights are constants of the compiled code
+        predictor.network.transformer_decoder.class_head.weight.zero_()
+    with torch.inference_mode():
+        assert torch.equal(predictor._predict(images).class_logits, ours.class_logits)
     torch.compiler.reset()
 
 
