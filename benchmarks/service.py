@@ -1,4 +1,5 @@
-"""What the service costs on top of the network: bare predictor, HTTP with the engine in process, HTTP through Triton, in one run.
+"""What the service costs on top of the network: bare predictor, HTTP with the engine in process, HTTP through Triton, in one run;
+and the predictor in bfloat16 and compiled for the picture's size.
 
     python benchmarks/service.py [--rounds N] [--only CASE] [--out FILE]
 
@@ -48,8 +49,9 @@ from proscale.allocator import keep_freed_memory
 from proscale.predictor import Predictor
 from proscale.results import SegmentationOptions
 keep_freed_memory()  # as all the others do
-predictor = Predictor.load(sys.argv[1])
 picture = np.asarray(Image.open(sys.argv[2]).convert("RGB"))
+precision, compiled = sys.argv[3:]
+predictor = Predictor.load(sys.argv[1], precision=precision, compile_for=[picture.shape[:2]] if compiled else [])
 print("ready", flush=True)
 for line in sys.stdin:
     started = time.perf_counter()
@@ -64,9 +66,9 @@ Ask = Callable[[], dict[str, float]]
 
 
 @contextmanager
-def bare(checkpoint: Path, picture: Path) -> Iterator[Ask]:
-    """The predictor alone."""
-    command = [sys.executable, "-c", BARE, str(checkpoint), str(picture)]
+def bare(checkpoint: Path, picture: Path, precision: str = "float32", compiled: str = "") -> Iterator[Ask]:
+    """The predictor alone; `compiled`, if not empty, for the picture's size."""
+    command = [sys.executable, "-c", BARE, str(checkpoint), str(picture), precision, compiled]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin
         assert process.stdout
@@ -122,6 +124,9 @@ def measure(checkpoint: Path, picture: Path, rounds: int, folder: Path) -> tuple
     with ExitStack() as stack:
         asks = {
             "predictor": stack.enter_context(bare(checkpoint, picture)),
+            "predictor, compiled": stack.enter_context(bare(checkpoint, picture, compiled="yes")),
+            "predictor, bfloat16": stack.enter_context(bare(checkpoint, picture, "bfloat16")),
+            "predictor, bfloat16, compiled": stack.enter_context(bare(checkpoint, picture, "bfloat16", "yes")),
             "http, in process": stack.enter_context(http(picture, PROSCALE_CHECKPOINT=str(checkpoint))),
         }
         if (ENVIRONMENT / "done").exists():
@@ -135,7 +140,7 @@ def measure(checkpoint: Path, picture: Path, rounds: int, folder: Path) -> tuple
                 seconds = ask()
                 if i:
                     runs[name].append(seconds)
-        turns: dict[str, list[tuple[float, list[float]]]] = {name: [] for name in asks if name != "predictor"}
+        turns: dict[str, list[tuple[float, list[float]]]] = {name: [] for name in asks if name.startswith("http")}
         for i in range(max(3, rounds // 5) + 1):
             for name, turn in turns.items():
                 measured = together(asks[name])
@@ -189,10 +194,10 @@ def record(case: str, medians: dict[str, dict[str, float]], at_once: dict[str, d
 
 def table(medians: dict[str, dict[str, float]], at_once: dict[str, dict[str, float]]) -> str:
     """Milliseconds and pictures per second as text."""
-    lines = [f"{'ms':<18}" + "".join(f"{name:>12}" for name in ("total", *STAGES))]
+    lines = [f"{'ms':<30}" + "".join(f"{name:>12}" for name in ("total", *STAGES))]
     for name, seconds in medians.items():
         cells = [f"{seconds[key] * 1e3:.1f}" if key in seconds else "" for key in ("total", *STAGES)]
-        lines.append(f"{name:<18}" + "".join(f"{cell:>12}" for cell in cells))
+        lines.append(f"{name:<30}" + "".join(f"{cell:>12}" for cell in cells))
     lines += [
         f"{name}, {CLIENTS} clients: {values['pictures_per_s']:.2f} pictures/s,"
         f" {values['median_s']:.2f} s a picture, 95% within {values['p95_s']:.2f} s, all within {values['max_s']:.2f} s"
