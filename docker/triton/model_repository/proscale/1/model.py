@@ -30,7 +30,7 @@ class TritonPythonModel:
         labels = {"model": args["model_name"], "version": args["model_version"]}
         self._families = []  # kept as long as the model: a family that is collected takes its metrics along
         self._counters = {name: self._family(name, text).Metric(labels=labels) for name, text in COUNTERS.items()}
-        seconds = self._family("proscale_worker_stage_seconds_total", "Seconds spent per stage, those of a batch once; wait: for the network.")
+        seconds = self._family("proscale_worker_stage_seconds_total", "Seconds per stage, those of a batch once; wait: for the network.")
         self._stages = {stage: seconds.Metric(labels=labels | {"stage": stage}) for stage in (*STAGES, "wait")}
         waiting = "Pictures taken from Triton's queue that wait for the network."
         self._waiting = self._family("proscale_worker_waiting_pictures", waiting, "GAUGE").Metric(labels=labels)
