@@ -12,7 +12,7 @@ from proscale import __version__
 
 COMMANDS = {
     "convert": ("proscale.checkpoints.command:convert", "Convert a Mask2Former or PRO-SCALE checkpoint into a model folder."),
-    "models": ("proscale.checkpoints.command:models", "List published models that are known to convert."),
+    "models": ("proscale.checkpoints.command:models", "List published models, and the commands that convert them."),
     "flops": ("proscale.flops_command:flops", "Count the FLOPs of a model, part by part, for any picture size."),
     "train": ("proscale.training.command:train", "Train a model on COCO panoptic data and drawn scenes."),
     "evaluate": ("proscale.evaluation.command:evaluate", "Measure panoptic quality, IoU and recall on COCO panoptic data."),

@@ -16,7 +16,7 @@ from proscale.checkpoints.folder import DEFAULT_FOLDER, load_folder
 from proscale.checkpoints.names import load_strictly
 from proscale.checkpoints.source import load_source
 from proscale.compiled import CompiledNetwork
-from proscale.config import Precision, PreprocessConfig, ProScaleEncoderConfig, Task
+from proscale.config import Precision, ProScaleEncoderConfig, Task
 from proscale.cuda_graphs import GraphedNetwork
 from proscale.errors import CheckpointError, ImageError
 from proscale.geometry import ResizedPicture, padded_size, resize_picture, resized_size
@@ -108,11 +108,6 @@ class Predictor:
         load_strictly(network, state)
         source = "embedded default" if checkpoint is None else str(checkpoint)
         return cls(network, categories, source, device, load_source(folder), precision, cuda_graphs, compile_for)
-
-    @property
-    def preprocess_config(self) -> PreprocessConfig:
-        """How pictures are resized, normalised and padded."""
-        return self.config.preprocess
 
     def plan(self, height: int, width: int, tasks: Sequence[Task] = ("panoptic",)) -> Plan:
         """What a picture of (height, width) pixels will cost; nothing is computed."""

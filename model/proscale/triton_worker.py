@@ -2,8 +2,8 @@
 
 Where the model comes from and what it runs on stand in the model's `parameters` (config.pbtxt, or a load request's changed config), or,
 where they leave it open, in the environment: `PROSCALE_CHECKPOINT`, `PROSCALE_DEVICE`, `PROSCALE_PRECISION`, `PROSCALE_CUDA_GRAPHS`,
-`PROSCALE_COMPILE`, `PROSCALE_THREADS`, `PROSCALE_WARMUP`, `PROSCALE_MAX_BATCH_PIXELS`, all with the meaning that they have for
-`proscale serve`.
+`PROSCALE_COMPILE`, `PROSCALE_THREADS`, `PROSCALE_WARMUP`, with the meaning that they have for `proscale serve`, and
+`PROSCALE_MAX_BATCH_PIXELS`, which counts padded pixels alone here.
 """
 
 import hashlib

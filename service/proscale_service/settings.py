@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticUseDefault
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from proscale.config import Precision
@@ -72,11 +73,13 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least severe level that is logged.")
     log_format: Literal["plain", "json"] = Field(default="plain", description="`plain` lines for people or `json` lines for machines.")
 
-    @field_validator("checkpoint", "precision", mode="before")
+    @field_validator("*", mode="before")
     @classmethod
-    def _empty_is_unset(cls, value: Any) -> Any:
-        # Compose files and Kubernetes manifests can only leave a variable empty, not unset it.
-        return None if value == "" else value
+    def _empty_is_unset(cls, value: Any, info: ValidationInfo) -> Any:
+        # Manifests can often only leave a variable empty, not unset it. No sizes at all is a value of warmup; no address is a mistake.
+        if value == "" and info.field_name not in ("warmup", "triton_url"):
+            raise PydanticUseDefault
+        return value
 
     @field_validator("warmup")
     @classmethod
@@ -106,7 +109,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _compiled_for_something(self) -> Self:
-        if self.compile and not self.warmup_sizes:
+        if self.engine == "in_process" and self.compile and not self.warmup_sizes:
             raise ValueError("compile needs warmup: the sizes HEIGHTxWIDTH of the pictures that will come, such as 480x640")
         return self
 

@@ -1,4 +1,8 @@
 """What the deployment files and their tests agree on."""
 
-WORKER_VARIABLES = {f"PROSCALE_{name}" for name in ("CHECKPOINT", "DEVICE", "PRECISION", "THREADS", "WARMUP", "MAX_BATCH_PIXELS")}
-"""What the worker inside Triton reads from its environment."""
+from dataclasses import fields
+
+from proscale.triton_worker import WorkerConfig
+
+WORKER_VARIABLES = {f"PROSCALE_{field.name.upper()}" for field in fields(WorkerConfig)} - {"PROSCALE_MAX_BATCH_SIZE"}
+"""What the worker inside Triton reads from its environment; the number of pictures in a batch is Triton's to say."""

@@ -21,14 +21,17 @@ def test_environment_then_constructor(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (Settings(port=5).port, Settings(port=5).max_queue) == (5, 3)
 
 
-def test_an_empty_checkpoint_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PROSCALE_CHECKPOINT", "")
-    assert Settings().checkpoint is None
+@pytest.mark.parametrize("name", sorted(Settings.model_fields.keys() - {"warmup", "triton_url"}))
+def test_an_empty_variable_is_unset(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    default = Settings()
+    monkeypatch.setenv(PREFIX + name.upper(), "")
+    assert Settings() == default
 
 
-def test_an_empty_precision_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PROSCALE_PRECISION", "")
-    assert Settings().precision is None
+def test_compiling_needs_sizes_where_something_computes() -> None:
+    with pytest.raises(ValidationError, match="compile needs warmup"):
+        Settings(compile=True)
+    assert Settings(compile=True, engine="triton").compile
 
 
 def test_thirty_megabytes_and_twenty_thousand_squared_are_too_much() -> None:

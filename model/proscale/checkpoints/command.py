@@ -106,7 +106,7 @@ def convert(
 @click.option("--json", "as_json", is_flag=True, help="Everything that is known, as JSON.")
 @click.option("--dataset", help="Only models whose data set's name contains this, for instance coco.")
 def models(as_json: bool, dataset: str | None) -> None:
-    """List published models that are known to convert, with the numbers their authors published, and the command for each."""
+    """List published models, with the numbers their authors published, and the command that converts each."""
     listed = known_models()
     if dataset is not None:
         listed = tuple(model for model in listed if dataset.lower() in f"{model.dataset} {model.labels}".lower())

@@ -1,4 +1,4 @@
-"""Published models that are known to convert: `data/known_models.json`, figures as their authors published them."""
+"""Published models whose layouts `proscale convert` reads: `data/known_models.json`, figures as their authors published them."""
 
 import json
 from collections.abc import Mapping

@@ -173,9 +173,13 @@ def test_the_alert_for_a_dead_worker_fires(stack: Stack) -> None:
     recovers(stack, 90)
 
 
-def test_a_checkpoint_of_ones_own_by_one_variable(stack: Stack) -> None:
-    stack.compose("up", "-d", "--no-build", "--no-deps", "triton", PROSCALE_CHECKPOINT="/checkpoints/small")
+def test_a_checkpoint_of_ones_own_by_one_variable_and_settings_by_theirs(stack: Stack) -> None:
+    variables = {"PROSCALE_CHECKPOINT": "/checkpoints/small", "PROSCALE_WARMUP": "64x96"}
+    stack.compose("up", "-d", "--no-build", "--no-deps", "triton", **variables)
     until(lambda: "small random model" in segment(stack).text, 90, "the other model answers")
+    given = dict(line.split("=", 1) for line in stack.inspect("triton")["Config"]["Env"])
+    assert variables.items() <= given.items()
+    assert "PROSCALE_PRECISION" not in given, "what is not set is not passed on"
 
 
 def test_everything_stops_in_order(stack: Stack) -> None:

@@ -171,6 +171,7 @@ def test_the_gateway_imports_only_what_is_locked_for_it() -> None:
 def test_every_variable_of_the_compose_files_is_documented() -> None:
     files = [ROOT / "docker-compose.yml", ROOT / "docker-compose.gpu.yml"]
     used = {name for path in files for name in re.findall(r"\$\{([A-Z_]+)", path.read_text())}
+    used |= {name for service in SERVICES.values() for name, value in service.get("environment", {}).items() if value is None}
     head = files[0].read_text().split("\nx-hardened")[0]
     assert used == set(re.findall(r"\b[A-Z]+_[A-Z_]+\b|\bVERSION\b", head))
     page = (ROOT / "docs/deploy.md").read_text()
