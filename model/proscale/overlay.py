@@ -2,6 +2,7 @@
 
 import colorsys
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +12,11 @@ from proscale.results import Segment, Segmentation
 from proscale.rle import decode
 
 GOLDEN_RATIO = 0.618034
-OPACITY = 0.45
+OPACITY, OUTLINE_OPACITY = 0.45, 0.7
 LABELLED_SHARE = 0.01
 """Segments smaller than this share of the picture get no text: it would hide them."""
+LABELLED_PIXELS = 1_000_000
+"""Where a text goes is decided by about so many of a segment's pixels at most."""
 
 
 def segment_colours(segments: Sequence[Segment]) -> NDArray[np.uint8]:
@@ -41,22 +44,41 @@ def draw_overlay(image: NDArray[np.uint8], segmentation: Segmentation, labels: b
     """
     if image.shape[:2] != segmentation.size:
         raise ValueError(f"the picture has {image.shape[:2]} pixels, the segmentation {segmentation.size}")
-    canvas = image.astype(np.float32)
+    canvas = image.copy()
     colours = segment_colours(segmentation.segments)
     outlines = np.zeros(segmentation.size, dtype=bool)
     for segment, colour in zip(segmentation.segments, colours, strict=True):
-        mask = decode(segment.segmentation)
-        canvas[mask] += (colour - canvas[mask]) * OPACITY
-        outlines |= _outline(mask)
-    canvas[outlines] = canvas[outlines] * 0.3 + 255 * 0.7
-    painted = Image.fromarray(canvas.round().astype(np.uint8))
+        box = _with_neighbours(segment.bbox, segmentation.size)
+        left, top, width, height = box
+        part = np.s_[top : top + height, left : left + width]
+        mask = decode(segment.segmentation, box)
+        _tint(canvas[part], mask, colour, OPACITY)
+        outlines[part] |= _outline(mask)
+    _tint(canvas, outlines, np.array([255, 255, 255]), OUTLINE_OPACITY)
+    painted = Image.fromarray(canvas)
     if labels:
         _write_labels(painted, segmentation)
     return np.asarray(painted)
 
 
+def _with_neighbours(box: tuple[int, int, int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """A box (x, y, width, height) and one pixel around it, as far as the picture of (height, width) goes."""
+    left, top = max(0, box[0] - 1), max(0, box[1] - 1)
+    right, bottom = min(size[1], box[0] + box[2] + 1), min(size[0], box[1] + box[3] + 1)
+    return left, top, right - left, bottom - top
+
+
+def _tint(picture: NDArray[np.uint8], mask: NDArray[np.bool_], colour: NDArray[Any], opacity: float) -> None:
+    """Mix a colour into the masked pixels, in place."""
+    levels = np.arange(256)[:, None]
+    mixed = (levels + (colour - levels) * opacity).round().astype(np.uint8)
+    for channel in range(3):
+        view = picture[..., channel]
+        np.copyto(view, mixed[view, channel], where=mask)
+
+
 def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Pixels of a mask with a neighbour (left, right, above, below) outside of it; the picture's border does not count."""
+    """Pixels of a mask with a neighbour (left, right, above, below) outside of it; what is beyond the array does not count."""
     padded = np.pad(mask, 1, mode="edge")
     inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     outline: NDArray[np.bool_] = mask & ~inside
@@ -70,9 +92,12 @@ def _write_labels(painted: Image.Image, segmentation: Segmentation) -> None:
     for segment in segmentation.segments:
         if segment.area < LABELLED_SHARE * height * width:
             continue
-        rows, columns = np.nonzero(decode(segment.segmentation))
+        left, top, *_ = segment.bbox
+        mask = decode(segment.segmentation, segment.bbox)
+        step = max(1, mask.size // LABELLED_PIXELS)
+        rows, columns = np.divmod(np.flatnonzero(mask)[::step], mask.shape[1])
         # The pixel of the mask nearest to its centre: inside, also for masks with a hole in the middle.
         nearest = np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2)
-        position = (float(columns[nearest]), float(rows[nearest]))
+        position = (float(left + columns[nearest]), float(top + rows[nearest]))
         text = f"{segment.label} {segment.score:.2f}"
         draw.text(position, text, fill="white", font=font, anchor="mm", stroke_width=2, stroke_fill="black")

@@ -14,6 +14,7 @@ from proscale.results import RLE
 
 _GROUP_BITS, _CONTINUE, _SIGN, _OFFSET = 5, 0x20, 0x10, 48
 _MAX_GROUPS = 7
+_TRANSPOSED_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,11 @@ def encode_run_table(runs: NDArray[np.integer], table: NDArray[np.integer], coun
     return masks
 
 
-def decode(rle: RLE) -> NDArray[np.bool_]:
+def decode(rle: RLE, box: tuple[int, int, int, int] | None = None) -> NDArray[np.bool_]:
     """The mask (H, W), bool, of an RLE.
+
+    Args:
+        box: x, y, width and height of the part of it that is wanted, inside of it; None: all.
 
     Raises:
         ValueError: the runs do not fill the size.
@@ -112,8 +116,16 @@ def decode(rle: RLE) -> NDArray[np.bool_]:
     runs = decompress(rle.counts)
     if runs.sum() != height * width or (runs < 0).any():
         raise ValueError(f"the runs of an RLE of size {rle.size} cover {runs.sum()} pixels, not {height * width}")
+    left, top, columns, rows = box or (0, 0, width, height)
+    first, last = left * height, (left + columns) * height
+    lengths = np.diff(runs.cumsum().clip(first, last), prepend=first)
     values = np.arange(len(runs)) % 2 == 1
-    return np.ascontiguousarray(np.repeat(values, runs).reshape(width, height).T)
+    part = np.repeat(values, lengths).reshape(columns, height)[:, top : top + rows]
+    mask = np.empty((rows, columns), dtype=bool)
+    for start in range(0, columns, _TRANSPOSED_AT_ONCE):  # as many as stay in the cache
+        block = slice(start, start + _TRANSPOSED_AT_ONCE)
+        mask[:, block] = part[block].T
+    return mask
 
 
 def compress(runs: NDArray[np.int64]) -> str:

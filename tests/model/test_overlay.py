@@ -10,7 +10,9 @@ from proscale.rle import encode
 
 def segmentation(mask: np.ndarray) -> Segmentation:
     area = int(mask.sum())
-    return Segmentation("panoptic", mask.shape, (Segment(1, 1, "cat", True, 0.9, (0, 0, 1, 1), area, encode(mask)),))
+    rows, columns = np.nonzero(mask)
+    box = (columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1)
+    return Segmentation("panoptic", mask.shape, (Segment(1, 1, "cat", True, 0.9, tuple(map(int, box)), area, encode(mask)),))
 
 
 def test_inside_is_tinted_the_edge_outlined_and_the_rest_untouched() -> None:
@@ -25,6 +27,16 @@ def test_inside_is_tinted_the_edge_outlined_and_the_rest_untouched() -> None:
     assert (inside == np.round(100 + (colour.astype(float) - 100) * OPACITY)).all()
     assert (painted[10, 20:50].min(-1) > 178).all()
     assert np.array_equal(image, np.full((40, 60, 3), 100))
+
+
+def test_the_border_of_the_picture_is_no_outline() -> None:
+    mask = np.zeros((20, 30), bool)
+    mask[:12, :15] = True
+    painted = draw_overlay(np.zeros((20, 30, 3), np.uint8), segmentation(mask), labels=False)
+    outline = painted.min(-1) > 170
+    assert outline[11, :15].all()
+    assert outline[:12, 14].all()
+    assert not outline[:11, :14].any()
 
 
 def test_large_segments_are_named() -> None:

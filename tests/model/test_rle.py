@@ -52,6 +52,16 @@ def test_long_runs_take_several_characters() -> None:
     assert np.array_equal(decode(encode(mask)), mask)
 
 
+@settings(max_examples=200, deadline=None)
+@given(id_maps(), st.data())
+def test_a_part_is_the_part_of_the_whole(ids: NDArray[np.int32], data: st.DataObject) -> None:
+    height, width = ids.shape
+    left, top = data.draw(st.integers(0, width)), data.draw(st.integers(0, height))
+    columns, rows = data.draw(st.integers(0, width - left)), data.draw(st.integers(0, height - top))
+    part = decode(encode(ids == 0), (left, top, columns, rows))
+    assert np.array_equal(part, (ids == 0)[top : top + rows, left : left + columns])
+
+
 @pytest.mark.parametrize("mask", [np.zeros((4, 5), bool), np.ones((4, 5), bool), np.zeros((1, 1), bool), np.ones((1, 1), bool)])
 def test_full_and_empty_masks(mask: NDArray[np.bool_]) -> None:
     assert encode(mask).counts == coco_encode(mask)["counts"].decode()
