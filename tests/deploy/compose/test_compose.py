@@ -177,7 +177,7 @@ def test_a_checkpoint_of_ones_own_by_one_variable_and_settings_by_theirs(stack: 
     variables = {"PROSCALE_CHECKPOINT": "/checkpoints/small", "PROSCALE_WARMUP": "64x96"}
     stack.compose("up", "-d", "--no-build", "--no-deps", "triton", **variables)
     until(lambda: "small random model" in segment(stack).text, 90, "the other model answers")
-    given = dict(line.split("=", 1) for line in stack.inspect("triton")["Config"]["Env"])
+    given = dict(line.split("=", 1) for line in stack.inside("triton", "env").splitlines() if "=" in line)
     assert variables.items() <= given.items()
     assert "PROSCALE_PRECISION" not in given, "what is not set is not passed on"
 
