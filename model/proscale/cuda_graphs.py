@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from proscale.network import QueryPrediction, SegmentationNetwork
+from proscale.ops.constants import collected_constants
 
 WARM_UP_RUNS = 3
 """Runs before recording: they choose algorithms, allocate work space and make the constants of a size."""
@@ -18,16 +19,19 @@ class _Recorded:
     graph: torch.cuda.CUDAGraph
     images: Tensor
     output: QueryPrediction
+    constants: tuple[Tensor, ...]
+    """What the kernels read besides images and weights: kept, because a graph knows addresses and no owners."""
 
 
 class GraphedNetwork:
     """`SegmentationNetwork.predict` from CUDA graphs, one per batch and padded size.
 
     Every graph holds the memory of its inputs and results, and all share what lies between; the graph that was used least recently
-    goes when there are more than `max_graphs`. A size is recorded when it comes for the second time: rare sizes run as they are.
+    goes when there are more than `max_graphs`. A size is recorded when it comes for the second time, also after its graph went: rare
+    sizes run as they are.
     """
 
-    def __init__(self, network: SegmentationNetwork, max_graphs: int = 8) -> None:
+    def __init__(self, network: SegmentationNetwork, max_graphs: int = 32) -> None:
         if max_graphs < 1:
             raise ValueError(f"max_graphs must be at least 1, not {max_graphs}")
         self.network, self.max_graphs = network, max_graphs
@@ -35,6 +39,8 @@ class GraphedNetwork:
         self._seen: OrderedDict[tuple[int, ...], None] = OrderedDict()
         self._lock = threading.Lock()
         self._pool = torch.cuda.graph_pool_handle()
+        # One for all recordings: memory that one of them freed is reused by others of the same stream alone.
+        self._stream: torch.cuda.Stream | None = None
 
     @property
     def recorded(self) -> list[tuple[int, ...]]:
@@ -52,7 +58,8 @@ class GraphedNetwork:
                     return self.network.predict(images)
                 self._graphs[key] = self._record(images)
                 while len(self._graphs) > self.max_graphs:
-                    self._graphs.popitem(last=False)
+                    gone, _ = self._graphs.popitem(last=False)
+                    self._seen.pop(gone, None)
             self._graphs.move_to_end(key)
             recorded = self._graphs[key]
             recorded.images.copy_(images)
@@ -66,7 +73,7 @@ class GraphedNetwork:
 
     def _record(self, images: Tensor) -> _Recorded:
         static = images.clone()
-        stream = torch.cuda.Stream(images.device)
+        self._stream = stream = self._stream or torch.cuda.Stream(images.device)
         stream.wait_stream(torch.cuda.current_stream(images.device))
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP_RUNS):
@@ -74,6 +81,9 @@ class GraphedNetwork:
         torch.cuda.current_stream(images.device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         # Other threads may copy pictures to the GPU meanwhile; only what this thread does is recorded.
-        with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
+        with (
+            collected_constants() as constants,
+            torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"),
+        ):
             output = self.network.predict(static)
-        return _Recorded(graph, static, output)
+        return _Recorded(graph, static, output, tuple(constants))

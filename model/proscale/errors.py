@@ -2,6 +2,7 @@
 
 ProscaleError
 ├── CheckpointError      weights or configuration cannot be used; the message says what to do
+├── DeviceError          the GPU failed; only a new process can use it again
 ├── ImageError           a picture that the network cannot take (wrong shape, dtype, too small a side)
 └── ParameterError       a request parameter out of range or unknown label
 """
@@ -13,6 +14,10 @@ class ProscaleError(Exception):
 
 class CheckpointError(ProscaleError):
     """A checkpoint is missing, malformed, or does not fit the network; the text names the remedy."""
+
+
+class DeviceError(ProscaleError):
+    """The device failed in a way that this process cannot recover from: after it, CUDA refuses every call."""
 
 
 class ImageError(ProscaleError):

@@ -14,6 +14,16 @@ def default_precision(device: torch.device) -> Precision:
     return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
 
 
+def configure_torch(device: torch.device, precision: Precision) -> None:
+    """torch's switches of the whole process that decide how a GPU computes."""
+    if device.type != "cuda":
+        return
+    if precision == "float32":
+        torch.backends.cudnn.allow_tf32 = False  # on by default: convolutions would round what they read to 10 bits
+    # cuDNN makes a plan for every new shape, which takes long where padded sizes and batches vary; the other kernels need none.
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def cpu_bfloat16() -> tuple[bool, str]:
     """Whether this processor multiplies bfloat16 faster than float32, and what says so, in words."""
     found = torch.cpu.get_capabilities()

@@ -18,14 +18,15 @@ from proscale.checkpoints.source import load_source
 from proscale.compiled import CompiledNetwork
 from proscale.config import Precision, ProScaleEncoderConfig, Task
 from proscale.cuda_graphs import GraphedNetwork
-from proscale.errors import CheckpointError, ImageError
+from proscale.errors import CheckpointError, DeviceError, ImageError
 from proscale.geometry import ResizedPicture, padded_size, resize_picture, resized_size
 from proscale.labels import Category
 from proscale.network import QueryPrediction, SegmentationNetwork
+from proscale.ops.native import REMEDY, STATUS
 from proscale.planning import check_options, plan_picture
 from proscale.postprocess.found import Found, Frames, find_instances, find_panoptic, find_semantic
-from proscale.precision import default_precision, warn_if_slow
-from proscale.preprocess import preprocess
+from proscale.precision import configure_torch, default_precision, warn_if_slow
+from proscale.preprocess import preprocess, preprocess_on
 from proscale.results import ModelInfo, ModelSource, Plan, Prediction, Segment, Segmentation, SegmentationOptions
 from proscale.rle import MeasuredMask
 
@@ -58,10 +59,13 @@ class Predictor:
         self.device = _device(device)
         self.precision: Precision = default_precision(self.device) if precision is None else precision
         warn_if_slow(self.device, self.precision)
+        configure_torch(self.device, self.precision)
         freeze_batch_norm(network)
         self.network = network.eval().requires_grad_(False).to(self.device, getattr(torch, self.precision))
         if cuda_graphs and self.device.type != "cuda":
             raise CheckpointError(f"CUDA graphs need a CUDA device, not {self.device}")
+        if cuda_graphs and not STATUS.cuda:
+            raise CheckpointError(f"CUDA graphs need the compiled CUDA operator; it is not active: {STATUS.cuda_reason}. Remedy: {REMEDY}")
         if compile_for and self.device.type != "cpu":
             raise CheckpointError(f"compiling is for the CPU, not for {self.device}; CUDA graphs do as much there")
         self._predict = self._run
@@ -133,6 +137,7 @@ class Predictor:
         Raises:
             ImageError: a picture has the wrong form, or padded sizes differ.
             ParameterError: options that this model cannot do.
+            DeviceError: the GPU failed for good.
         """
         for option in options:
             self.check(option)
@@ -152,17 +157,31 @@ class Predictor:
         Raises:
             ImageError: padded sizes differ.
             ParameterError: options that this model cannot do.
+            DeviceError: the GPU failed for good.
         """
+        try:
+            return self._segment(pictures, options, resize_seconds)
+        except torch.AcceleratorError as error:
+            try:
+                torch.cuda.synchronize(self.device)
+            except torch.AcceleratorError:  # the same again: CUDA will answer nothing else in this process
+                raise DeviceError(f"{self.device} failed and needs a new process: {str(error).splitlines()[0]}") from error
+            raise
+
+    def _segment(
+        self, pictures: Sequence[ResizedPicture], options: Sequence[SegmentationOptions], resize_seconds: float
+    ) -> list[Prediction]:
         if len(pictures) != len(options):
             raise ImageError(f"{len(pictures)} pictures but {len(options)} options")
         for option in options:
             self.check(option)
         clock = time.perf_counter
         started = clock()
-        batch = preprocess(pictures, self.config.preprocess).to(self.device)
+        on_gpu = self.device.type == "cuda"
+        batch = preprocess_on(pictures, self.config.preprocess, self.device) if on_gpu else preprocess(pictures, self.config.preprocess)
         preprocessed = clock()
         output = self._predict(batch)
-        if self.device.type == "cuda":
+        if on_gpu:
             torch.cuda.synchronize(self.device)  # otherwise its time would be counted as post-processing
         inferred = clock()
         shared = {"preprocess": resize_seconds + preprocessed - started, "infer": inferred - preprocessed}

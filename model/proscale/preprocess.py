@@ -37,8 +37,32 @@ def preprocess(pictures: Sequence[ResizedPicture], config: PreprocessConfig) -> 
     Raises:
         ImageError: padded sizes differ.
     """
+    size = _shared_size(pictures, config)
+    return torch.stack([normalise_and_pad(picture.pixels, size, config) for picture in pictures])
+
+
+def preprocess_on(pictures: Sequence[ResizedPicture], config: PreprocessConfig, device: torch.device) -> Tensor:
+    """`preprocess` for a GPU: a quarter of the bytes cross, from pinned memory, and normalisation runs there.
+
+    Raises:
+        ImageError: padded sizes differ.
+    """
+    size = _shared_size(pictures, config)
+    pixels = torch.empty(len(pictures), *size, 3, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    for i, picture in enumerate(pictures):
+        height, width, _ = picture.pixels.shape
+        pixels.numpy()[i, :height, :width] = picture.pixels
+    batch = pixels.to(device, non_blocking=True).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    batch.sub_(torch.tensor(config.mean).to(device)[:, None, None]).div_(torch.tensor(config.std).to(device)[:, None, None])
+    for i, picture in enumerate(pictures):
+        height, width, _ = picture.pixels.shape
+        batch[i, :, height:] = 0
+        batch[i, :, :, width:] = 0
+    return batch
+
+
+def _shared_size(pictures: Sequence[ResizedPicture], config: PreprocessConfig) -> tuple[int, int]:
     sizes = {padded_size(picture.pixels.shape[0], picture.pixels.shape[1], config) for picture in pictures}
     if len(sizes) != 1:
         raise ImageError(f"pictures of one batch must share a padded size; these have {sorted(sizes)}")
-    (size,) = sizes
-    return torch.stack([normalise_and_pad(picture.pixels, size, config) for picture in pictures])
+    return sizes.pop()

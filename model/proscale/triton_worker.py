@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from proscale.checkpoints.folder import DEFAULT_FOLDER
 from proscale.config import PRECISIONS, TASKS, Precision
 from proscale.config_json import config_to_json
-from proscale.errors import CheckpointError, ImageError, ParameterError, ProscaleError
+from proscale.errors import CheckpointError, DeviceError, ImageError, ParameterError, ProscaleError
 from proscale.geometry import ResizedPicture, padded_size, resized_size
 from proscale.predictor import Predictor
 from proscale.results import Prediction, SegmentationOptions
@@ -177,7 +177,8 @@ class Worker:
             cuda_graphs=config.cuda_graphs,
             compile_for=config.warmup if config.compile else (),
         )
-        for height, width in config.warmup:
+        # Twice where CUDA graphs are recorded, which happens when a size comes again.
+        for height, width in config.warmup * (2 if config.cuda_graphs else 1):
             predictor.segment([np.zeros((height, width, 3), np.uint8)], [SegmentationOptions(TASKS)])
         return cls(predictor, fingerprint(config.checkpoint or DEFAULT_FOLDER), config.max_batch_pixels, config.max_batch_size)
 
@@ -189,6 +190,9 @@ class Worker:
 
         Yields:
             index and reply of every request, once each, in any order, as soon as its batch is done.
+
+        Raises:
+            DeviceError: the GPU failed for good; what has no reply by then gets none.
         """
         batches: dict[tuple[int, int], list[list[_Job]]] = {}
         for index, request in enumerate(requests):
@@ -227,12 +231,16 @@ class Worker:
         return _Job(index, picture, options, padded, describe=False)
 
     def _segment(self, jobs: Sequence[_Job]) -> dict[int, Reply]:
+        predictions: Sequence[Prediction] = ()
         try:
             predictions = self.predictor.segment_resized([job.picture for job in jobs], [job.options for job in jobs])
+        except DeviceError:
+            raise
         except Exception as error:
             if len(jobs) == 1:
                 return {jobs[0].index: _failed(error)}
             _LOG.warning("a batch of %d failed (%s); its pictures are run singly", len(jobs), error)
+        if not predictions:  # here and not above: the error holds the memory of the batch
             return {index: reply for job in jobs for index, reply in self._segment([job]).items()}
         return {
             job.index: self._describe() if job.describe else self._answer(prediction, len(jobs), opens_batch=not i)

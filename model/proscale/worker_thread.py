@@ -6,10 +6,12 @@ only hands pictures over, and holds Triton back no sooner than a whole further b
 """
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
+from proscale.errors import DeviceError
 from proscale.triton_worker import Reply, Request, Worker
 
 _LOG = logging.getLogger(__name__)
@@ -100,6 +102,11 @@ class WorkerThread(Generic[Ticket]):
         try:
             for index, reply in worker.handle([request for _, request in taken], lambda index: self._gone(left[index])):
                 self._give(left.pop(index), reply)
+        except DeviceError:
+            # Unanswered, so that gateways send what was here to another worker, and load the model anew in a new process.
+            _LOG.critical("this process can compute no more, and ends", exc_info=True)
+            logging.shutdown()
+            os._exit(1)
         except Exception as error:
             _LOG.exception("the worker failed outside of any picture")
             for ticket in left.values():

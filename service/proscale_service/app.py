@@ -44,15 +44,15 @@ def create_app(
         settings: unset: from the environment.
         load: makes the engine; unset: what the settings name.
         on_ready: called when requests can be served.
-        on_failure: called with the reason when the engine cannot be loaded. Without it the application stays up and not ready,
-            and an orchestrator's startup probe ends it.
+        on_failure: called with the reason when the engine cannot be loaded, or cannot compute any more. Without it the application
+            stays up and not ready, for an orchestrator to end.
     """
     settings = settings or Settings()
     metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        pipeline = Pipeline(settings, metrics, load)
+        pipeline = Pipeline(settings, metrics, load, on_lost=on_failure)
         app.state.pipeline = pipeline
         # Beside the server, not before it: /health/live must answer while the model loads.
         loading = asyncio.create_task(_start(pipeline, on_ready, on_failure), name="loading")

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from proscale.errors import DeviceError
 from proscale.results import Plan, Prediction, SegmentationOptions
 from proscale_service import logs
 from proscale_service.engines.base import Engine
@@ -63,10 +64,17 @@ class Batcher:
         max_batch_pixels: int,
         max_wait_s: float = 0.0,
         admitted: Callable[[], int] = lambda: 0,
+        on_lost: Callable[[str], None] = lambda reason: None,
     ) -> None:
-        """Args: executor: has one thread, the engine's; admitted: pictures in the service, those here included."""
+        """Make a batcher and start it.
+
+        Args:
+            executor: has one thread, the engine's.
+            admitted: pictures in the service, those here included.
+            on_lost: called with the reason when the engine cannot compute any more in this process.
+        """
         self._engine, self._executor, self._metrics = engine, executor, metrics
-        self._max_batch_pixels, self._max_wait_s, self._admitted = max_batch_pixels, max_wait_s, admitted
+        self._max_batch_pixels, self._max_wait_s, self._admitted, self._on_lost = max_batch_pixels, max_wait_s, admitted, on_lost
         self._queues: dict[Size, deque[Job]] = {}
         self._arrival = asyncio.Event()
         self._running: list[Job] = []
@@ -132,10 +140,13 @@ class Batcher:
 
     def abort(self) -> None:
         """Take no more, and fail whatever is not done with Draining."""
+        self._fail_all("the server had to stop before the picture was done")
+
+    def _fail_all(self, detail: str) -> None:
         self._closed = True
         self._arrival.set()
         for job in [*(job for queue in self._queues.values() for job in queue), *self._running]:
-            job.fail(Draining("the server had to stop before the picture was done", retry_after=5))
+            job.fail(Draining(detail, retry_after=5))
         self._queues.clear()
 
     async def _work(self) -> None:
@@ -196,13 +207,19 @@ class Batcher:
     async def _compute(self, batch: list[Job]) -> None:
         """Run one batch and answer its jobs. A batch that fails is run again one by one, so that one picture's fault stays its own."""
         started = time.monotonic()
+        predictions: Sequence[Prediction] = ()
         try:
             predictions = await asyncio.get_running_loop().run_in_executor(self._executor, self._segment, batch)
+        except DeviceError as error:
+            self._fail_all("the GPU failed before the picture was done; the server has to start anew")
+            self._on_lost(str(error))
+            return
         except Exception as error:
             if len(batch) == 1:
                 batch[0].fail(describe_failure(error))
                 return
             logs.event(_LOG, logging.WARNING, "batch failed, its pictures are run singly", error=error, size=len(batch))
+        if not predictions:  # here and not above: the error holds the memory of the batch
             for job in batch:
                 if not job.future.done():
                     await self._compute([job])

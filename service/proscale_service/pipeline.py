@@ -65,12 +65,23 @@ class Outcome:
 class Pipeline:
     """Everything between HTTP and the engine. Made and used on the event loop's thread.
 
-    States: loading -> ready -> draining; loading -> failed.
+    States: loading -> ready -> draining; loading or ready -> failed.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, load: Callable[[Settings], Engine | RemoteEngine] | None = None) -> None:
-        """Args: load: makes the engine; unset: what the settings name."""
-        self.settings, self.metrics = settings, metrics
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        load: Callable[[Settings], Engine | RemoteEngine] | None = None,
+        on_lost: Callable[[str], None] = lambda reason: None,
+    ) -> None:
+        """Nothing is loaded yet.
+
+        Args:
+            load: makes the engine; unset: what the settings name.
+            on_lost: called with the reason when the engine cannot compute any more in this process.
+        """
+        self.settings, self.metrics, self._on_lost = settings, metrics, on_lost
         self.state: State = "loading"
         self.failure = ""
         self.admission = Admission(settings.max_queue, settings.max_queue_pixels, self.retry_after)
@@ -105,7 +116,9 @@ class Pipeline:
 
     async def _warm(self, engine: Engine) -> Batcher:
         """Compute what warms the engine, and let it have pictures."""
-        plans, seconds = await asyncio.get_running_loop().run_in_executor(self._engine_thread, _warm_up, engine, self.settings.warmup_sizes)
+        # Twice where CUDA graphs are recorded, which happens when a size comes again.
+        sizes = self.settings.warmup_sizes * (2 if self.settings.cuda_graphs else 1)
+        plans, seconds = await asyncio.get_running_loop().run_in_executor(self._engine_thread, _warm_up, engine, sizes)
         batcher = Batcher(
             engine,
             self._engine_thread,
@@ -113,11 +126,18 @@ class Pipeline:
             max_batch_pixels=self.settings.max_batch_pixels,
             max_wait_s=self.settings.max_batch_wait_ms / 1000,
             admitted=lambda: self.admission.pictures,
+            on_lost=self._lost,
         )
         if plans:
             batcher.measured(plans[-1].flops, seconds[-1])
         self.metrics.engine_up.set(1)
         return batcher
+
+    def _lost(self, reason: str) -> None:
+        logs.event(_LOG, logging.CRITICAL, "the engine is lost", reason=reason)
+        self.state, self.failure = "failed", reason
+        self.metrics.engine_up.set(0)
+        self._on_lost(reason)
 
     async def _connect(self, engine: RemoteEngine) -> Forwarder:
         """Open the engine. That nobody can compute yet is no failure: it is not ready until somebody can."""
@@ -162,9 +182,9 @@ class Pipeline:
     def _ready(self) -> tuple[Planner, Scheduler]:
         if self._aborted:
             raise Draining("the server is shutting down", retry_after=5)
+        if self.state == "failed":
+            raise Unavailable("the model could not be loaded or its GPU failed; see the server's log", retry_after=_MAX_RETRY_AFTER)
         if self._engine is None or self._scheduler is None:
-            if self.state == "failed":
-                raise Unavailable("the model could not be loaded; see the server's log", retry_after=_MAX_RETRY_AFTER)
             raise Loading("the model is being loaded; try again in a few seconds", retry_after=5)
         if not self._up():
             raise Unavailable("nobody can compute now; try again in a few seconds", retry_after=_REMOTE_RETRY_AFTER)

@@ -60,13 +60,13 @@ class Server(uvicorn.Server):
 
 
 def run(settings: Settings, announce: Callable[[str], None]) -> str:
-    """Serve until a signal comes or the engine cannot be loaded.
+    """Serve until a signal comes, or the engine cannot be loaded or compute any more.
 
     Args:
         announce: called with the server's URL once requests are served.
 
     Returns:
-        why the engine could not be loaded; empty after an orderly end.
+        what is wrong with the engine; empty after an orderly end.
 
     Raises:
         OSError: the address cannot be listened on.

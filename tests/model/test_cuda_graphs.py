@@ -7,6 +7,7 @@ from tests.conftest import SMALL_CATEGORIES, SMALL_CONFIG
 from proscale.cuda_graphs import GraphedNetwork
 from proscale.errors import CheckpointError
 from proscale.network import SegmentationNetwork
+from proscale.ops.native import STATUS, Status
 from proscale.predictor import Predictor
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
@@ -43,14 +44,33 @@ def test_results_are_the_callers_own() -> None:
 
 @pytest.mark.gpu
 @needs_gpu
+def test_graphs_keep_what_the_caches_let_go_of() -> None:
+    """Constants of a size are cached up to a number; a graph that was recorded before must not read what took their place."""
+    network = SegmentationNetwork(SMALL_CONFIG).eval().requires_grad_(False).cuda()
+    graphed = GraphedNetwork(network)
+    images = torch.randn(1, 3, 64, 96, device="cuda")
+    with torch.inference_mode():
+        want = network.predict(images)
+        for batch in range(1, 65):
+            for _ in range(2 if batch == 1 else 1):
+                graphed.predict(torch.randn(batch, 3, 64, 96, device="cuda"))
+        taken = [torch.full((size,), -1, dtype=torch.int64, device="cuda") for size in range(16, 4096, 16)]
+        got = graphed.predict(images)
+    assert torch.allclose(got.class_logits, want.class_logits, atol=1e-4)
+    assert taken
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_nothing_waits_for_the_gpu() -> None:
     network = SegmentationNetwork(SMALL_CONFIG).eval().requires_grad_(False).cuda().bfloat16()
     images = torch.randn(2, 3, 96, 64, device="cuda")
     with torch.inference_mode():
         network.predict(images)
         torch.cuda.synchronize()
-        torch.cuda.set_sync_debug_mode("error")
         try:
+            torch.cuda.set_sync_debug_mode("error")
             network.predict(images)
         finally:
             torch.cuda.set_sync_debug_mode("default")
@@ -59,3 +79,12 @@ def test_nothing_waits_for_the_gpu() -> None:
 def test_a_cpu_has_no_cuda_graphs() -> None:
     with pytest.raises(CheckpointError, match="CUDA graphs need a CUDA device, not cpu"):
         Predictor(SegmentationNetwork(SMALL_CONFIG), SMALL_CATEGORIES, cuda_graphs=True)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_without_the_compiled_operator_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pure-torch form waits for the GPU, which cannot be recorded."""
+    monkeypatch.setattr("proscale.predictor.STATUS", Status(STATUS.cpu, STATUS.cpu_reason, False, "not built"))
+    with pytest.raises(CheckpointError, match="CUDA graphs need the compiled CUDA operator; it is not active: not built"):
+        Predictor(SegmentationNetwork(SMALL_CONFIG), SMALL_CATEGORIES, device="cuda", cuda_graphs=True)

@@ -12,7 +12,7 @@ from tests.conftest import SMALL_CATEGORIES, SMALL_CONFIG
 
 from proscale.checkpoints.folder import load_folder, save_folder
 from proscale.config import TASKS
-from proscale.errors import CheckpointError, ImageError, ParameterError
+from proscale.errors import CheckpointError, DeviceError, ImageError, ParameterError
 from proscale.network import SegmentationNetwork
 from proscale.postprocess import found, resize
 from proscale.predictor import Predictor
@@ -153,3 +153,18 @@ def test_the_compiler_is_not_loaded_for_nothing() -> None:
     """It would add a second to every start."""
     code = "import sys, proscale.predictor, proscale.cli; sys.exit('torch._dynamo' in sys.modules or 'torch._inductor' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_gpu_that_failed_for_good_is_told_from_one_that_did_not(
+    small_predictor: Predictor, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nmore of it")
+
+    monkeypatch.setattr(small_predictor, "_predict", fail)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    with pytest.raises(torch.AcceleratorError):
+        small_predictor.segment([picture], [SegmentationOptions()])
+    monkeypatch.setattr(torch.cuda, "synchronize", fail)
+    with pytest.raises(DeviceError, match=r"failed and needs a new process: CUDA error: an illegal memory access was encountered$"):
+        small_predictor.segment([picture], [SegmentationOptions()])

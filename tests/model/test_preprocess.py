@@ -8,7 +8,7 @@ from PIL import Image
 from proscale.config import PreprocessConfig
 from proscale.errors import ImageError
 from proscale.geometry import resize_picture
-from proscale.preprocess import preprocess
+from proscale.preprocess import preprocess, preprocess_on
 
 
 def test_a_picture_is_resized_normalised_and_padded_with_zeros() -> None:
@@ -31,3 +31,16 @@ def test_pictures_of_one_padded_size_make_a_batch_and_others_do_not(picture: np.
     assert torch.equal(batch[0], preprocess([one], config)[0])
     with pytest.raises(ImageError, match="share a padded size"):
         preprocess([one, turned], config)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_normalising_on_the_device_gives_the_same(picture: np.ndarray, device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("torch finds no CUDA device")
+    config = PreprocessConfig(short_side=64, long_side=128)
+    pictures = [resize_picture(image, config) for image in (picture, picture[:-1])]
+    batch = preprocess_on(pictures, config, torch.device(device))
+    assert batch.is_contiguous()
+    assert torch.allclose(batch.cpu(), preprocess(pictures, config), rtol=1e-6, atol=1e-6)
+    with pytest.raises(ImageError, match="share a padded size"):
+        preprocess_on([pictures[0], resize_picture(picture.transpose(1, 0, 2), config)], config, torch.device(device))

@@ -1,5 +1,7 @@
 """The thread that computes for Triton: takes over at once, holds back when a batch waits, answers everybody, whatever happens."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -143,3 +145,28 @@ def test_the_network_is_loaded_and_run_on_the_thread_alone(monkeypatch: pytest.M
     assert answered.wait(60)
     thread.close()
     assert seen == {"worker"}
+
+
+def test_a_process_whose_gpu_failed_ends_without_answering() -> None:
+    """A gateway sends what was not answered to another worker, and has the model loaded anew; an answer would be a lost picture."""
+    code = """
+import time
+from proscale.errors import DeviceError
+from proscale.worker_thread import WorkerThread
+
+class Lost:
+    max_batch_size, max_batch_pixels = 4, 10_000
+    def handle(self, requests, gone):
+        raise DeviceError("cuda:0 failed")
+        yield
+
+class Picture:
+    pixels = 100
+
+WorkerThread(Lost, lambda ticket, reply: print("answered")).submit([("a", Picture())])
+time.sleep(60)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 1
+    assert "answered" not in done.stdout
+    assert "this process can compute no more" in done.stderr

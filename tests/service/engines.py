@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proscale.config import Task
-from proscale.errors import ImageError
+from proscale.errors import DeviceError, ImageError
 from proscale.labels import Category
 from proscale.results import ModelInfo, Plan, Prediction, Segment, Segmentation, SegmentationOptions
 from proscale.rle import encode, measure
@@ -18,10 +18,11 @@ CELL = 32
 
 
 class ThresholdEngine:
-    """Records its batches; `gate` holds it up, `delay_s` slows it, pictures with the colour `POISON` in their corner break it."""
+    """Records its batches; `gate` holds it up, `delay_s` slows it, pictures with certain colours in their corner break it."""
 
     POISON = (255, 0, 255)
     REFUSED = (255, 255, 0)
+    FATAL = (0, 255, 255)
 
     def __init__(self, delay_s: float = 0.0) -> None:
         self.info = ModelInfo("threshold", "proscale", (1, 1, 1), "none", (BLOB, GROUND), "memory")
@@ -50,6 +51,8 @@ class ThresholdEngine:
                 raise RuntimeError("poison")
             if tuple(image[0, 0]) == self.REFUSED:
                 raise ImageError("this picture is refused")
+            if tuple(image[0, 0]) == self.FATAL:
+                raise DeviceError("cuda:0 failed")
         return [self._predict(image, option) for image, option in zip(images, options, strict=True)]
 
     def close(self) -> None:

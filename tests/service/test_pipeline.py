@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from proscale.config import TASKS
 from proscale.labels import Category
-from proscale_service.errors import DeadlineExceeded, InvalidParameter, Loading
+from proscale_service.errors import DeadlineExceeded, InvalidParameter, Loading, Unavailable
 from proscale_service.metrics import Metrics
 from proscale_service.pipeline import Pipeline, options_of, resolve_labels
 from proscale_service.schemas import SegmentParameters
@@ -118,3 +118,28 @@ def test_retry_after_is_the_work_ahead_within_bounds(monkeypatch: pytest.MonkeyP
     made = pipeline(ThresholdEngine())
     monkeypatch.setattr(made, "expected_seconds", lambda flops: seconds)
     assert made.retry_after() == told
+
+
+def test_an_engine_that_is_lost_answers_everybody_and_takes_no_more() -> None:
+    async def scenario() -> None:
+        engine, reasons = ThresholdEngine(), list[str]()
+        made = Pipeline(Settings(warmup=""), Metrics(), lambda given: engine, on_lost=reasons.append)
+        await made.start()
+        now = asyncio.get_running_loop().time
+        fatal = blob()
+        fatal[0, 0] = ThresholdEngine.FATAL
+        engine.gate.clear()
+        tries = [asyncio.create_task(made.segment(each, SegmentParameters(), now())) for each in (encoded(fatal), PICTURE, PICTURE)]
+        while made.admission.pictures < 3:
+            await asyncio.sleep(0.01)
+        engine.gate.set()
+        results = await asyncio.gather(*tries, return_exceptions=True)
+        assert [getattr(result, "status", None) for result in results] == [503] * 3
+        assert (made.state, made.failure, reasons) == ("failed", "cuda:0 failed", ["cuda:0 failed"])
+        assert b"proscale_engine_up 0.0" in made.metrics.text()
+        with pytest.raises(Unavailable, match="its GPU failed"):
+            await made.segment(PICTURE, SegmentParameters(), now())
+        assert (made.admission.pictures, made.admission.pixels) == (0, 0)
+        await made.stop()
+
+    asyncio.run(scenario())

@@ -1,6 +1,7 @@
 """Tensors that depend on sizes alone, computed once."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import ParamSpec
 
@@ -8,6 +9,22 @@ import torch
 from torch import Tensor
 
 P = ParamSpec("P")
+
+_collectors: list[list[Tensor]] = []
+
+
+@contextmanager
+def collected_constants() -> Iterator[list[Tensor]]:
+    """The constants that are handed out inside, by any thread.
+
+    Who remembers addresses, as a CUDA graph does, must keep them: the caches let go of what is old.
+    """
+    collected: list[Tensor] = []
+    _collectors.append(collected)
+    try:
+        yield collected
+    finally:
+        _collectors[:] = [other for other in _collectors if other is not collected]
 
 
 def constant_tensor(maxsize: int) -> Callable[[Callable[P, Tensor]], Callable[P, Tensor]]:
@@ -37,7 +54,11 @@ def constant_tensor(maxsize: int) -> Callable[[Callable[P, Tensor]], Callable[P,
             if kwargs:
                 raise TypeError(f"{function.__name__} takes positional arguments alone, which its cache is keyed by")
             tensor = made.get(args)
-            return make(args) if tensor is None else tensor
+            if tensor is None:
+                tensor = make(args)
+            for collected in _collectors:
+                collected.append(tensor)
+            return tensor
 
         return constant
 

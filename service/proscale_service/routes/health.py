@@ -27,7 +27,7 @@ async def startup(pipeline: GetPipeline) -> HealthResponse:
     if pipeline.state == "loading":
         raise Loading("the model is being loaded", retry_after=5)
     if pipeline.state == "failed":
-        raise Unavailable("the model could not be loaded; see the server's log", retry_after=60)
+        raise Unavailable("the model could not be loaded or its GPU failed; see the server's log", retry_after=60)
     return HealthResponse(status="ok")
 
 
