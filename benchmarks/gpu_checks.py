@@ -1,9 +1,10 @@
 """All that needs a GPU, in one call, without network: build for this GPU, `proscale doctor`, tests, benchmarks.
 
 `python benchmarks/gpu_checks.py [OUT] [STEP ...]` in an environment that holds torch (2.10 or later, for CUDA), nvcc, g++, setuptools,
-numpy, click, pillow and pytest; transformers where it is to be compared with. Steps: build, doctor, tests, op, model (default: all, in this
-order). Builds beside the sources. Writes what the steps say to OUT/gpu_checks.txt, and measurements to OUT/op-cuda.json and
-OUT/model-cuda.json (OUT: benchmarks/results).
+numpy, click, pillow and pytest; transformers and pycocotools where they are to be compared with. Steps, by default all, in this order:
+build, active (the compiled kernels really run), doctor, tests, op-1, op-2, op-3 (levels), and model-HEIGHTxWIDTH-BATCH for two sizes and
+two batches. Builds beside the sources. Writes what the steps say to OUT/gpu_checks.txt, and measurements, step by step, to OUT/op-cuda.json
+and OUT/model-cuda-HEIGHTxWIDTH-BATCH.json (OUT: benchmarks/results).
 """
 
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).parents[1]
+SIZES, BATCHES = ("800x1216", "640x640"), (1, 8)
 
 
 def steps(out: Path) -> dict[str, list[str]]:
@@ -24,14 +26,19 @@ def steps(out: Path) -> dict[str, list[str]]:
     tests = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.gpu" in path.read_text()]
     found = {
         "build": [python, "setup.py", "build_ext", "--inplace"],
+        "active": [python, "-c", "from proscale.ops.native import STATUS; assert STATUS.cuda, STATUS.cuda_reason; print(STATUS)"],
         "doctor": [python, "-c", "from proscale.cli import main; main()", "doctor"],
         "tests": [python, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *tests],
-        "op": [python, "benchmarks/op.py", "--device", "cuda", "--slow-batch", "8", "--out", str(out / "op-cuda.json")],
     }
-    if (ROOT / "benchmarks/model.py").exists():
-        peers = "transformers,eomt" if find_spec("transformers") else ""
-        options = ["--device", "cuda", "--batch", "1,8", "--against", peers, "--out", str(out / "model-cuda.json")]
-        found["model"] = [python, "benchmarks/model.py", *options]
+    for levels in "123":
+        options = ["--device", "cuda", "--levels", levels, "--slow-batch", "8", "--out", str(out / "op-cuda.json")]
+        found[f"op-{levels}"] = [python, "benchmarks/op.py", *options]
+    peers = "transformers,eomt" if find_spec("transformers") and find_spec("pycocotools") else ""
+    for batch in BATCHES:
+        for size in SIZES:
+            report = str(out / f"model-cuda-{size}-{batch}.json")
+            options = ["--device", "cuda", "--sizes", size, "--batch", str(batch), "--against", peers, "--out", report]
+            found[f"model-{size}-{batch}"] = [python, "benchmarks/model.py", *options]
     return found
 
 
@@ -52,8 +59,11 @@ def main() -> int:
     wanted = sys.argv[2:] or list(commands)
     if unknown := set(wanted) - set(commands):
         sys.exit(f"no such step: {', '.join(sorted(unknown))}; there are {', '.join(commands)}")
+    if "build" in wanted:
+        for library in (ROOT / "model/proscale/ops").glob("_native*"):
+            library.unlink()  # a failed build must not leave an older one to be tested
     failed = 0
-    with (out / "gpu_checks.txt").open("w") as log:
+    with (out / "gpu_checks.txt").open("a" if sys.argv[2:] else "w") as log:
         for name in wanted:
             print(f"== {name}", flush=True)
             run = subprocess.run(commands[name], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -1,9 +1,12 @@
 """Recorded kernels: the same results as run ones, for every size, in bounded memory."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tests.conftest import SMALL_CATEGORIES, SMALL_CONFIG
 
+from proscale.config import SwinConfig
 from proscale.cuda_graphs import GraphedNetwork
 from proscale.errors import CheckpointError
 from proscale.network import SegmentationNetwork
@@ -46,7 +49,8 @@ def test_results_are_the_callers_own() -> None:
 @needs_gpu
 def test_graphs_keep_what_the_caches_let_go_of() -> None:
     """Constants of a size are cached up to a number; a graph that was recorded before must not read what took their place."""
-    network = SegmentationNetwork(SMALL_CONFIG).eval().requires_grad_(False).cuda()
+    config = replace(SMALL_CONFIG, backbone=SwinConfig(16, (2, 2, 2, 2), (1, 2, 4, 8), 7))  # holds the most constants
+    network = SegmentationNetwork(config).eval().requires_grad_(False).cuda()
     graphed = GraphedNetwork(network)
     images = torch.randn(1, 3, 64, 96, device="cuda")
     with torch.inference_mode():
