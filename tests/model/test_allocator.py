@@ -13,7 +13,7 @@ if sys.argv[1] == "keep":
     assert keep_freed_memory()
 faults = []
 def work():  # a thread of its own, as the service's engine has
-    for _ in range(6):
+    for _ in range(40):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         large = torch.ones(30_000_000)
         middle = torch.ones(9_000_000)
@@ -22,7 +22,7 @@ def work():  # a thread of its own, as the service's engine has
 thread = threading.Thread(target=work)
 thread.start()
 thread.join()
-print(faults[-1])
+print(sorted(faults[20:])[10])  # until then the heap has found its size, which takes it 4 rounds or 10, as chance places what is in it
 """
 
 
