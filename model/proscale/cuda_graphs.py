@@ -3,6 +3,7 @@
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,8 +39,8 @@ class GraphedNetwork:
         self._graphs: OrderedDict[tuple[int, ...], _Recorded] = OrderedDict()
         self._seen: OrderedDict[tuple[int, ...], None] = OrderedDict()
         self._lock = threading.Lock()
-        self._pool = torch.cuda.graph_pool_handle()
-        # One for all recordings: memory that one of them freed is reused by others of the same stream alone.
+        # One of each for all recordings: what one of them freed is reused by others of the same pool and stream alone.
+        self._pool: Any = None
         self._stream: torch.cuda.Stream | None = None
 
     @property
@@ -73,6 +74,7 @@ class GraphedNetwork:
 
     def _record(self, images: Tensor) -> _Recorded:
         static = images.clone()
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
         self._stream = stream = self._stream or torch.cuda.Stream(images.device)
         stream.wait_stream(torch.cuda.current_stream(images.device))
         with torch.cuda.stream(stream):

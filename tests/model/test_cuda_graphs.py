@@ -29,7 +29,34 @@ def test_replayed_equals_run() -> None:
                 want, got = network.predict(images), graphed.predict(images)
                 assert torch.allclose(got.class_logits, want.class_logits, atol=1e-4)
                 assert ((got.mask_logits > 0) == (want.mask_logits > 0)).double().mean() > 0.999
-    assert graphed.recorded == [(2, 3, 64, 96), (1, 3, 96, 64)]
+    # The third took the first's place, which came back the second time that it was wanted, and so took the second's.
+    assert graphed.recorded == [(1, 3, 64, 96), (1, 3, 96, 64)]
+
+
+def test_sizes_are_recorded_when_they_come_again_and_the_least_used_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which sizes are recorded, without a GPU: a recording is stood in for by running the network."""
+    network = SegmentationNetwork(SMALL_CONFIG).eval().requires_grad_(False)
+    made = []
+
+    class Rerun:
+        def __init__(self, images: torch.Tensor) -> None:
+            self.images, self.output = images.clone(), network.predict(images)
+            self.graph, self.constants = self, ()
+            made.append(tuple(images.shape))
+
+        def replay(self) -> None:
+            self.output = network.predict(self.images)
+
+    graphed = GraphedNetwork(network, max_graphs=2)
+    monkeypatch.setattr(graphed, "_record", Rerun)
+    first, second, third = sizes = [(1, 3, 64, 64), (2, 3, 64, 64), (1, 3, 64, 96)]
+    with torch.inference_mode():
+        for turn in range(4):
+            for size in sizes:
+                images = torch.randn(size)
+                assert torch.equal(graphed.predict(images).mask_logits, network.predict(images).mask_logits), (turn, size)
+    assert made == [first, second, third, first]
+    assert graphed.recorded == [first, third]
 
 
 @pytest.mark.gpu
@@ -58,10 +85,11 @@ def test_graphs_keep_what_the_caches_let_go_of() -> None:
         for batch in range(1, 65):
             for _ in range(2 if batch == 1 else 1):
                 graphed.predict(torch.randn(batch, 3, 64, 96, device="cuda"))
-        taken = [torch.full((size,), -1, dtype=torch.int64, device="cuda") for size in range(16, 4096, 16)]
+        # Takes the place of what was freed.
+        _taken = [torch.full((size,), -1, dtype=torch.int64, device="cuda") for size in range(16, 4096, 16)]
         got = graphed.predict(images)
+    assert graphed.recorded == [(1, 3, 64, 96)]
     assert torch.allclose(got.class_logits, want.class_logits, atol=1e-4)
-    assert taken
 
 
 @pytest.mark.gpu

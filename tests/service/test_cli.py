@@ -120,3 +120,25 @@ def test_a_second_interrupt_ends_it_at_once(small_checkpoint: Path) -> None:
         _, err = started.communicate(timeout=120)
         assert started.returncode == 130
         assert "Traceback" not in err
+
+
+def test_a_gpu_that_failed_for_good_ends_the_process_so_that_another_can_start(small_checkpoint: Path) -> None:
+    code = (
+        "from proscale.errors import DeviceError\n"
+        "from proscale.predictor import Predictor\n"
+        "from proscale_service.cli import serve\n"
+        "def lost(*args): raise DeviceError('cuda:0 failed')\n"
+        "Predictor.segment = lost\n"
+        "serve()\n"
+    )
+    command = [sys.executable, "-c", code, "--port", "0", "--checkpoint", str(small_checkpoint)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as started:
+        assert started.stdout is not None
+        url = started.stdout.readline().removeprefix("Serving on ").strip()
+        answer = http.post(f"{url}/segment", content=encoded(blob()), headers={"content-type": "image/png"})
+        _, err = started.communicate(timeout=120)
+    assert answer.status_code == 503
+    assert "the GPU failed" in answer.json()["detail"]
+    assert started.returncode == 2
+    assert "cuda:0 failed" in err
+    assert "Traceback" not in err
