@@ -1,4 +1,4 @@
-"""What every test shares: small models, and the rule that nothing is skipped unseen."""
+"""Fixtures that every test may ask for, and the rule that nothing is skipped unseen."""
 
 import os
 from collections.abc import Iterator
@@ -7,38 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.builders import SMALL_CATEGORIES, SMALL_CONFIG, small_network
 
 from proscale.checkpoints.folder import save_folder
-from proscale.config import (
-    ModelConfig,
-    PixelDecoderConfig,
-    PostprocessConfig,
-    PreprocessConfig,
-    ProScaleEncoderConfig,
-    ResNetConfig,
-    TransformerDecoderConfig,
-)
-from proscale.labels import Category
-from proscale.network import SegmentationNetwork
 from proscale.predictor import Predictor
-
-SMALL_CONFIG = ModelConfig(
-    name="small random model",
-    classes=5,
-    backbone=ResNetConfig(stem_channels=8, res2_channels=16, bottleneck_channels=8, blocks=(1, 1, 1, 1)),
-    pixel_decoder=PixelDecoderConfig(ProScaleEncoderConfig((1, 1, 1)), hidden_dim=32, heads=4, ffn_dim=32),
-    transformer_decoder=TransformerDecoderConfig(layers=3, queries=12, ffn_dim=32, heads=4),
-    preprocess=PreprocessConfig(short_side=96, long_side=192),
-    # Random weights are sure of nothing: thresholds at which they still give segments.
-    postprocess=PostprocessConfig(threshold=0.05, overlap_threshold=0.0, instance_threshold=0.02),
-)
-SMALL_CATEGORIES = (
-    Category(1, "cat", True),
-    Category(3, "dog", True),
-    Category(7, "ball", True),
-    Category(100, "grass", False),
-    Category(120, "sky", False),
-)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -60,13 +32,7 @@ def _one_seed() -> None:
 def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder with random weights: quick, and different for every query."""
     folder = tmp_path_factory.mktemp("checkpoint") / "small"
-    with torch.random.fork_rng():
-        torch.manual_seed(7)
-        network = SegmentationNetwork(SMALL_CONFIG)
-        with torch.no_grad():  # fresh heads say nearly the same for every query
-            network.transformer_decoder.class_head.weight.mul_(8)
-            network.transformer_decoder.mask_head.layers[-1].weight.mul_(8)
-    save_folder(folder, SMALL_CONFIG, SMALL_CATEGORIES, network.state_dict())
+    save_folder(folder, SMALL_CONFIG, SMALL_CATEGORIES, small_network().state_dict())
     return folder
 
 

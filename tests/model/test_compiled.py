@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.conftest import SMALL_CATEGORIES, SMALL_CONFIG
+from tests.builders import SMALL_CATEGORIES, SMALL_CONFIG
 
 from proscale.errors import CheckpointError
 from proscale.network import SegmentationNetwork

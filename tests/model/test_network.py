@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.conftest import SMALL_CONFIG
+from tests.builders import SMALL_CONFIG
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.conftest import SMALL_CATEGORIES, SMALL_CONFIG
+from tests.builders import SMALL_CATEGORIES, SMALL_CONFIG
 
 from proscale import precision
 from proscale.network import SegmentationNetwork

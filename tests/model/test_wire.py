@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from tests.conftest import SMALL_CONFIG
+from tests.builders import SMALL_CONFIG
 
 from proscale.config_json import config_to_json
 from proscale.labels import Category

@@ -1,6 +1,6 @@
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
@@ -19,10 +19,6 @@ from .pictures import blob
 SMALL, WIDE, TALL = (30, 60), (30, 100), (100, 30)
 PIXELS = 32 * 64
 """Padded pixels of SMALL."""
-
-
-def run(scenario: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(scenario(), 120))
 
 
 @asynccontextmanager
@@ -57,271 +53,217 @@ def coloured(colour: tuple[int, int, int]) -> np.ndarray:
     return picture
 
 
-def test_a_lone_picture_comes_back_with_its_own_masks() -> None:
-    async def scenario() -> None:
-        engine = ThresholdEngine()
-        async with batching(engine) as batcher:
-            done = await submit(batcher, engine, blob(box=(10, 20, 30, 25)))
-            assert done.prediction.results["panoptic"].segments[0].bbox == (10, 20, 30, 25)
-            assert done.batch_size == 1
-        assert engine.threads == {"engine_0"}
-
-    run(scenario)
+async def test_a_lone_picture_comes_back_with_its_own_masks() -> None:
+    engine = ThresholdEngine()
+    async with batching(engine) as batcher:
+        done = await submit(batcher, engine, blob(box=(10, 20, 30, 25)))
+        assert done.prediction.results["panoptic"].segments[0].bbox == (10, 20, 30, 25)
+        assert done.batch_size == 1
+    assert engine.threads == {"engine_0"}
 
 
-def test_what_waits_is_batched_by_padded_size() -> None:
-    async def scenario() -> None:
-        engine = ThresholdEngine()
-        async with batching(engine) as batcher:
-            tasks = [await hold(batcher, engine)]
-            boxes = [(1 + i, 2, 5, 6) for i in range(6)]
-            tasks += [submit(batcher, engine, blob(*size, box=box)) for size, box in zip([SMALL, WIDE, SMALL] * 2, boxes, strict=True)]
-            await asyncio.sleep(0)
-            assert batcher.depth == 6
-            engine.gate.set()
-            done = await asyncio.gather(*tasks)
-        assert engine.batches == [[SMALL], [SMALL] * 4, [WIDE] * 2]
-        assert [each.batch_size for each in done] == [1, 4, 2, 4, 4, 2, 4]
-        assert [each.prediction.results["panoptic"].segments[0].bbox for each in done[1:]] == boxes
-
-    run(scenario)
+async def test_what_waits_is_batched_by_padded_size() -> None:
+    engine = ThresholdEngine()
+    async with batching(engine) as batcher:
+        tasks = [await hold(batcher, engine)]
+        boxes = [(1 + i, 2, 5, 6) for i in range(6)]
+        tasks += [submit(batcher, engine, blob(*size, box=box)) for size, box in zip([SMALL, WIDE, SMALL] * 2, boxes, strict=True)]
+        await asyncio.sleep(0)
+        assert batcher.depth == 6
+        engine.gate.set()
+        done = await asyncio.gather(*tasks)
+    assert engine.batches == [[SMALL], [SMALL] * 4, [WIDE] * 2]
+    assert [each.batch_size for each in done] == [1, 4, 2, 4, 4, 2, 4]
+    assert [each.prediction.results["panoptic"].segments[0].bbox for each in done[1:]] == boxes
 
 
-def test_the_budget_is_in_pixels_and_never_starves_the_large() -> None:
-    async def scenario() -> None:
-        engine = ThresholdEngine()
-        async with batching(engine, max_batch_pixels=3 * PIXELS) as batcher:
-            tasks = [await hold(batcher, engine)]
-            tasks += [submit(batcher, engine, blob(*SMALL)) for _ in range(7)]
-            tasks += [submit(batcher, engine, blob(320, 320))]
-            engine.gate.set()
-            await asyncio.gather(*tasks)
-        assert [len(batch) for batch in engine.batches] == [1, 3, 3, 1, 1]
-        assert engine.batches[-1] == [(320, 320)]
-
-    run(scenario)
+async def test_the_budget_is_in_pixels_and_never_starves_the_large() -> None:
+    engine = ThresholdEngine()
+    async with batching(engine, max_batch_pixels=3 * PIXELS) as batcher:
+        tasks = [await hold(batcher, engine)]
+        tasks += [submit(batcher, engine, blob(*SMALL)) for _ in range(7)]
+        tasks += [submit(batcher, engine, blob(320, 320))]
+        engine.gate.set()
+        await asyncio.gather(*tasks)
+    assert [len(batch) for batch in engine.batches] == [1, 3, 3, 1, 1]
+    assert engine.batches[-1] == [(320, 320)]
 
 
-def test_the_oldest_goes_first_however_busy_another_size_is() -> None:
-    async def scenario() -> None:
-        engine = ThresholdEngine()
-        async with batching(engine, max_batch_pixels=2 * PIXELS) as batcher:
-            tasks = [await hold(batcher, engine)]
-            tasks += [submit(batcher, engine, blob(*SMALL)) for _ in range(2)]
-            tasks += [submit(batcher, engine, blob(*TALL))]
-            tasks += [submit(batcher, engine, blob(*SMALL)) for _ in range(6)]
-            engine.gate.set()
-            await asyncio.gather(*tasks)
-        assert [batch[0] for batch in engine.batches] == [SMALL, SMALL, TALL, SMALL, SMALL, SMALL]
-
-    run(scenario)
+async def test_the_oldest_goes_first_however_busy_another_size_is() -> None:
+    engine = ThresholdEngine()
+    async with batching(engine, max_batch_pixels=2 * PIXELS) as batcher:
+        tasks = [await hold(batcher, engine)]
+        tasks += [submit(batcher, engine, blob(*SMALL)) for _ in range(2)]
+        tasks += [submit(batcher, engine, blob(*TALL))]
+        tasks += [submit(batcher, engine, blob(*SMALL)) for _ in range(6)]
+        engine.gate.set()
+        await asyncio.gather(*tasks)
+    assert [batch[0] for batch in engine.batches] == [SMALL, SMALL, TALL, SMALL, SMALL, SMALL]
 
 
-def test_a_passed_deadline_is_answered_at_once_and_never_computed() -> None:
-    async def scenario() -> None:
-        engine = ThresholdEngine()
-        async with batching(engine) as batcher:
-            first = await hold(batcher, engine)
-            started = time.monotonic()
-            with pytest.raises(DeadlineExceeded):
-                await submit(batcher, engine, blob(*WIDE), seconds=0.05)
-            assert time.monotonic() - started < 30
-            assert batcher.depth == 0
-            engine.gate.set()
-            await first
-        assert engine.batches == [[SMALL]]
-
-    run(scenario)
+async def test_a_passed_deadline_is_answered_at_once_and_never_computed() -> None:
+    engine = ThresholdEngine()
+    async with batching(engine) as batcher:
+        first = await hold(batcher, engine)
+        started = time.monotonic()
+        with pytest.raises(DeadlineExceeded):
+            await submit(batcher, engine, blob(*WIDE), seconds=0.05)
+        assert time.monotonic() - started < 30
+        assert batcher.depth == 0
+        engine.gate.set()
+        await first
+    assert engine.batches == [[SMALL]]
 
 
-def test_a_deadline_in_the_past_is_not_computed_even_by_an_idle_engine() -> None:
-    async def scenario() -> None:
-        engine = ThresholdEngine()
-        async with batching(engine) as batcher:
-            with pytest.raises(DeadlineExceeded):
-                await submit(batcher, engine, blob(*SMALL), seconds=-1)
-        assert engine.batches == []
-
-    run(scenario)
+async def test_a_deadline_in_the_past_is_not_computed_even_by_an_idle_engine() -> None:
+    engine = ThresholdEngine()
+    async with batching(engine) as batcher:
+        with pytest.raises(DeadlineExceeded):
+            await submit(batcher, engine, blob(*SMALL), seconds=-1)
+    assert engine.batches == []
 
 
-def test_a_deadline_that_passes_while_computing_is_kept_too() -> None:
-    async def scenario() -> None:
-        engine = ThresholdEngine()
-        async with batching(engine) as batcher:
-            engine.gate.clear()
-            with pytest.raises(DeadlineExceeded):
-                await submit(batcher, engine, blob(*SMALL), seconds=0.05)
-
-    run(scenario)
+async def test_a_deadline_that_passes_while_computing_is_kept_too() -> None:
+    engine = ThresholdEngine()
+    async with batching(engine) as batcher:
+        engine.gate.clear()
+        with pytest.raises(DeadlineExceeded):
+            await submit(batcher, engine, blob(*SMALL), seconds=0.05)
 
 
-def test_who_leaves_is_forgotten() -> None:
-    async def scenario() -> None:
-        engine = ThresholdEngine()
-        async with batching(engine) as batcher:
-            first = await hold(batcher, engine)
-            leaving, staying = submit(batcher, engine, blob(*WIDE)), submit(batcher, engine, blob(*TALL))
-            await asyncio.sleep(0)
-            leaving.cancel()
-            await asyncio.gather(leaving, return_exceptions=True)
-            assert leaving.cancelled()
-            assert batcher.depth == 1
-            engine.gate.set()
-            await asyncio.gather(first, staying)
-        assert engine.batches == [[SMALL], [TALL]]
-
-    run(scenario)
+async def test_who_leaves_is_forgotten() -> None:
+    engine = ThresholdEngine()
+    async with batching(engine) as batcher:
+        first = await hold(batcher, engine)
+        leaving, staying = submit(batcher, engine, blob(*WIDE)), submit(batcher, engine, blob(*TALL))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        assert leaving.cancelled()
+        assert batcher.depth == 1
+        engine.gate.set()
+        await asyncio.gather(first, staying)
+    assert engine.batches == [[SMALL], [TALL]]
 
 
 @pytest.mark.parametrize(("colour", "error"), [(ThresholdEngine.POISON, EngineFailure), (ThresholdEngine.REFUSED, Unprocessable)])
-def test_one_bad_picture_spoils_no_other(colour: tuple[int, int, int], error: type[ServiceError]) -> None:
-    async def scenario() -> None:
-        engine = ThresholdEngine()
-        async with batching(engine) as batcher:
-            first = await hold(batcher, engine)
-            tasks = [submit(batcher, engine, picture) for picture in (blob(*SMALL), coloured(colour), blob(*SMALL))]
-            await asyncio.sleep(0)
-            engine.gate.set()
-            results = await asyncio.gather(*tasks, return_exceptions=True)
-            assert [type(result) for result in results] == [Done, error, Done]
-            assert "poison" not in str(results[1])
-            await first
-        assert engine.batches[1:] == [[SMALL] * 3, [SMALL], [SMALL], [SMALL]]
-
-    run(scenario)
+async def test_one_bad_picture_spoils_no_other(colour: tuple[int, int, int], error: type[ServiceError]) -> None:
+    engine = ThresholdEngine()
+    async with batching(engine) as batcher:
+        first = await hold(batcher, engine)
+        tasks = [submit(batcher, engine, picture) for picture in (blob(*SMALL), coloured(colour), blob(*SMALL))]
+        await asyncio.sleep(0)
+        engine.gate.set()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(result) for result in results] == [Done, error, Done]
+        assert "poison" not in str(results[1])
+        await first
+    assert engine.batches[1:] == [[SMALL] * 3, [SMALL], [SMALL], [SMALL]]
 
 
-def test_an_engine_that_miscounts_is_a_failure_not_a_hang() -> None:
+async def test_an_engine_that_miscounts_is_a_failure_not_a_hang() -> None:
     class Miscounting(ThresholdEngine):
         def segment(self, images: Any, options: Any) -> Any:
             return super().segment(images, options)[1:]
 
-    async def scenario() -> None:
-        engine = Miscounting()
-        async with batching(engine) as batcher:
-            with pytest.raises(EngineFailure):
-                await submit(batcher, engine, blob(*SMALL))
-            with pytest.raises(EngineFailure):
-                await submit(batcher, engine, blob(*SMALL))
-
-    run(scenario)
+    engine = Miscounting()
+    async with batching(engine) as batcher:
+        with pytest.raises(EngineFailure):
+            await submit(batcher, engine, blob(*SMALL))
+        with pytest.raises(EngineFailure):
+            await submit(batcher, engine, blob(*SMALL))
 
 
-def test_a_fault_in_our_own_loop_does_not_end_it() -> None:
+async def test_a_fault_in_our_own_loop_does_not_end_it() -> None:
     class Broken(Metrics):
         def stage(self, stage: str, seconds: float) -> None:
             raise ArithmeticError
 
-    async def scenario() -> None:
-        engine = ThresholdEngine()
-        async with batching(engine, metrics=Broken()) as batcher:
-            for _ in range(2):
-                with pytest.raises(EngineFailure):
-                    await submit(batcher, engine, blob(*SMALL))
-
-    run(scenario)
-
-
-def test_drain_finishes_what_was_taken_and_takes_no_more() -> None:
-    async def scenario() -> None:
-        engine = ThresholdEngine()
-        async with batching(engine) as batcher:
-            tasks = [await hold(batcher, engine), submit(batcher, engine, blob(*WIDE)), submit(batcher, engine, blob(*TALL))]
-            await asyncio.sleep(0)
-            draining = asyncio.create_task(batcher.drain(60))
-            await asyncio.sleep(0)
-            with pytest.raises(Draining):
+    engine = ThresholdEngine()
+    async with batching(engine, metrics=Broken()) as batcher:
+        for _ in range(2):
+            with pytest.raises(EngineFailure):
                 await submit(batcher, engine, blob(*SMALL))
-            engine.gate.set()
-            await draining
-            assert all(isinstance(done, Done) for done in await asyncio.gather(*tasks))
-
-    run(scenario)
 
 
-def test_what_cannot_be_finished_in_time_is_told_so() -> None:
-    async def scenario() -> None:
-        engine = ThresholdEngine()
-        async with batching(engine) as batcher:
-            tasks = [await hold(batcher, engine), submit(batcher, engine, blob(*WIDE))]
-            await asyncio.sleep(0)
-            draining = asyncio.create_task(batcher.drain(0.05))
-            results = await asyncio.gather(*tasks, return_exceptions=True)
-            assert [type(result) for result in results] == [Draining, Draining]
-            engine.gate.set()
-            await draining
-        assert engine.batches == [[SMALL]]
-
-    run(scenario)
-
-
-def test_it_waits_for_mates_that_are_on_their_way_only() -> None:
-    async def scenario() -> None:
-        engine, admitted = ThresholdEngine(), [1]
-        async with batching(engine, max_wait_s=100, admitted=lambda: admitted[0]) as batcher:
-            started = time.monotonic()
+async def test_drain_finishes_what_was_taken_and_takes_no_more() -> None:
+    engine = ThresholdEngine()
+    async with batching(engine) as batcher:
+        tasks = [await hold(batcher, engine), submit(batcher, engine, blob(*WIDE)), submit(batcher, engine, blob(*TALL))]
+        await asyncio.sleep(0)
+        draining = asyncio.create_task(batcher.drain(60))
+        await asyncio.sleep(0)
+        with pytest.raises(Draining):
             await submit(batcher, engine, blob(*SMALL))
-            assert time.monotonic() - started < 50, "waited although nobody else is there"
-            admitted[0] = 2
-            first = submit(batcher, engine, blob(*SMALL))
-            await asyncio.sleep(0.05)
-            assert engine.batches == [[SMALL]], "did not wait"
-            second = submit(batcher, engine, blob(*SMALL))
-            assert [(await task).batch_size for task in (first, second)] == [2, 2]
-
-    run(scenario)
+        engine.gate.set()
+        await draining
+        assert all(isinstance(done, Done) for done in await asyncio.gather(*tasks))
 
 
-def test_the_wait_for_mates_ends() -> None:
-    async def scenario() -> None:
-        engine = ThresholdEngine()
-        async with batching(engine, max_wait_s=0.05, admitted=lambda: 2) as batcher:
-            assert (await submit(batcher, engine, blob(*SMALL))).queue_seconds >= 0.045
-
-    run(scenario)
-
-
-def test_a_full_batch_does_not_wait() -> None:
-    async def scenario() -> None:
-        engine = ThresholdEngine()
-        async with batching(engine, max_wait_s=100, admitted=lambda: 9, max_batch_pixels=2 * PIXELS) as batcher:
-            done = await asyncio.gather(*[submit(batcher, engine, blob(*SMALL)) for _ in range(2)])
-            assert [each.batch_size for each in done] == [2, 2]
-
-    run(scenario)
+async def test_what_cannot_be_finished_in_time_is_told_so() -> None:
+    engine = ThresholdEngine()
+    async with batching(engine) as batcher:
+        tasks = [await hold(batcher, engine), submit(batcher, engine, blob(*WIDE))]
+        await asyncio.sleep(0)
+        draining = asyncio.create_task(batcher.drain(0.05))
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(result) for result in results] == [Draining, Draining]
+        engine.gate.set()
+        await draining
+    assert engine.batches == [[SMALL]]
 
 
-def test_expected_time_grows_with_the_queue() -> None:
-    async def scenario() -> None:
-        engine = ThresholdEngine()
-        async with batching(engine) as batcher:
-            assert batcher.expected_seconds(1000) is None
-            batcher.measured(1000, 2.0)
-            assert batcher.expected_seconds(500) == pytest.approx(1.0)
-            batcher.measured(1000, 4.0)
-            assert 1.0 < (batcher.expected_seconds(500) or 0) < 2.0
-            idle = batcher.expected_seconds(500)
-            first = await hold(batcher, engine)
-            assert (batcher.expected_seconds(500) or 0) > (idle or 0)
-            engine.gate.set()
-            await first
-
-    run(scenario)
+async def test_it_waits_for_mates_that_are_on_their_way_only() -> None:
+    engine, admitted = ThresholdEngine(), [1]
+    async with batching(engine, max_wait_s=100, admitted=lambda: admitted[0]) as batcher:
+        started = time.monotonic()
+        await submit(batcher, engine, blob(*SMALL))
+        assert time.monotonic() - started < 50, "waited although nobody else is there"
+        admitted[0] = 2
+        first = submit(batcher, engine, blob(*SMALL))
+        await asyncio.sleep(0.05)
+        assert engine.batches == [[SMALL]], "did not wait"
+        second = submit(batcher, engine, blob(*SMALL))
+        assert [(await task).batch_size for task in (first, second)] == [2, 2]
 
 
-def test_large_pictures_count_though_the_network_sees_them_small() -> None:
+async def test_the_wait_for_mates_ends() -> None:
+    engine = ThresholdEngine()
+    async with batching(engine, max_wait_s=0.05, admitted=lambda: 2) as batcher:
+        assert (await submit(batcher, engine, blob(*SMALL))).queue_seconds >= 0.045
+
+
+async def test_a_full_batch_does_not_wait() -> None:
+    engine = ThresholdEngine()
+    async with batching(engine, max_wait_s=100, admitted=lambda: 9, max_batch_pixels=2 * PIXELS) as batcher:
+        done = await asyncio.gather(*[submit(batcher, engine, blob(*SMALL)) for _ in range(2)])
+        assert [each.batch_size for each in done] == [2, 2]
+
+
+async def test_expected_time_grows_with_the_queue() -> None:
+    engine = ThresholdEngine()
+    async with batching(engine) as batcher:
+        assert batcher.expected_seconds(1000) is None
+        batcher.measured(1000, 2.0)
+        assert batcher.expected_seconds(500) == pytest.approx(1.0)
+        batcher.measured(1000, 4.0)
+        assert 1.0 < (batcher.expected_seconds(500) or 0) < 2.0
+        idle = batcher.expected_seconds(500)
+        first = await hold(batcher, engine)
+        assert (batcher.expected_seconds(500) or 0) > (idle or 0)
+        engine.gate.set()
+        await first
+
+
+async def test_large_pictures_count_though_the_network_sees_them_small() -> None:
     class Shrinking(ThresholdEngine):
         def plan(self, height: int, width: int, tasks: Any) -> Plan:
             return Plan((32, 32), (32, 32), 3, 4)
 
-    async def scenario() -> None:
-        engine = Shrinking()
-        async with batching(engine, max_batch_pixels=10_000) as batcher:
-            tasks = [await hold(batcher, engine)]
-            tasks += [submit(batcher, engine, blob(60, 80)) for _ in range(4)]
-            engine.gate.set()
-            await asyncio.gather(*tasks)
-        assert [len(batch) for batch in engine.batches] == [1, 2, 2]
-
-    run(scenario)
+    engine = Shrinking()
+    async with batching(engine, max_batch_pixels=10_000) as batcher:
+        tasks = [await hold(batcher, engine)]
+        tasks += [submit(batcher, engine, blob(60, 80)) for _ in range(4)]
+        engine.gate.set()
+        await asyncio.gather(*tasks)
+    assert [len(batch) for batch in engine.batches] == [1, 2, 2]

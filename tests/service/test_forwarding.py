@@ -1,5 +1,4 @@
 import asyncio
-from collections.abc import Awaitable, Callable
 
 import numpy as np
 import pytest
@@ -13,10 +12,6 @@ from proscale_service.scheduling import Done
 from .engines import ThresholdEngine
 from .engines_remote import RemoteThreshold
 from .pictures import blob
-
-
-def run(scenario: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(scenario(), 120))
 
 
 def submit(forwarder: Forwarder, engine: RemoteThreshold, picture: np.ndarray, seconds: float = 60) -> "asyncio.Task[Done]":
@@ -34,125 +29,104 @@ def coloured(colour: tuple[int, int, int]) -> np.ndarray:
     return picture
 
 
-def test_several_are_on_their_way_at_once_and_each_gets_its_own_masks() -> None:
-    async def scenario() -> None:
-        engine = RemoteThreshold()
-        forwarder = Forwarder(engine, Metrics())
-        engine.gate.clear()
-        boxes = [(1 + i, 2, 5, 6) for i in range(4)]
-        tasks = [submit(forwarder, engine, blob(box=box)) for box in boxes]
-        await asyncio.sleep(0.01)
-        assert forwarder.depth == 4
-        engine.gate.set()
-        done = await asyncio.gather(*tasks)
-        assert [each.prediction.results["panoptic"].segments[0].bbox for each in done] == boxes
-        assert {each.info for each in done} == {engine.info}
-        assert forwarder.depth == 0
-
-    run(scenario)
+async def test_several_are_on_their_way_at_once_and_each_gets_its_own_masks() -> None:
+    engine = RemoteThreshold()
+    forwarder = Forwarder(engine, Metrics())
+    engine.gate.clear()
+    boxes = [(1 + i, 2, 5, 6) for i in range(4)]
+    tasks = [submit(forwarder, engine, blob(box=box)) for box in boxes]
+    await asyncio.sleep(0.01)
+    assert forwarder.depth == 4
+    engine.gate.set()
+    done = await asyncio.gather(*tasks)
+    assert [each.prediction.results["panoptic"].segments[0].bbox for each in done] == boxes
+    assert {each.info for each in done} == {engine.info}
+    assert forwarder.depth == 0
 
 
-def test_the_books_count_every_batch_once() -> None:
-    async def scenario() -> None:
-        metrics = Metrics()
-        engine = RemoteThreshold(batch_size=4)
-        forwarder = Forwarder(engine, metrics)
-        assert forwarder.expected_seconds(1) is None
-        done = await asyncio.gather(*(submit(forwarder, engine, blob()) for _ in range(8)))
-        assert [each.batch_size for each in done] == [4] * 8
-        assert sample(metrics, "proscale_batch_size_sum") == 8
-        assert sample(metrics, "proscale_batch_size_count") == 2
-        assert sample(metrics, "proscale_stage_duration_seconds_count", stage="infer") == 2
-        assert sample(metrics, "proscale_stage_duration_seconds_count", stage="postprocess") == 8
-        plan = engine.plan(*blob().shape[:2], ("panoptic",))
-        assert sample(metrics, "proscale_flops_total", encoder="proscale") == 8 * plan.flops
-        # Of the engine's 10 ms three are shared by four pictures.
-        assert forwarder.expected_seconds(plan.flops) == pytest.approx(0.003 / 4 + 0.007)
-
-    run(scenario)
+async def test_the_books_count_every_batch_once() -> None:
+    metrics = Metrics()
+    engine = RemoteThreshold(batch_size=4)
+    forwarder = Forwarder(engine, metrics)
+    assert forwarder.expected_seconds(1) is None
+    done = await asyncio.gather(*(submit(forwarder, engine, blob()) for _ in range(8)))
+    assert [each.batch_size for each in done] == [4] * 8
+    assert sample(metrics, "proscale_batch_size_sum") == 8
+    assert sample(metrics, "proscale_batch_size_count") == 2
+    assert sample(metrics, "proscale_stage_duration_seconds_count", stage="infer") == 2
+    assert sample(metrics, "proscale_stage_duration_seconds_count", stage="postprocess") == 8
+    plan = engine.plan(*blob().shape[:2], ("panoptic",))
+    assert sample(metrics, "proscale_flops_total", encoder="proscale") == 8 * plan.flops
+    # Of the engine's 10 ms three are shared by four pictures.
+    assert forwarder.expected_seconds(plan.flops) == pytest.approx(0.003 / 4 + 0.007)
 
 
-def test_a_deadline_and_a_client_that_leaves_take_the_picture_back() -> None:
-    async def scenario() -> None:
-        engine = RemoteThreshold()
-        forwarder = Forwarder(engine, Metrics())
-        engine.gate.clear()
-        late, left = submit(forwarder, engine, blob(), seconds=0.02), submit(forwarder, engine, blob())
-        with pytest.raises(DeadlineExceeded):
-            await late
-        left.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await left
-        await asyncio.sleep(0.01)
-        assert (engine.cancelled, forwarder.depth) == (2, 0)
-        engine.gate.set()
-        await submit(forwarder, engine, blob())
-        assert engine.computed == 1
-
-    run(scenario)
+async def test_a_deadline_and_a_client_that_leaves_take_the_picture_back() -> None:
+    engine = RemoteThreshold()
+    forwarder = Forwarder(engine, Metrics())
+    engine.gate.clear()
+    late, left = submit(forwarder, engine, blob(), seconds=0.02), submit(forwarder, engine, blob())
+    with pytest.raises(DeadlineExceeded):
+        await late
+    left.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await left
+    await asyncio.sleep(0.01)
+    assert (engine.cancelled, forwarder.depth) == (2, 0)
+    engine.gate.set()
+    await submit(forwarder, engine, blob())
+    assert engine.computed == 1
 
 
 @pytest.mark.parametrize(
     ("failure", "expected"),
     [(ThresholdEngine.POISON, EngineFailure), (ThresholdEngine.REFUSED, Unprocessable)],
 )
-def test_a_failure_is_that_pictures_alone(failure: tuple[int, int, int], expected: type[ServiceError]) -> None:
-    async def scenario() -> None:
-        engine = RemoteThreshold()
-        forwarder = Forwarder(engine, Metrics())
-        good, bad = submit(forwarder, engine, blob()), submit(forwarder, engine, coloured(failure))
-        with pytest.raises(expected):
-            await bad
-        assert (await good).batch_size == 1
-
-    run(scenario)
+async def test_a_failure_is_that_pictures_alone(failure: tuple[int, int, int], expected: type[ServiceError]) -> None:
+    engine = RemoteThreshold()
+    forwarder = Forwarder(engine, Metrics())
+    good, bad = submit(forwarder, engine, blob()), submit(forwarder, engine, coloured(failure))
+    with pytest.raises(expected):
+        await bad
+    assert (await good).batch_size == 1
 
 
-def test_refusals_keep_their_meaning() -> None:
-    async def scenario() -> None:
-        engine = RemoteThreshold(up=False)
-        with pytest.raises(Unavailable, match="away"):
-            await submit(Forwarder(engine, Metrics()), engine, blob())
+async def test_refusals_keep_their_meaning() -> None:
+    engine = RemoteThreshold(up=False)
+    with pytest.raises(Unavailable, match="away"):
+        await submit(Forwarder(engine, Metrics()), engine, blob())
 
-        async def refuse(*_: object) -> None:
-            raise Overloaded("full")
+    async def refuse(*_: object) -> None:
+        raise Overloaded("full")
 
-        engine.segment_one = refuse  # type: ignore[method-assign, assignment]
-        with pytest.raises(Overloaded, match="full") as caught:
-            await submit(Forwarder(engine, Metrics(), retry_after=lambda: 17), engine, blob())
-        assert caught.value.retry_after == 17
-
-    run(scenario)
+    engine.segment_one = refuse  # type: ignore[method-assign, assignment]
+    with pytest.raises(Overloaded, match="full") as caught:
+        await submit(Forwarder(engine, Metrics(), retry_after=lambda: 17), engine, blob())
+    assert caught.value.retry_after == 17
 
 
-def test_draining_finishes_what_was_sent_and_takes_no_more() -> None:
-    async def scenario() -> None:
-        engine = RemoteThreshold()
-        forwarder = Forwarder(engine, Metrics())
-        engine.gate.clear()
-        task = submit(forwarder, engine, blob())
-        await asyncio.sleep(0.01)
-        drained = asyncio.create_task(forwarder.drain(60))
-        await asyncio.sleep(0.01)
-        with pytest.raises(Draining):
-            await submit(forwarder, engine, blob())
-        engine.gate.set()
-        await drained
-        assert (await task).batch_size == 1
-
-    run(scenario)
+async def test_draining_finishes_what_was_sent_and_takes_no_more() -> None:
+    engine = RemoteThreshold()
+    forwarder = Forwarder(engine, Metrics())
+    engine.gate.clear()
+    task = submit(forwarder, engine, blob())
+    await asyncio.sleep(0.01)
+    drained = asyncio.create_task(forwarder.drain(60))
+    await asyncio.sleep(0.01)
+    with pytest.raises(Draining):
+        await submit(forwarder, engine, blob())
+    engine.gate.set()
+    await drained
+    assert (await task).batch_size == 1
 
 
-def test_what_is_not_done_in_time_is_given_up() -> None:
-    async def scenario() -> None:
-        engine = RemoteThreshold()
-        forwarder = Forwarder(engine, Metrics())
-        engine.gate.clear()
-        task = submit(forwarder, engine, blob())
-        await asyncio.sleep(0.01)
-        await forwarder.drain(0.01)
-        with pytest.raises(Draining):
-            await task
-        assert engine.cancelled == 1
-
-    run(scenario)
+async def test_what_is_not_done_in_time_is_given_up() -> None:
+    engine = RemoteThreshold()
+    forwarder = Forwarder(engine, Metrics())
+    engine.gate.clear()
+    task = submit(forwarder, engine, blob())
+    await asyncio.sleep(0.01)
+    await forwarder.drain(0.01)
+    with pytest.raises(Draining):
+        await task
+    assert engine.cancelled == 1

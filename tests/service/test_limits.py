@@ -99,31 +99,28 @@ def test_a_slow_body_is_given_up() -> None:
         assert time.monotonic() - started < 30
 
 
-def test_work_ends_when_the_client_leaves() -> None:
-    async def scenario() -> None:
-        left, cancelled = asyncio.Event(), asyncio.Event()
+async def test_work_ends_when_the_client_leaves() -> None:
+    left, cancelled = asyncio.Event(), asyncio.Event()
 
-        async def receive() -> dict[str, object]:
-            await left.wait()
-            return {"type": "http.disconnect"}
+    async def receive() -> dict[str, object]:
+        await left.wait()
+        return {"type": "http.disconnect"}
 
-        async def work() -> int:
-            try:
-                await asyncio.sleep(30)
-            except asyncio.CancelledError:
-                cancelled.set()
-                raise
-            return 1
+    async def work() -> int:
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+        return 1
 
-        asyncio.get_running_loop().call_later(0.02, left.set)
-        with pytest.raises(ClientGone):
-            await unless_client_leaves(receive, work())
-        assert cancelled.is_set()
-
-    asyncio.run(scenario())
+    asyncio.get_running_loop().call_later(0.02, left.set)
+    with pytest.raises(ClientGone):
+        await unless_client_leaves(receive, work())
+    assert cancelled.is_set()
 
 
-def test_work_that_ends_first_counts() -> None:
+async def test_work_that_ends_first_counts() -> None:
     async def never() -> dict[str, object]:
         await asyncio.sleep(30)
         return {}
@@ -134,9 +131,9 @@ def test_work_that_ends_first_counts() -> None:
     async def failing() -> int:
         raise ZeroDivisionError
 
-    assert asyncio.run(unless_client_leaves(never, work())) == 7
+    assert await unless_client_leaves(never, work()) == 7
     with pytest.raises(ZeroDivisionError):
-        asyncio.run(unless_client_leaves(never, failing()))
+        await unless_client_leaves(never, failing())
 
 
 def test_the_picture_of_a_client_that_left_is_never_computed() -> None:

@@ -60,57 +60,48 @@ def pipeline(engine: ThresholdEngine, **settings: Any) -> Pipeline:
     return Pipeline(Settings(**settings), Metrics(), lambda given: engine)
 
 
-def test_warm_up_computes_every_size_and_measures() -> None:
-    async def scenario() -> None:
-        engine = ThresholdEngine()
-        made = pipeline(engine, warmup="40x50,64x64")
-        assert made.expected_seconds(1) is None
-        assert await made.start()
-        assert engine.batches == [[(40, 50)], [(64, 64)]]
-        seconds = made.expected_seconds(engine.plan(64, 64, TASKS).flops)
-        assert seconds == pytest.approx(0.010)
-        assert engine.threads == {"engine_0"}
-        await made.stop()
-        assert engine.closed
-
-    asyncio.run(scenario())
+async def test_warm_up_computes_every_size_and_measures() -> None:
+    engine = ThresholdEngine()
+    made = pipeline(engine, warmup="40x50,64x64")
+    assert made.expected_seconds(1) is None
+    assert await made.start()
+    assert engine.batches == [[(40, 50)], [(64, 64)]]
+    seconds = made.expected_seconds(engine.plan(64, 64, TASKS).flops)
+    assert seconds == pytest.approx(0.010)
+    assert engine.threads == {"engine_0"}
+    await made.stop()
+    assert engine.closed
 
 
-def test_places_are_given_back_whatever_happens() -> None:
-    async def scenario() -> None:
-        engine = ThresholdEngine()
-        made = pipeline(engine, warmup="")
-        now = asyncio.get_running_loop().time
-        with pytest.raises(Loading):
-            await made.segment(PICTURE, SegmentParameters(), now())
-        await made.start()
-        poison = blob()
-        poison[0, 0] = ThresholdEngine.POISON
-        tries = [
-            made.segment(PICTURE, SegmentParameters(), now()),
-            made.segment(b"no picture", SegmentParameters(), now()),
-            made.segment(encoded(poison), SegmentParameters(), now()),
-            made.segment(PICTURE, SegmentParameters(), now() - 1000),
-        ]
-        results = await asyncio.gather(*tries, return_exceptions=True)
-        assert isinstance(results[3], DeadlineExceeded)
-        assert (made.admission.pictures, made.admission.pixels) == (0, 0)
-        await made.stop()
-
-    asyncio.run(scenario())
+async def test_places_are_given_back_whatever_happens() -> None:
+    engine = ThresholdEngine()
+    made = pipeline(engine, warmup="")
+    now = asyncio.get_running_loop().time
+    with pytest.raises(Loading):
+        await made.segment(PICTURE, SegmentParameters(), now())
+    await made.start()
+    poison = blob()
+    poison[0, 0] = ThresholdEngine.POISON
+    tries = [
+        made.segment(PICTURE, SegmentParameters(), now()),
+        made.segment(b"no picture", SegmentParameters(), now()),
+        made.segment(encoded(poison), SegmentParameters(), now()),
+        made.segment(PICTURE, SegmentParameters(), now() - 1000),
+    ]
+    results = await asyncio.gather(*tries, return_exceptions=True)
+    assert isinstance(results[3], DeadlineExceeded)
+    assert (made.admission.pictures, made.admission.pixels) == (0, 0)
+    await made.stop()
 
 
-def test_a_deadline_in_the_past_is_not_even_decoded() -> None:
-    async def scenario() -> None:
-        engine = ThresholdEngine()
-        made = pipeline(engine, warmup="")
-        await made.start()
-        with pytest.raises(DeadlineExceeded, match="decoded"):
-            await made.segment(PICTURE, SegmentParameters(deadline_ms=1), asyncio.get_running_loop().time() - 1)
-        assert not engine.batches
-        await made.stop()
-
-    asyncio.run(scenario())
+async def test_a_deadline_in_the_past_is_not_even_decoded() -> None:
+    engine = ThresholdEngine()
+    made = pipeline(engine, warmup="")
+    await made.start()
+    with pytest.raises(DeadlineExceeded, match="decoded"):
+        await made.segment(PICTURE, SegmentParameters(deadline_ms=1), asyncio.get_running_loop().time() - 1)
+    assert not engine.batches
+    await made.stop()
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(0.0, 1), (3.2, 4), (1e6, 60)])
@@ -120,26 +111,23 @@ def test_retry_after_is_the_work_ahead_within_bounds(monkeypatch: pytest.MonkeyP
     assert made.retry_after() == told
 
 
-def test_an_engine_that_is_lost_answers_everybody_and_takes_no_more() -> None:
-    async def scenario() -> None:
-        engine, reasons = ThresholdEngine(), list[str]()
-        made = Pipeline(Settings(warmup=""), Metrics(), lambda given: engine, on_lost=reasons.append)
-        await made.start()
-        now = asyncio.get_running_loop().time
-        fatal = blob()
-        fatal[0, 0] = ThresholdEngine.FATAL
-        engine.gate.clear()
-        tries = [asyncio.create_task(made.segment(each, SegmentParameters(), now())) for each in (encoded(fatal), PICTURE, PICTURE)]
-        while made.admission.pictures < 3:
-            await asyncio.sleep(0.01)
-        engine.gate.set()
-        results = await asyncio.gather(*tries, return_exceptions=True)
-        assert [getattr(result, "status", None) for result in results] == [503] * 3
-        assert (made.state, made.failure, reasons) == ("failed", "cuda:0 failed", ["cuda:0 failed"])
-        assert b"proscale_engine_up 0.0" in made.metrics.text()
-        with pytest.raises(Unavailable, match="its GPU failed"):
-            await made.segment(PICTURE, SegmentParameters(), now())
-        assert (made.admission.pictures, made.admission.pixels) == (0, 0)
-        await made.stop()
-
-    asyncio.run(scenario())
+async def test_an_engine_that_is_lost_answers_everybody_and_takes_no_more() -> None:
+    engine, reasons = ThresholdEngine(), list[str]()
+    made = Pipeline(Settings(warmup=""), Metrics(), lambda given: engine, on_lost=reasons.append)
+    await made.start()
+    now = asyncio.get_running_loop().time
+    fatal = blob()
+    fatal[0, 0] = ThresholdEngine.FATAL
+    engine.gate.clear()
+    tries = [asyncio.create_task(made.segment(each, SegmentParameters(), now())) for each in (encoded(fatal), PICTURE, PICTURE)]
+    while made.admission.pictures < 3:
+        await asyncio.sleep(0.01)
+    engine.gate.set()
+    results = await asyncio.gather(*tries, return_exceptions=True)
+    assert [getattr(result, "status", None) for result in results] == [503] * 3
+    assert (made.state, made.failure, reasons) == ("failed", "cuda:0 failed", ["cuda:0 failed"])
+    assert b"proscale_engine_up 0.0" in made.metrics.text()
+    with pytest.raises(Unavailable, match="its GPU failed"):
+        await made.segment(PICTURE, SegmentParameters(), now())
+    assert (made.admission.pictures, made.admission.pixels) == (0, 0)
+    await made.stop()

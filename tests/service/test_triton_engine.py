@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import numpy as np
 import pytest
-from tests.conftest import SMALL_CATEGORIES, SMALL_CONFIG
+from tests.builders import SMALL_CATEGORIES, SMALL_CONFIG
 from tritonclient.grpc import InferInput
 
 from proscale import wire
@@ -72,79 +72,72 @@ class Scripted(TritonServer):
             self.served = Served(INFO, SMALL_CONFIG, "second")
 
 
-def segment(*servers: TritonServer, times: int = 1) -> list[object]:
-    async def scenario() -> list[object]:
-        engine = TritonEngine(servers)
-        engine._pool = ThreadPoolExecutor(2)
-        deadline = asyncio.get_running_loop().time() + 60
-        asked = [engine.segment_one(PICTURE, SegmentationOptions(), deadline) for _ in range(times)]
-        return list(await asyncio.gather(*asked, return_exceptions=True))
-
-    return asyncio.run(scenario())
+async def segment(*servers: TritonServer, times: int = 1) -> list[object]:
+    engine = TritonEngine(servers)
+    engine._pool = ThreadPoolExecutor(2)
+    deadline = asyncio.get_running_loop().time() + 60
+    asked = [engine.segment_one(PICTURE, SegmentationOptions(), deadline) for _ in range(times)]
+    return list(await asyncio.gather(*asked, return_exceptions=True))
 
 
 def kinds(results: list[object]) -> list[str]:
     return [type(result).__name__ for result in results]
 
 
-def test_the_least_loaded_of_those_that_are_up_is_asked() -> None:
+async def test_the_least_loaded_of_those_that_are_up_is_asked() -> None:
     servers = [Scripted(), Scripted(), Scripted(up=False)]
     servers[0].in_flight = 2
-    assert kinds(segment(*servers, times=4)) == ["RemoteAnswer"] * 4
+    assert kinds(await segment(*servers, times=4)) == ["RemoteAnswer"] * 4
     # With two more in flight the first gets its share only when the second has as many.
     assert [server.asked for server in servers] == [1, 3, 0]
     assert [server.in_flight for server in servers] == [2, 0, 0]
 
 
-def test_equals_take_turns() -> None:
+async def test_equals_take_turns() -> None:
     servers = [Scripted(), Scripted()]
-
-    async def scenario() -> None:
-        engine = TritonEngine(servers)
-        engine._pool = ThreadPoolExecutor(1)
-        for _ in range(6):
-            await engine.segment_one(PICTURE, SegmentationOptions(), asyncio.get_running_loop().time() + 60)
-
-    asyncio.run(scenario())
+    engine = TritonEngine(servers)
+    engine._pool = ThreadPoolExecutor(1)
+    for _ in range(6):
+        await engine.segment_one(PICTURE, SegmentationOptions(), asyncio.get_running_loop().time() + 60)
     assert [server.asked for server in servers] == [3, 3]
 
 
-def test_a_picture_that_was_lost_with_its_server_is_sent_once_more() -> None:
+async def test_a_picture_that_was_lost_with_its_server_is_sent_once_more() -> None:
     servers = [Scripted(ServerGone("gone")), Scripted(), Scripted()]
-    assert kinds(segment(*servers)) == ["RemoteAnswer"]
+    assert kinds(await segment(*servers)) == ["RemoteAnswer"]
     assert sum(server.asked for server in servers) == 2
     lost = [Scripted(ServerGone("gone")) for _ in range(3)]
-    assert kinds(segment(*lost)) == ["Unavailable"]
+    assert kinds(await segment(*lost)) == ["Unavailable"]
     assert sum(server.asked for server in lost) == 2
 
 
-def test_nobody_there_is_unavailable_at_once() -> None:
-    (error,) = segment(Scripted(up=False))
+async def test_nobody_there_is_unavailable_at_once() -> None:
+    (error,) = await segment(Scripted(up=False))
     assert isinstance(error, Unavailable)
     assert error.retry_after
-    assert kinds(segment(Scripted(ServerGone("gone")))) == ["Unavailable"]
+    assert kinds(await segment(Scripted(ServerGone("gone")))) == ["Unavailable"]
     with pytest.raises(Unavailable):
         TritonEngine([Scripted(up=False)]).plan(60, 80, ("panoptic",))
 
 
 @pytest.mark.parametrize("error", [Overloaded("full"), DeadlineExceeded("late"), ParameterError("no"), WorkerFailure("out of memory")])
-def test_other_failures_are_not_sent_again(error: Exception) -> None:
+async def test_other_failures_are_not_sent_again(error: Exception) -> None:
     servers = [Scripted(error), Scripted(error)]
-    assert segment(*servers) == [error]
+    assert await segment(*servers) == [error]
     assert sum(server.asked for server in servers) == 1
 
 
-def test_a_changed_model_is_described_and_asked_again() -> None:
+async def test_a_changed_model_is_described_and_asked_again() -> None:
     server = Scripted(ModelChanged("other sizes"))
-    assert kinds(segment(server)) == ["RemoteAnswer"]
+    assert kinds(await segment(server)) == ["RemoteAnswer"]
     assert (server.asked, server.described) == (2, 1)
     stubborn = Scripted(*[ModelChanged("other sizes") for _ in range(9)])
-    assert kinds(segment(stubborn)) == ["ModelChanged"]
+    assert kinds(await segment(stubborn)) == ["ModelChanged"]
     assert (stubborn.asked, stubborn.described) == (2, 2)
 
 
-def test_an_answer_carries_plan_batch_and_times() -> None:
-    (answer,) = segment(Scripted())
+async def test_an_answer_carries_plan_batch_and_times() -> None:
+    (answer,) = await segment(Scripted())
     assert answer.prediction.plan == plan_picture(SMALL_CONFIG, 60, 80)  # type: ignore[attr-defined]
     assert (answer.batch_size, answer.info) == (3, INFO)  # type: ignore[attr-defined]
     assert answer.prediction.timings["infer"] == 0.5  # type: ignore[attr-defined]

@@ -3,12 +3,12 @@
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from tests.conftest import SMALL_CATEGORIES, SMALL_CONFIG
+import pytest_asyncio
+from tests.builders import SMALL_CATEGORIES, SMALL_CONFIG
 from tritonclient.grpc import InferInput
 from tritonclient.utils import InferenceServerException
 
@@ -67,176 +67,156 @@ class Client:
         self.answer = Client().answer
 
 
-def run(scenario: Callable[[TritonServer, Client], Awaitable[None]]) -> None:
-    async def main() -> None:
-        server, client = TritonServer("nowhere:1", "proscale"), Client()
-        server._client = client
-        await server.look()
-        assert server.up
-        await scenario(server, client)
+@pytest.fixture
+def client() -> Client:
+    return Client()
 
-    asyncio.run(main())
+
+@pytest_asyncio.fixture
+async def server(client: Client) -> TritonServer:
+    """A server that `client` has found up."""
+    server = TritonServer("nowhere:1", "proscale")
+    server._client = client
+    await server.look()
+    assert server.up
+    return server
 
 
 HEALED = [("unload", "proscale"), ("load", "proscale", {"name": "proscale", "parameters": "as loaded"})]
 
 
-def test_a_dead_model_is_loaded_again_as_it_was() -> None:
-    async def scenario(server: TritonServer, client: Client) -> None:
-        changes: list[bool] = []
-        server.on_change = lambda: changes.append(server.up)
-        client.answer = DEAD
+async def test_a_dead_model_is_loaded_again_as_it_was(server: TritonServer, client: Client) -> None:
+    changes: list[bool] = []
+    server.on_change = lambda: changes.append(server.up)
+    client.answer = DEAD
+    await server.look()
+    assert (server.up, client.told) == (False, [])
+    await server.look()
+    assert (server.up, client.told) == (True, HEALED)
+    assert changes == [False, True]
+
+
+async def test_a_busy_server_stays_and_a_silent_one_is_healed(server: TritonServer, client: Client) -> None:
+    client.answer = LATE
+    for _ in range(5):
+        await server.look()
+    assert (server.up, client.told) == (True, [])
+    server._heard -= 61
+    await server.look()
+    assert (server.up, client.told) == (False, [])
+    await server.look()
+    assert (server.up, client.told) == (True, HEALED)
+
+
+async def test_a_busy_server_is_not_healed_by_a_gateway_that_just_started() -> None:
+    server, client = TritonServer("nowhere:1", "proscale"), Client()
+    server._client, client.answer = client, LATE
+    for _ in range(5):
+        await server.look()
+    assert (server.up, client.told) == (False, [])
+
+
+async def test_a_server_that_hangs_is_down_at_once(server: TritonServer, client: Client) -> None:
+    client.answer, client.live = LATE, False
+    for _ in range(3):
         await server.look()
         assert (server.up, client.told) == (False, [])
+
+
+async def test_a_server_that_is_gone_or_whose_model_was_unloaded_is_left_alone(server: TritonServer, client: Client) -> None:
+    client.answer, client.live = AWAY, False
+    for _ in range(3):
         await server.look()
-        assert (server.up, client.told) == (True, HEALED)
-        assert changes == [False, True]
-
-    run(scenario)
-
-
-def test_a_busy_server_stays_and_a_silent_one_is_healed() -> None:
-    async def scenario(server: TritonServer, client: Client) -> None:
-        client.answer = LATE
-        for _ in range(5):
-            await server.look()
-        assert (server.up, client.told) == (True, [])
-        server._heard -= 61
+    client.live, client.loaded = True, False
+    for _ in range(3):
         await server.look()
-        assert (server.up, client.told) == (False, [])
+    assert (server.up, client.told) == (False, [])
+
+
+async def test_a_worker_of_another_version_is_down_but_not_dead(server: TritonServer, client: Client) -> None:
+    client.answer = wire.description_to_json(INFO, config_to_json(SMALL_CONFIG) | {"name": "x", "backbone": {"type": "new"}}, "p2")
+    for _ in range(5):
         await server.look()
-        assert (server.up, client.told) == (True, HEALED)
-
-    run(scenario)
+    assert (server.up, client.told) == (False, [])
 
 
-def test_a_busy_server_is_not_healed_by_a_gateway_that_just_started() -> None:
-    async def main() -> None:
-        server, client = TritonServer("nowhere:1", "proscale"), Client()
-        server._client, client.answer = client, LATE
-        for _ in range(5):
-            await server.look()
-        assert (server.up, client.told) == (False, [])
-
-    asyncio.run(main())
-
-
-def test_a_server_that_hangs_is_down_at_once() -> None:
-    async def scenario(server: TritonServer, client: Client) -> None:
-        client.answer, client.live = LATE, False
-        for _ in range(3):
-            await server.look()
-            assert (server.up, client.told) == (False, [])
-
-    run(scenario)
-
-
-def test_a_server_that_is_gone_or_whose_model_was_unloaded_is_left_alone() -> None:
-    async def scenario(server: TritonServer, client: Client) -> None:
-        client.answer, client.live = AWAY, False
-        for _ in range(3):
-            await server.look()
-        client.live, client.loaded = True, False
-        for _ in range(3):
-            await server.look()
-        assert (server.up, client.told) == (False, [])
-
-    run(scenario)
-
-
-def test_a_worker_of_another_version_is_down_but_not_dead() -> None:
-    async def scenario(server: TritonServer, client: Client) -> None:
-        client.answer = wire.description_to_json(INFO, config_to_json(SMALL_CONFIG) | {"name": "x", "backbone": {"type": "new"}}, "p2")
-        for _ in range(5):
-            await server.look()
-        assert (server.up, client.told) == (False, [])
-
-    run(scenario)
-
-
-def test_when_models_may_not_be_loaded_the_log_says_what_to_do(caplog: pytest.LogCaptureFixture) -> None:
-    async def scenario(server: TritonServer, client: Client) -> None:
-        client.answer, client.loadable = DEAD, FORBIDDEN
-        for _ in range(5):
-            await server.look()
-        assert (server.up, client.told) == (False, [])
-
+async def test_when_models_may_not_be_loaded_the_log_says_what_to_do(
+    server: TritonServer, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.answer, client.loadable = DEAD, FORBIDDEN
     with caplog.at_level(logging.ERROR):
-        run(scenario)
+        for _ in range(5):
+            await server.look()
+    assert (server.up, client.told) == (False, [])
     (record,) = caplog.records  # once per backoff, not once per canary
     assert record.fields["remedy"] == "start it with --model-control-mode=explicit"  # type: ignore[attr-defined]
 
 
-def test_a_model_that_cannot_be_loaded_as_it_was_is_loaded_as_the_repository_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_model_that_cannot_be_loaded_as_it_was_is_loaded_as_the_repository_has_it(
+    server: TritonServer, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("proscale_service.engines.triton_server._HEAL_BACKOFF_S", (0.0, 0.0))
 
-    async def scenario(server: TritonServer, client: Client) -> None:
-        async def broken(*_: object, **__: object) -> None:
-            client.loadable = InferenceServerException("no such checkpoint", "StatusCode.INTERNAL")
+    async def broken(*_: object, **__: object) -> None:
+        client.loadable = InferenceServerException("no such checkpoint", "StatusCode.INTERNAL")
 
-        unload = client.unload_model
+    unload = client.unload_model
 
-        async def unload_then_break(model: str, client_timeout: float) -> None:
-            await unload(model, client_timeout)
-            await broken()
+    async def unload_then_break(model: str, client_timeout: float) -> None:
+        await unload(model, client_timeout)
+        await broken()
 
-        client.answer, client.unload_model = DEAD, unload_then_break  # type: ignore[method-assign]
-        for _ in range(2):
-            await server.look()
-        client.loadable = None
+    client.answer, client.unload_model = DEAD, unload_then_break  # type: ignore[method-assign]
+    for _ in range(2):
         await server.look()
-        assert (server.up, client.told) == (True, [*HEALED, ("load", "proscale", None)])
+    client.loadable = None
+    await server.look()
+    assert (server.up, client.told) == (True, [*HEALED, ("load", "proscale", None)])
 
-    run(scenario)
 
-
-def test_nothing_is_sent_after_the_deadline() -> None:
-    async def scenario(server: TritonServer, client: Client) -> None:
-        with pytest.raises(DeadlineExceeded):
-            await server.infer([], 0.0)
-
-    run(scenario)
+async def test_nothing_is_sent_after_the_deadline(server: TritonServer, client: Client) -> None:
+    with pytest.raises(DeadlineExceeded):
+        await server.infer([], 0.0)
 
 
 @pytest.mark.parametrize("fate", ["hangs", "dies", "is healed by another gateway"])
-def test_pictures_that_are_lost_are_given_up_and_those_of_a_busy_server_are_not(fate: str) -> None:
-    async def scenario(server: TritonServer, client: Client) -> None:
-        forever = asyncio.Event()
-        canary, client.answer = client.infer, LATE
-        cancelled: list[str] = []
+async def test_pictures_that_are_lost_are_given_up_and_those_of_a_busy_server_are_not(
+    server: TritonServer, client: Client, fate: str
+) -> None:
+    forever = asyncio.Event()
+    canary, client.answer = client.infer, LATE
+    cancelled: list[str] = []
 
-        async def hang(model: str, inputs: list[InferInput], priority: int, **_: object) -> Client:
-            if priority == 1:
-                return await canary(model, inputs)
-            try:
-                await forever.wait()
-            except asyncio.CancelledError:
-                cancelled.append(model)
-                raise
-            return client
+    async def hang(model: str, inputs: list[InferInput], priority: int, **_: object) -> Client:
+        if priority == 1:
+            return await canary(model, inputs)
+        try:
+            await forever.wait()
+        except asyncio.CancelledError:
+            cancelled.append(model)
+            raise
+        return client
 
-        client.infer = hang  # type: ignore[method-assign]
-        calls = [asyncio.create_task(server.infer([], 60.0)) for _ in range(3)]
-        await asyncio.sleep(0)
+    client.infer = hang  # type: ignore[method-assign]
+    calls = [asyncio.create_task(server.infer([], 60.0)) for _ in range(3)]
+    await asyncio.sleep(0)
+    await server.look()
+    assert (server.up, sum(call.done() for call in calls)) == (True, 0)
+    # Whoever leaves takes his own picture back, and no other.
+    calls[0].cancel()
+    await asyncio.wait(calls[:1])
+    assert calls[0].cancelled()
+    assert len(cancelled) == 1
+    if fate == "hangs":
+        client.live = False
+    elif fate == "dies":
+        client.answer = DEAD
+    else:
+        client.answer = InferenceServerException("Request for unknown model: 'proscale'", "StatusCode.NOT_FOUND")
         await server.look()
-        assert (server.up, sum(call.done() for call in calls)) == (True, 0)
-        # Whoever leaves takes his own picture back, and no other.
-        calls[0].cancel()
-        await asyncio.wait(calls[:1])
-        assert calls[0].cancelled()
-        assert len(cancelled) == 1
-        if fate == "hangs":
-            client.live = False
-        elif fate == "dies":
-            client.answer = DEAD
-        else:
-            client.answer = InferenceServerException("Request for unknown model: 'proscale'", "StatusCode.NOT_FOUND")
-            await server.look()
-            assert (server.up, sum(call.done() for call in calls)) == (False, 1)  # it may have been unloaded after they are done
-            client.answer = Client().answer
-        await server.look()
-        results = await asyncio.gather(*calls[1:], return_exceptions=True)
-        assert [type(result) for result in results] == [ServerGone] * 2
-        assert (server.up, len(cancelled), server._calls) == (False, 3, set())
-
-    run(scenario)
+        assert (server.up, sum(call.done() for call in calls)) == (False, 1)  # it may have been unloaded after they are done
+        client.answer = Client().answer
+    await server.look()
+    results = await asyncio.gather(*calls[1:], return_exceptions=True)
+    assert [type(result) for result in results] == [ServerGone] * 2
+    assert (server.up, len(cancelled), server._calls) == (False, 3, set())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.conftest import SMALL_CATEGORIES, SMALL_CONFIG
+from tests.builders import SMALL_CATEGORIES, SMALL_CONFIG
 
 from proscale.checkpoints.folder import DEFAULT_FOLDER, load_folder, save_folder
 from proscale.config import MASK2FORMER, SWIN_B, ModelConfig

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from tests.conftest import SMALL_CATEGORIES
+from tests.builders import SMALL_CATEGORIES
 
 from proscale.cli import main
 from proscale.evaluation.evaluate import evaluate, to_map

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from tests.conftest import SMALL_CATEGORIES, SMALL_CONFIG
+from tests.builders import SMALL_CATEGORIES, SMALL_CONFIG
 
 from proscale.cli import main
 from proscale.errors import CheckpointError
