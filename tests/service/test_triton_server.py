@@ -152,10 +152,8 @@ async def test_when_models_may_not_be_loaded_the_log_says_what_to_do(
     assert record.fields["remedy"] == "start it with --model-control-mode=explicit"  # type: ignore[attr-defined]
 
 
-async def test_a_model_that_cannot_be_loaded_as_it_was_is_loaded_as_the_repository_has_it(
-    server: TritonServer, client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("proscale_service.engines.triton_server._HEAL_BACKOFF_S", (0.0, 0.0))
+async def test_a_model_that_cannot_be_loaded_as_it_was_is_loaded_as_the_repository_has_it(server: TritonServer, client: Client) -> None:
+    server._heal_backoff = 0.0
 
     async def broken(*_: object, **__: object) -> None:
         client.loadable = InferenceServerException("no such checkpoint", "StatusCode.INTERNAL")
