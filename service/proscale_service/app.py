@@ -2,27 +2,31 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.exceptions import HTTPException
-from starlette.middleware.gzip import GZipMiddleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from proscale import __version__
 from proscale_service import logs
+from proscale_service.compression import Compression
 from proscale_service.context import RequestContextMiddleware, context_of
 from proscale_service.engines.base import Engine, RemoteEngine
 from proscale_service.errors import PROBLEM_TYPE, ServiceError, encode_problem, plain_problem, problem
 from proscale_service.limits import BodyLimit
 from proscale_service.metrics import Metrics
 from proscale_service.pipeline import Pipeline
+from proscale_service.request_line import HeadAsGet, RootPath
 from proscale_service.routes import health, models, segment
 from proscale_service.schemas import ProblemModel
 from proscale_service.settings import Settings
@@ -76,12 +80,29 @@ def create_app(
     _serve_docs(app)
     _describe_problems(app)
     # The last one added is the outermost.
-    app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=5)
+    app.add_middleware(Compression)
+    app.add_middleware(HeadAsGet)
     app.add_middleware(
         BodyLimit, max_bytes=settings.max_upload_bytes, max_total=settings.max_buffered_bytes, timeout_s=settings.upload_timeout_s
     )
     app.add_middleware(RequestContextMiddleware, metrics=metrics)
+    app.add_middleware(RootPath, root_path=settings.root_path or "")
+    if settings.cors_origin_list:
+        # The outermost, so that errors of every layer carry its headers; without them a page could not even read what went wrong.
+        app.add_middleware(CORSMiddleware, **_cors(settings.cors_origin_list))
     return app
+
+
+def _cors(origins: list[str]) -> dict[str, Any]:
+    """Arguments of Starlette's middleware. `https://*.example` stands for every host below example."""
+    patterns = [re.escape(origin).replace(r"\*", r"[A-Za-z0-9.-]+") for origin in origins if "*" in origin[1:]]
+    return {
+        "allow_origins": [origin for origin in origins if "*" not in origin[1:]],
+        "allow_origin_regex": "|".join(patterns) or None,
+        "allow_methods": ["GET", "HEAD", "POST"],
+        "allow_headers": ["*"],
+        "expose_headers": ["x-request-id", "retry-after"],
+    }
 
 
 async def _start(pipeline: Pipeline, on_ready: Callable[[], None], on_failure: Callable[[str], None]) -> None:
@@ -146,7 +167,10 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     detail = _DETAILS.get(error.status_code, str(error.detail))
     record = plain_problem(error.status_code, detail, request.scope["path"], context_of(request.scope).id)
-    return _problem_response(record, error.headers or {})
+    headers = dict(error.headers or {})
+    if "GET" in headers.get("Allow", ""):
+        headers["Allow"] += ", HEAD"  # which the routes do not know of
+    return _problem_response(record, headers)
 
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:

@@ -10,24 +10,26 @@
 For many pictures at once, share one client between threads: it keeps connections open.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from os import PathLike
-from pathlib import Path
 from typing import Any, Self
 
 import httpx
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from proscale import results
 from proscale.rle import decode
-from proscale_service.errors import ServiceError, error_from_problem
+from proscale_service.client_pictures import Picture, picture_bytes
+from proscale_service.errors import InvalidParameter, ServiceError, error_from_problem
 
-Picture = str | PathLike[str] | bytes | NDArray[np.uint8]
+__all__ = ["Answer", "Client", "Picture", "Segment", "picture_bytes"]
+
+KEEP_ALIVE_S = 30.0
+"""Idle connections are used again for so long: shorter than the service and most proxies keep them."""
+MAX_STALE = 20
+"""Idle connections that may turn out closed, one after the other, before a request is given up; the pool keeps no more."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ class Client:
 
     def __init__(self, url: str, *, timeout_s: float = 120.0, transport: httpx.BaseTransport | None = None) -> None:
         """Args: url: such as http://127.0.0.1:8000; timeout_s: of reading an answer; transport: for tests and proxies."""
-        self._http = httpx.Client(base_url=url, timeout=httpx.Timeout(timeout_s, connect=10.0), transport=transport)
+        limits = httpx.Limits(max_connections=100, max_keepalive_connections=MAX_STALE, keepalive_expiry=KEEP_ALIVE_S)
+        self._http = httpx.Client(base_url=url, timeout=httpx.Timeout(timeout_s, connect=10.0), limits=limits, transport=transport)
 
     def __enter__(self) -> Self:
         return self
@@ -99,59 +102,93 @@ class Client:
         """Segment a picture.
 
         Args:
-            picture: path of a file, a file's bytes, or an array (H, W), (H, W, 3) or (H, W, 4) of uint8.
+            picture: path of a file, a file's bytes, an open binary file, a PIL image, or an array (H, W), (H, W, 1), (H, W, 3) or
+                (H, W, 4) of uint8. Masks fit the pixels of arrays and PIL images as they are.
             task: panoptic, instance, semantic, or several of them.
+            labels: keep only these; None: all. An empty list is an error, as it is in JSON, rather than "all".
             request_id: for finding the request in the server's log.
 
         Raises:
             ServiceError: a subclass that says what the server said: Overloaded, UndecodableImage, InvalidParameter ...
+            TypeError, ValueError: what is given is no picture.
             OSError: the file cannot be read.
             httpx.TransportError: the server cannot be reached or does not answer.
         """
         given = {
-            "task": task,
+            "task": _names("task", task),
             "threshold": threshold,
             "mask_threshold": mask_threshold,
             "overlap_threshold": overlap_threshold,
-            "labels": labels,
+            "labels": _names("labels", labels),
             "max_segments": max_segments,
             "deadline_ms": deadline_ms,
         }
         headers = {"content-type": "application/octet-stream"} | ({} if request_id is None else {"x-request-id": request_id})
         query = {name: value for name, value in given.items() if value is not None}
-        answer = _checked(self._http.post("/segment", content=picture_bytes(picture), params=query, headers=headers))
+        answer = _checked(self._ask("POST", "/segment", content=picture_bytes(picture), params=query, headers=headers))
         tasks = {answer["task"]: answer} if "task" in answer else answer["results"]
         return Answer({name: tuple(map(_segment, result["segments"])) for name, result in tasks.items()}, answer)
 
     def plan(self, height: int, width: int, *, task: str | Sequence[str] = "panoptic") -> Mapping[str, Any]:
         """What a picture of this size would cost: the JSON answer of /segment/plan. Errors: as `segment`."""
-        answer = self._http.post("/segment/plan", params={"height": height, "width": width, "task": task})
+        answer = self._ask("POST", "/segment/plan", params={"height": height, "width": width, "task": _names("task", task)})
         plan: Mapping[str, Any] = _checked(answer)
         return plan
 
     def models(self) -> Sequence[Mapping[str, Any]]:
         """The served models with their labels. Errors: as `segment`."""
-        models: Sequence[Mapping[str, Any]] = _checked(self._http.get("/models"))["models"]
+        models: Sequence[Mapping[str, Any]] = _checked(self._ask("GET", "/models"))["models"]
         return models
 
     def ready(self) -> bool:
         """Whether the server can be reached and serves requests now."""
         try:
-            return self._http.get("/health/ready").is_success
+            return self._ask("GET", "/health/ready").is_success
         except httpx.TransportError:
             return False
 
+    def _ask(self, method: str, path: str, **request: Any) -> httpx.Response:
+        """Send a request, again when an idle connection turns out to have been closed meanwhile.
 
-def picture_bytes(picture: Picture) -> bytes:
-    """A file's bytes for any kind of picture; arrays become PNG."""
-    if isinstance(picture, bytes):
-        return picture
-    if isinstance(picture, np.ndarray):
-        buffer = io.BytesIO()
-        # Fast rather than small: the wire is mostly local, and level 6 costs more than the saved bytes.
-        Image.fromarray(picture).save(buffer, "PNG", compress_level=1)
-        return buffer.getvalue()
-    return Path(picture).read_bytes()
+        A server or a proxy may close a connection at the very moment at which a request is sent on it. Nothing of an answer came then,
+        and nothing was computed, so that sending it again is safe, as RFC 9112, 9.3.1 has it. A new connection is no such case.
+        """
+        for _ in range(MAX_STALE):
+            trace = _Trace()
+            try:
+                return self._http.request(method, path, extensions={"trace": trace}, **request)
+            except (httpx.ReadError, httpx.WriteError, httpx.CloseError, httpx.RemoteProtocolError):
+                if trace.connected or trace.answered:
+                    raise
+        return self._http.request(method, path, **request)
+
+
+class _Trace:
+    """What happened to a request: httpcore tells it step by step."""
+
+    def __init__(self) -> None:
+        self.connected = False
+        """A connection was made for it."""
+        self.answered = False
+        """The head of an answer came."""
+
+    def __call__(self, event: str, info: Mapping[str, Any]) -> None:
+        self.connected |= event.startswith("connection.connect")
+        self.answered |= event.endswith("receive_response_headers.complete")
+
+
+def _names(parameter: str, given: str | Sequence[str] | None) -> str | list[str] | None:
+    """One name as it is, several of any collection as a list.
+
+    Raises:
+        InvalidParameter: an empty collection, which a query cannot say.
+    """
+    if given is None or isinstance(given, str):
+        return given
+    names = list(given)
+    if not names:
+        raise InvalidParameter(f"{parameter}: name at least one, or leave it out (it is {given!r})")
+    return names
 
 
 def _segment(values: Mapping[str, Any]) -> Segment:

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from proscale_service import logs
 from proscale_service.errors import PROBLEM_TYPE, ClientGone, ServiceError, encode_problem, problem
 from proscale_service.metrics import Metrics
+from proscale_service.request_line import route_path
 
 _LOG = logging.getLogger(__name__)
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -47,7 +48,7 @@ class RequestContextMiddleware:
             return
         # Not the loop's clock: uvloop's has a resolution of a millisecond.
         started = time.perf_counter()
-        counted = scope["method"] == "POST" and scope["path"] in _COUNTED
+        counted = scope["method"] == "POST" and route_path(scope) in _COUNTED
         context = RequestContext(_given_id(scope) or new_id(), asyncio.get_running_loop().time(), counted=counted)
         scope.setdefault("state", {})["context"] = context
         status = 0
@@ -68,7 +69,9 @@ class RequestContextMiddleware:
             failure = error
             context.rejected = ServiceError.reason
             if not status:
-                await _send_internal_error(scope, context, send_with_id)
+                await send_error(
+                    scope, send_with_id, ServiceError("an unexpected error; the server's log tells more under this request's id")
+                )
         finally:
             status = ClientGone.status if context.rejected == ClientGone.reason else status
             self._finish(scope, context, status, time.perf_counter() - started, failure)
@@ -81,7 +84,7 @@ class RequestContextMiddleware:
         fields = {"id": context.id, "method": scope["method"], "path": scope["path"], "status": status, "ms": seconds * 1e3}
         if context.rejected:
             fields["reason"] = context.rejected
-        quiet = scope["path"].startswith(_QUIET) and not failure
+        quiet = route_path(scope).startswith(_QUIET) and not failure
         logs.event(_LOG, logging.ERROR if failure else logging.DEBUG if quiet else logging.INFO, "request", error=failure, **fields)
 
 
@@ -103,9 +106,13 @@ def _given_id(scope: Scope) -> str | None:
     return value.decode("ascii") if _GIVEN_ID.fullmatch(value) else None
 
 
-async def _send_internal_error(scope: Scope, context: RequestContext, send: Send) -> None:
-    error = ServiceError("an unexpected error; the server's log tells more under this request's id")
+async def send_error(scope: Scope, send: Send, error: ServiceError) -> None:
+    """Answer with an error from a layer around the application, whose own handlers are further inside."""
+    context = context_of(scope)
+    context.rejected = error.reason
     body = encode_problem(problem(error, scope["path"], context.id))
     headers = [(b"content-type", PROBLEM_TYPE.encode()), (b"content-length", str(len(body)).encode())]
+    if error.retry_after is not None:
+        headers.append((b"retry-after", str(error.retry_after).encode()))
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})

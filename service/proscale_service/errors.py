@@ -2,6 +2,7 @@
 
 ServiceError                    500
 ├── MalformedRequest            400   the body is not what its content type says
+├── NotAcceptable               406   no encoding of the answer is one that the client takes
 ├── UploadTimeout               408   the body came too slowly
 ├── TooLarge                    413
 │   ├── BodyTooLarge                  bytes
@@ -53,6 +54,12 @@ class MalformedRequest(ServiceError):
     """The body or its framing cannot be read."""
 
     status, reason, title = 400, "malformed", "Malformed request"
+
+
+class NotAcceptable(ServiceError):
+    """The client's Accept-Encoding forbids every encoding of an answer."""
+
+    status, reason, title = 406, "not_acceptable", "Not acceptable"
 
 
 class UploadTimeout(ServiceError):

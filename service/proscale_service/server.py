@@ -31,6 +31,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, settings: Settings, pipeline: Callable[[], Pipeline | None]) -> None:
         """Args: pipeline: the application's, or None before it began."""
+        config.timeout_keep_alive = settings.keep_alive_s  # type: ignore[assignment] # uvicorn says int, and gives it to a timer
         super().__init__(config)
         self._settings, self._pipeline = settings, pipeline
         self._exit_at: float | None = None

@@ -1,5 +1,6 @@
 """Settings from the environment: prefix `PROSCALE_`, one field each, all described."""
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -13,6 +14,10 @@ from proscale.config import Precision
 PREFIX = "PROSCALE_"
 MIB = 1024 * 1024
 
+_ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)+")
+_OWN_PATHS = {"/segment", "/models", "/health", "/metrics", "/docs", "/openapi.json"}
+_ORIGIN = re.compile(r"\*|https?://(\*\.)?[A-Za-z0-9._-]+(:\d{1,5})?|https?://\[[0-9A-Fa-f:]+\](:\d{1,5})?")
+
 
 class Settings(BaseSettings):
     """Everything that can be set. Values given to the constructor (the command line's) win over the environment."""
@@ -21,6 +26,20 @@ class Settings(BaseSettings):
 
     host: str = Field(default="127.0.0.1", description="Address to listen on; `0.0.0.0` for all of them.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+
+    keep_alive_s: float = Field(
+        default=75.0, gt=0, le=86_400, description="Seconds an idle connection stays open; let it be longer than the proxy's in front."
+    )
+    root_path: str | None = Field(
+        default=None, description="Path prefix, such as `/segmentation`, under which a proxy publishes the service."
+    )
+    cors_origins: str | None = Field(
+        default=None,
+        description="Origins whose web pages may ask, comma separated, such as `https://app.example` or `https://*.example`; `*`: all.",
+    )
+    ignored_query: str | None = Field(
+        default=None, description="Query parameters that gateways add and that are ignored, comma separated, such as `utm_*,gclid`."
+    )
 
     engine: Literal["in_process", "triton"] = Field(
         default="in_process", description="What computes: `in_process` the server's own process, `triton` Triton servers."
@@ -90,13 +109,33 @@ class Settings(BaseSettings):
     @field_validator("triton_url")
     @classmethod
     def _addresses(cls, value: str) -> str:
-        addresses = [part.strip() for part in value.split(",") if part.strip()]
+        addresses = _parts(value)
         for address in addresses:
             host, colon, port = address.rpartition(":")
             if not colon or not host or "/" in address or not port.isdecimal() or not 0 < int(port) < 65536:
                 raise ValueError(f"{address!r} is no address such as triton:8001 (Triton's gRPC port)")
         if not addresses:
             raise ValueError("name at least one address such as triton:8001")
+        return value
+
+    @field_validator("root_path")
+    @classmethod
+    def _prefix(cls, value: str | None) -> str | None:
+        value = (value or "").rstrip("/")
+        if value and not _ROOT_PATH.fullmatch(value):
+            raise ValueError("must be a path such as /segmentation: it begins with / and has no white space, query or fragment")
+        if value in _OWN_PATHS:
+            raise ValueError("is a path of the service's own; choose another prefix")
+        return value or None
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: str | None) -> str | None:
+        for origin in _parts(value):
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"{origin!r} is no origin such as https://app.example or http://localhost:3000 (scheme, host, port, no path)"
+                )
         return value
 
     @model_validator(mode="after")
@@ -114,15 +153,30 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def cors_origin_list(self) -> list[str]:
+        """The origins in `cors_origins`."""
+        return _parts(self.cors_origins)
+
+    @property
+    def ignored_query_names(self) -> list[str]:
+        """The names and patterns in `ignored_query`."""
+        return _parts(self.ignored_query)
+
+    @property
     def triton_urls(self) -> list[str]:
         """The addresses in `triton_url`, each once."""
-        return list(dict.fromkeys(part.strip() for part in self.triton_url.split(",") if part.strip()))
+        return _parts(self.triton_url)
 
     @property
     def warmup_sizes(self) -> list[tuple[int, int]]:
         """(height, width) in pixels of the pictures to warm up with."""
         # A GPU compiles and allocates at its first picture; a CPU would only be ready later for nothing.
         return parse_sizes(("480x640" if self.device.startswith("cuda") else "") if self.warmup is None else self.warmup)
+
+
+def _parts(text: str | None) -> list[str]:
+    """The comma separated parts, each once."""
+    return list(dict.fromkeys(part.strip() for part in (text or "").split(",") if part.strip()))
 
 
 def parse_sizes(text: str) -> list[tuple[int, int]]:

@@ -5,6 +5,7 @@ import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
+from pydantic import BaseModel
 
 from proscale.results import Plan
 from proscale_service.context import RequestContext, context_of
@@ -12,7 +13,7 @@ from proscale_service.errors import InvalidParameter, ServiceError, problem
 from proscale_service.limits import unless_client_leaves
 from proscale_service.metrics import task_label
 from proscale_service.pipeline import Outcome, Pipeline
-from proscale_service.routes.inputs import read_input, require_picture
+from proscale_service.routes.inputs import Input, read_input, require_picture
 from proscale_service.routes.openapi import picture_request, problems
 from proscale_service.schemas import (
     BatchItem,
@@ -57,7 +58,7 @@ async def segment(request: Request, pipeline: GetPipeline) -> Response:
     context = context_of(request.scope)
     pipeline.engine()
     pipeline.admission.check()
-    given = await read_input(request, pipeline.in_pool)
+    given = await _input(request, pipeline, SegmentParameters)
     parameters = parse_parameters(SegmentParameters, given.values)
     context.task = task_label(parameters.tasks)
     picture = require_picture(given)
@@ -84,7 +85,7 @@ async def segment_batch(request: Request, pipeline: GetPipeline) -> Response:
     context = context_of(request.scope)
     pipeline.engine()
     pipeline.admission.check()
-    given = await read_input(request, pipeline.in_pool, max(2, pipeline.settings.max_items))
+    given = await _input(request, pipeline, SegmentParameters, max(2, pipeline.settings.max_items))
     parameters = parse_parameters(SegmentParameters, given.values)
     context.task = task_label(parameters.tasks)
     require_picture(given)
@@ -122,7 +123,7 @@ async def _item(
 async def plan(request: Request, pipeline: GetPipeline) -> PlanResponse:
     """Padded size, FLOPs and expected time, from a picture's header (its first kilobytes suffice) or from `width` and `height`."""
     engine = pipeline.engine()
-    given = await read_input(request, pipeline.in_pool)
+    given = await _input(request, pipeline, PlanParameters)
     parameters = parse_parameters(PlanParameters, given.values)
     orientation = 1
     if parameters.width is not None and parameters.height is not None:
@@ -144,6 +145,12 @@ async def plan(request: Request, pipeline: GetPipeline) -> PlanResponse:
         compute=CostModel(**cost(planned)),
         expected_ms=None if seconds is None else round(seconds * 1e3, 1),
         model=summary(engine.info),
+    )
+
+
+async def _input(request: Request, pipeline: Pipeline, parameters: type[BaseModel], max_pictures: int = 1) -> Input:
+    return await read_input(
+        request, pipeline.in_pool, max_pictures, known=parameters.model_fields, ignored=pipeline.settings.ignored_query_names
     )
 
 

@@ -193,7 +193,6 @@ print(native.STATUS.cpu)
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("capability", ["plain", "avx2"])
 def test_every_instruction_set(capability: str) -> None:
     """The kernels that this machine would not choose by itself."""

@@ -91,7 +91,7 @@ def test_parameters_given_in_two_places(server: Running) -> None:
 def test_empty_fields_of_a_form_are_left_out(server: Running) -> None:
     files = {"image": ("a.png", PICTURE)}
     assert http.post(f"{server.url}/segment", files=files, data={"threshold": "", "labels": "", "task": ""}).status_code == 200
-    problem(post(server, threshold=""), 422, "invalid-parameter")
+    assert post(server, threshold="").status_code == 200
 
 
 def test_two_pictures_in_one_form(server: Running) -> None:
