@@ -1,8 +1,9 @@
 """`proscale serve`."""
 
+import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import click
 from pydantic import ValidationError
@@ -12,6 +13,7 @@ from proscale.config import PRECISIONS
 from proscale_service import logs
 from proscale_service.settings import PREFIX, Settings, describe_invalid, unknown_variables
 
+_LOG = logging.getLogger(__name__)
 _HELP = {name: field.description or "" for name, field in Settings.model_fields.items()}
 
 
@@ -19,6 +21,13 @@ class _StartFailure(click.ClickException):
     """Ends the command with its message, without a traceback."""
 
     exit_code = 2
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the message; where logs are JSON, as a record of theirs."""
+        if logs.in_json():
+            logs.event(_LOG, logging.ERROR, self.message)
+        else:
+            super().show(file)
 
 
 @click.command("serve")
@@ -30,7 +39,7 @@ class _StartFailure(click.ClickException):
 @click.option("--threads", type=int, help=_HELP["threads"])
 @click.option("--max-queue", type=int, help=_HELP["max_queue"])
 @click.option("--deadline-ms", type=int, help=_HELP["deadline_ms"])
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help=_HELP["log_level"])
+@click.option("--log-level", type=click.Choice(logs.LEVELS), help=_HELP["log_level"])
 @click.option("--log-format", type=click.Choice(["plain", "json"]), help=_HELP["log_format"])
 def serve(**options: Any) -> None:
     """Serve segmentation over HTTP.
@@ -39,6 +48,10 @@ def serve(**options: Any) -> None:
     `Serving on URL` is written to standard output.
     """
     given = {name: value for name, value in options.items() if value is not None}
+    # JSON from the first line on, also when the settings turn out wrong.
+    asked = {name: given.get(name, os.environ.get(PREFIX + name.upper())) for name in ("log_level", "log_format")}
+    if asked["log_format"] == "json":
+        logs.configure(asked["log_level"] if asked["log_level"] in logs.LEVELS else "info", "json")
     try:
         settings = Settings(**given)
     except ValidationError as error:
@@ -50,9 +63,10 @@ def serve(**options: Any) -> None:
             f"no checkpoint at {settings.checkpoint}. Name an existing model folder with --checkpoint or {PREFIX}CHECKPOINT, "
             "or leave both unset to use the model that comes with the package."
         )
-    logs.configure(settings.log_level, settings.log_format)
+    if not logs.in_json():
+        logs.configure(settings.log_level, settings.log_format)
     for name in unknown_variables(os.environ):
-        click.echo(f"Warning: {name} is set, but there is no such setting", err=True)
+        logs.event(_LOG, logging.WARNING, f"{name} is set, but there is no such setting")
 
     if computes:
         keep_freed_memory()

@@ -90,7 +90,9 @@ class Settings(BaseSettings):
     drain_s: float = Field(default=30.0, ge=0, description="Seconds that accepted work gets to finish at shutdown.")
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least severe level that is logged.")
-    log_format: Literal["plain", "json"] = Field(default="plain", description="`plain` lines for people or `json` lines for machines.")
+    log_format: Literal["plain", "json"] = Field(
+        default="plain", description="`plain` lines for people or `json` lines for machines, and nothing else on standard error."
+    )
 
     @field_validator("*", mode="before")
     @classmethod

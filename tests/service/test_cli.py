@@ -1,4 +1,5 @@
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -7,6 +8,7 @@ import time
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -109,6 +111,76 @@ def test_json_logs(small_checkpoint: Path) -> None:
         _, err = started.communicate(timeout=120)
     lines = [json.loads(line) for line in err.splitlines()]
     assert {"id": "abc", "path": "/segment", "status": 200}.items() <= next(line for line in lines if line["message"] == "request").items()
+
+
+def broken_tiff() -> bytes:
+    """A TIFF about which libtiff complains to standard error."""
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    data = bytearray(encoded(noise, "TIFF", compression="tiff_lzw"))
+    data[3000:6000] = b"\xff" * 3000
+    return bytes(data)
+
+
+NOISY = """
+import ctypes, logging, os, sys, threading, warnings
+def noise():
+    os.write(2, b"from C\\nin two lines\\nand a half")
+    os.write(2, b" one\\n\\xff\\xfe bytes\\r50%\\r100%\\n")
+    ctypes.CDLL(None).perror(b"perror")
+    print("from Python", file=sys.stderr)
+    logging.getLogger("some.library").warning("from a\\nlibrary")
+    logging.getLogger("some.library").info("not this")
+    warnings.warn("a warning", UserWarning)
+    raise ZeroDivisionError("in a thread")
+warnings.simplefilter("always")
+import proscale_service.server as server
+run = server.run
+def noisy(settings, announce):
+    thread = threading.Thread(target=noise, name="noisy")
+    thread.start()
+    thread.join()
+    return run(settings, announce)
+server.run = noisy
+"""
+
+
+def test_in_json_no_line_is_raw(small_checkpoint: Path) -> None:
+    arguments = ("--checkpoint", str(small_checkpoint), "--log-format", "json", "--threads", "1")
+    with process(*arguments, first=NOISY, PROSCALE_PROT="1") as (url, started):
+        kind = {"content-type": "image/tiff"}
+        assert http.post(f"{url}/segment", content=broken_tiff(), headers=kind).status_code == 422
+        form = {"content-type": "multipart/form-data; boundary=x"}
+        assert http.post(f"{url}/segment", content=b"--y\r\nnonsense", headers=form).status_code == 400
+        started.terminate()
+        _, err = started.communicate(timeout=120)
+    lines = [json.loads(line) for line in err.splitlines()]
+    assert all({"time", "level", "message"} <= line.keys() for line in lines)
+    messages = [line["message"] for line in lines]
+    raw = [line["message"] for line in lines if line.get("source") == "stderr"]
+    for words in ("from C", "in two lines", "and a half one", "50%", "100%", "from Python", r"\xff\xfe bytes"):
+        assert words in raw
+    assert any(message.startswith("perror: ") for message in raw)
+    assert any("not yet in table" in message for message in raw)
+    assert {"level": "warning", "message": "from a\nlibrary", "logger": "some.library"}.items() <= lines[
+        messages.index("from a\nlibrary")
+    ].items()
+    assert "not this" not in err
+    assert any("UserWarning: a warning" in message for message in messages)
+    assert any(line.get("logger") == "python_multipart.multipart" for line in lines)
+    assert "PROSCALE_PROT is set, but there is no such setting" in messages
+    uncaught = lines[messages.index("uncaught exception")]
+    assert uncaught["thread"] == "noisy"
+    assert "ZeroDivisionError: in a thread" in uncaught["traceback"]
+
+
+@pytest.mark.parametrize("setting", [{"PROSCALE_PORT": "-1"}, {"PROSCALE_CHECKPOINT": "/nothing/here"}, {"PROSCALE_HOST": "192.0.2.1"}])
+def test_in_json_a_start_that_fails_is_a_record_too(setting: dict[str, str]) -> None:
+    env = os.environ | setting | {"PROSCALE_LOG_FORMAT": "json"}
+    ended = subprocess.run(COMMAND, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 2
+    lines = [json.loads(line) for line in ended.stderr.splitlines()]
+    assert lines[-1]["level"] == "error"
+    assert next(iter(setting)) in lines[-1]["message"] or next(iter(setting.values())) in lines[-1]["message"]
 
 
 def test_a_second_interrupt_ends_it_at_once(small_checkpoint: Path) -> None:
