@@ -21,8 +21,10 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 SOURCES = Path("model/proscale/ops/csrc")
+TENSOR_SOURCES = ("cpu_op", "masks_op", "rle_op")
+KERNEL_SOURCES = ("cpu_kernel", "masks_panoptic", "masks_instance", "masks_semantic")  # each built once per instruction set
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # one binary for torch 2.10 and later
-# GCC warns about its own intrinsics headers, and that passing 64-byte vectors between functions depends on the instruction set.
+# GCC warns about its own intrinsics headers, and that passing vectors between functions depends on the instruction set.
 FLAGS = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-fwrapv", "-Wall", "-Wextra", "-Wno-psabi"]
 FLAGS += ["-Wno-maybe-uninitialized", "-Wno-uninitialized"]
 INSTRUCTION_SETS = {
@@ -63,9 +65,9 @@ def build_cpu(target: Path, work: Path) -> None:
     x86 = platform.machine() in ("x86_64", "AMD64")
     common = [*FLAGS, *(["-DPROSCALE_X86"] if x86 else [])]
     jobs = {}
-    for source in ("cpu_op", "masks_op", "rle_op"):
+    for source in TENSOR_SOURCES:
         jobs[work / f"{source}.o"] = [compiler, *common, STABLE_ABI, "-isystem", torch / "include", "-c", SOURCES / f"{source}.cpp"]
-    for source in ("cpu_kernel", "masks_kernel"):
+    for source in KERNEL_SOURCES:
         for name, flags in INSTRUCTION_SETS.items():
             if x86 or name == "plain":
                 instance = [f"-DPROSCALE_SET={name}", *flags, "-c", SOURCES / f"{source}.cpp"]

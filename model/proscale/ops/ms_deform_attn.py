@@ -13,7 +13,7 @@ from proscale.ops.reference import ms_deform_attn_reference
 
 
 def ms_deform_attn(
-    value: Tensor, offsets: Tensor, logits: Tensor, spatial_shapes: Sequence[int], reference: Tensor | None = None
+    value: Tensor, offsets: Tensor, logits: Tensor, spatial_shapes: Sequence[int], reference_points: Tensor | None = None
 ) -> Tensor:
     """Weighted bilinear samples of `value` around every query; see `ms_deform_attn_reference` for the arithmetic.
 
@@ -25,19 +25,21 @@ def ms_deform_attn(
         offsets: (B, Q, heads, levels, points, 2), (x, y) in pixels of the level sampled.
         logits: (B, Q, heads, levels * points), before the softmax.
         spatial_shapes: h0, w0, h1, w1, ... as host integers, so that no device synchronisation is needed.
-        reference: (B, Q, 2) or (1, Q, 2) in 0..1, or None when every query sits at its own token's centre (Q = N).
+        reference_points: (B, Q, 2) or (1, Q, 2) in 0..1, or None when every query sits at its own token's centre (Q = N).
 
     Returns:
         (B, Q, heads * d) in value's dtype.
     """
     if not native.covers(value, offsets.shape[3], logits.shape[-1]):
-        return ms_deform_attn_reference(value, offsets, logits, spatial_shapes, reference)
+        return ms_deform_attn_reference(value, offsets, logits, spatial_shapes, reference_points)
     if sum(h * w for h, w in zip(spatial_shapes[::2], spatial_shapes[1::2], strict=True)) != value.shape[1]:
         raise ValueError(f"spatial_shapes {list(spatial_shapes)} do not add up to the {value.shape[1]} tokens of value")
     sampling = _sampling_dtype(value, offsets, logits)
-    if reference is not None:
-        reference = reference.to(torch.float64 if value.dtype == torch.float64 else torch.float32)
-    out: Tensor = torch.ops.proscale.ms_deform_attn(value, offsets.to(sampling), logits.to(sampling), list(spatial_shapes), reference)
+    if reference_points is not None:
+        reference_points = reference_points.to(torch.float64 if value.dtype == torch.float64 else torch.float32)
+    out: Tensor = torch.ops.proscale.ms_deform_attn(
+        value, offsets.to(sampling), logits.to(sampling), list(spatial_shapes), reference_points
+    )
     return out
 
 

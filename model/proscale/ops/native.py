@@ -75,7 +75,7 @@ def covers(value: Tensor, levels: int, samples: int) -> bool:
     return STATUS.cpu is not None and value.device.type in ("cpu", "meta")
 
 
-def _fake(value: Tensor, offsets: Tensor, logits: Tensor, spatial_shapes: list[int], reference: Tensor | None = None) -> Tensor:
+def _fake(value: Tensor, offsets: Tensor, logits: Tensor, spatial_shapes: list[int], reference_points: Tensor | None = None) -> Tensor:
     return value.new_empty(offsets.shape[0], offsets.shape[1], value.shape[2] * value.shape[3])
 
 
@@ -85,33 +85,33 @@ def _fake_backward(
     offsets: Tensor,
     logits: Tensor,
     spatial_shapes: list[int],
-    reference: Tensor | None,
+    reference_points: Tensor | None,
     deterministic: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return value.new_empty(value.shape), offsets.new_empty(offsets.shape), logits.new_empty(logits.shape)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    value, offsets, logits, ctx.spatial_shapes, reference = inputs
-    ctx.save_for_backward(value, offsets, logits, reference)
+    value, offsets, logits, ctx.spatial_shapes, reference_points = inputs
+    ctx.save_for_backward(value, offsets, logits, reference_points)
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    value, offsets, logits, reference = ctx.saved_tensors
+    value, offsets, logits, reference_points = ctx.saved_tensors
     by_value, by_offsets, by_logits = torch.ops.proscale.ms_deform_attn_backward(
-        gradient, value, offsets, logits, ctx.spatial_shapes, reference, torch.are_deterministic_algorithms_enabled()
+        gradient, value, offsets, logits, ctx.spatial_shapes, reference_points, torch.are_deterministic_algorithms_enabled()
     )
-    by_reference = None
-    if reference is not None and ctx.needs_input_grad[4]:
-        # The reference moves every sample of a query, by the level's size in pixels.
+    by_reference_points = None
+    if reference_points is not None and ctx.needs_input_grad[4]:
+        # The reference points move every sample of a query, by the level's size in pixels.
         shapes = ctx.spatial_shapes
         size = torch.tensor(
-            [[w, h] for h, w in zip(shapes[::2], shapes[1::2], strict=True)], dtype=reference.dtype, device=reference.device
+            [[w, h] for h, w in zip(shapes[::2], shapes[1::2], strict=True)], dtype=reference_points.dtype, device=reference_points.device
         )
-        by_reference = (by_offsets.to(reference.dtype).sum((2, 4)) * size).sum(2)
-        if reference.shape[0] != by_reference.shape[0]:
-            by_reference = by_reference.sum(0, keepdim=True)
-    return by_value, by_offsets, by_logits, None, by_reference
+        by_reference_points = (by_offsets.to(reference_points.dtype).sum((2, 4)) * size).sum(2)
+        if reference_points.shape[0] != by_reference_points.shape[0]:
+            by_reference_points = by_reference_points.sum(0, keepdim=True)
+    return by_value, by_offsets, by_logits, None, by_reference_points
 
 
 if STATUS.cpu is not None:

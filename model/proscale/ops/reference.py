@@ -10,7 +10,7 @@ from proscale.ops.constants import constant_tensor
 
 
 def ms_deform_attn_reference(
-    value: Tensor, offsets: Tensor, logits: Tensor, spatial_shapes: Sequence[int], reference: Tensor | None = None
+    value: Tensor, offsets: Tensor, logits: Tensor, spatial_shapes: Sequence[int], reference_points: Tensor | None = None
 ) -> Tensor:
     """Weighted bilinear samples of `value` around every query (Deformable DETR, arXiv 2010.04159, equation 3).
 
@@ -22,7 +22,7 @@ def ms_deform_attn_reference(
         offsets: (B, Q, heads, levels, points, 2) float, (x, y) in pixels of the level sampled.
         logits: (B, Q, heads, levels * points) float, softmaxed over levels and points together.
         spatial_shapes: height and width of every level, flattened: h0, w0, h1, w1, ...; their areas sum to N.
-        reference: (B, Q, 2) or (1, Q, 2) float, (x, y) in 0..1 of the picture. None: query i sits at the centre of token i (Q = N).
+        reference_points: (B, Q, 2) or (1, Q, 2) float, (x, y) in 0..1 of the picture. None: query i sits at the centre of token i (Q = N).
 
     Returns:
         (B, Q, heads * d) in value's dtype.
@@ -34,14 +34,14 @@ def ms_deform_attn_reference(
     out_dtype, value, offsets, logits = value.dtype, value.to(dtype), offsets.to(dtype), logits.to(dtype)
     if sum(h * w for h, w in shapes) != tokens:
         raise ValueError(f"spatial_shapes {list(spatial_shapes)} do not add up to the {tokens} tokens of value")
-    reference = token_centres(tuple(spatial_shapes))[None] if reference is None else reference
-    reference = reference.to(dtype).to(offsets.device)
+    reference_points = token_centres(tuple(spatial_shapes))[None] if reference_points is None else reference_points
+    reference_points = reference_points.to(dtype).to(offsets.device)
     weights = logits.softmax(-1).view(batch, queries, heads, len(shapes), points)
     samples = []
     for level, (tokens_of_level, (height, width)) in enumerate(zip(value.split([h * w for h, w in shapes], 1), shapes, strict=True)):
         size = torch.tensor([width, height], dtype=dtype, device=offsets.device)
         # In grid_sample's frame the picture spans -1..1; an offset of one pixel is 2 / size there.
-        grid = (reference[:, :, None, None, :] + offsets[:, :, :, level] / size) * 2 - 1
+        grid = (reference_points[:, :, None, None, :] + offsets[:, :, :, level] / size) * 2 - 1
         grid = grid.transpose(1, 2).flatten(0, 1)  # (B * heads, Q, points, 2)
         picture = tokens_of_level.permute(0, 2, 3, 1).reshape(batch * heads, channels, height, width)
         samples.append(F.grid_sample(picture, grid, mode="bilinear", padding_mode="zeros", align_corners=False))

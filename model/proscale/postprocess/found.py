@@ -54,7 +54,7 @@ class Found:
     def encode(self) -> list[tuple[int, float, MeasuredMask]]:
         """Class index, score and mask of every candidate, in order."""
         masks = encode_runs(self.runs, self.table, self.masks, self.size)
-        return [(label, score, masks[mask]) for label, score, mask in self.candidates]
+        return [(class_index, score, masks[mask]) for class_index, score, mask in self.candidates]
 
 
 def compiled(mask_logits: Tensor, frames: Frames) -> bool:
@@ -87,12 +87,12 @@ def find_panoptic(
         table = [-1, *range(len(segments))]
         runs = map_runs(ids)
     else:
-        kept, labels, scores = keep_queries(class_logits, threshold)
+        kept, class_indices, scores = keep_queries(class_logits, threshold)
         if not len(kept):
             return Found(frames.output, torch.empty(0, 3, dtype=torch.int32), [], 0, [])
         runs, areas = torch.ops.proscale.panoptic_runs(mask_logits[kept], scores, frames.sizes, _logit(mask_threshold))
         won, inside, own = areas.T.tolist()
-        ids_of, segments = choose_segments(labels.tolist(), scores.tolist(), won, inside, own, is_thing, overlap_threshold)
+        ids_of, segments = choose_segments(class_indices.tolist(), scores.tolist(), won, inside, own, is_thing, overlap_threshold)
         # Codes are 2 * query, and one more inside the query's own mask.
         table = [entry for segment_id in ids_of for entry in (-1, segment_id - 1)]
     return Found(frames.output, runs, table, len(segments), [(s.class_index, s.score, i) for i, s in enumerate(segments)])
@@ -110,22 +110,22 @@ def find_instances(
     """Instance inference without empty masks; see `instance_inference` for the rules. Args: (Q, K + 1) and (Q, h, w) float."""
     if not compiled(mask_logits, frames):
         masks_of = partial(_masks_of, mask_logits, frames)
-        masks, labels, scores = instance_inference(
+        masks, class_indices, scores = instance_inference(
             class_logits, masks_of, frames.output, is_thing, max_instances, mask_threshold, min_score
         )
         kept = masks.flatten(1).any(1)
-        labels, scores, rows = labels[kept], scores[kept], list(range(int(kept.sum())))
+        class_indices, scores, rows = class_indices[kept], scores[kept], list(range(int(kept.sum())))
         runs, count = mask_runs(masks[kept]), len(rows)
     else:
-        queries, row, labels, class_scores = rank_instances(class_logits, is_thing, max_instances, min_score)
+        queries, row, class_indices, class_scores = rank_instances(class_logits, is_thing, max_instances, min_score)
         runs, sums = torch.ops.proscale.instance_runs(mask_logits[queries], frames.sizes, _logit(mask_threshold))
         area, inside = sums.unbind(1)
         scores = class_scores * (inside / (area + 1e-6)).to(class_scores.dtype)[row]
         kept = area[row] > 0
         if min_score is not None:
             kept &= scores > min_score
-        labels, scores, rows, count = labels[kept], scores[kept], row[kept].tolist(), len(queries)
-    return Found(frames.output, runs, range(count), count, list(zip(labels.tolist(), scores.tolist(), rows, strict=True)))
+        class_indices, scores, rows, count = class_indices[kept], scores[kept], row[kept].tolist(), len(queries)
+    return Found(frames.output, runs, range(count), count, list(zip(class_indices.tolist(), scores.tolist(), rows, strict=True)))
 
 
 def find_semantic(class_logits: Tensor, mask_logits: Tensor, frames: Frames, combine_first: bool) -> Found:
@@ -152,9 +152,11 @@ def find_semantic(class_logits: Tensor, mask_logits: Tensor, frames: Frames, com
         runs = map_runs(winner.int())
     present = areas.nonzero().flatten().tolist()
     table, mean = [-1] * classes, means.tolist()
-    for mask, label in enumerate(present):
-        table[label] = mask
-    return Found(frames.output, runs, table, len(present), [(label, mean[label], mask) for mask, label in enumerate(present)])
+    for mask, class_index in enumerate(present):
+        table[class_index] = mask
+    return Found(
+        frames.output, runs, table, len(present), [(class_index, mean[class_index], mask) for mask, class_index in enumerate(present)]
+    )
 
 
 def _masks_of(mask_logits: Tensor, frames: Frames, queries: Tensor) -> Tensor:

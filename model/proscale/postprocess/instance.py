@@ -34,7 +34,7 @@ def instance_inference(
         masks (N, H, W) bool, empty ones included; class indices (N,) int64; scores (N,) float, class probability x mean mask
         probability inside the mask. Highest class probability first.
     """
-    queries, row, labels, class_scores = rank_instances(class_logits, is_thing, max_instances, min_score)
+    queries, row, class_indices, class_scores = rank_instances(class_logits, is_thing, max_instances, min_score)
     own = torch.empty(len(queries), *size, dtype=torch.bool, device=class_logits.device)
     confidence = torch.empty(len(queries), device=class_logits.device)
     logit_threshold = math.log(mask_threshold / (1 - mask_threshold))
@@ -43,11 +43,11 @@ def instance_inference(
         inside = mask_logits > logit_threshold
         own[part] = inside
         confidence[part] = (mask_logits.sigmoid() * inside).flatten(1).sum(1) / (inside.flatten(1).sum(1) + 1e-6)
-    masks, labels, scores = own[row], labels, class_scores * confidence[row]
+    masks, class_indices, scores = own[row], class_indices, class_scores * confidence[row]
     if min_score is None:
-        return masks, labels, scores
+        return masks, class_indices, scores
     kept = scores > min_score
-    return masks[kept], labels[kept], scores[kept]
+    return masks[kept], class_indices[kept], scores[kept]
 
 
 def rank_instances(

@@ -44,20 +44,22 @@ def panoptic_inference(
     Returns:
         ids (H, W) int32, 0 = void, segments counted from 1 in query order; and the segments.
     """
-    kept, labels, scores = keep_queries(class_logits, threshold)
+    kept, class_indices, scores = keep_queries(class_logits, threshold)
     if not len(kept):
         return torch.zeros(*size, dtype=torch.int32, device=class_logits.device), []
     winner, won, own_areas = _winners(kept, scores, masks_of, size, mask_threshold)
     # As published, the overlap is judged on every pixel won, though a segment keeps only those inside its own mask.
     won_areas = winner.flatten().bincount(minlength=len(kept)).tolist()
     final_areas = winner[won].bincount(minlength=len(kept)).tolist()
-    table, segments = choose_segments(labels.tolist(), scores.tolist(), won_areas, final_areas, own_areas, is_thing, overlap_threshold)
+    table, segments = choose_segments(
+        class_indices.tolist(), scores.tolist(), won_areas, final_areas, own_areas, is_thing, overlap_threshold
+    )
     painted = torch.tensor(table, dtype=torch.int32, device=winner.device)[winner]
     return painted * won, segments
 
 
 def choose_segments(
-    labels: Sequence[int],
+    class_indices: Sequence[int],
     scores: Sequence[float],
     won_areas: Sequence[int],
     final_areas: Sequence[int],
@@ -71,27 +73,27 @@ def choose_segments(
     Returns: a table from query to segment id, 0 = none; and the segments.
     """
     segments: list[PanopticSegment] = []
-    table, stuff = [0] * len(labels), dict[int, int]()
-    for i, (label, score) in enumerate(zip(labels, scores, strict=True)):
+    table, stuff = [0] * len(class_indices), dict[int, int]()
+    for i, (class_index, score) in enumerate(zip(class_indices, scores, strict=True)):
         if final_areas[i] == 0 or won_areas[i] / own_areas[i] < overlap_threshold:
             continue
-        if label in stuff:
-            table[i] = stuff[label]
-            first = segments[stuff[label] - 1]
-            segments[stuff[label] - 1] = PanopticSegment(first.id, label, max(first.score, score))
+        if class_index in stuff:
+            table[i] = stuff[class_index]
+            first = segments[stuff[class_index] - 1]
+            segments[stuff[class_index] - 1] = PanopticSegment(first.id, class_index, max(first.score, score))
             continue
         table[i] = len(segments) + 1
-        if not is_thing[label]:
-            stuff[label] = table[i]
-        segments.append(PanopticSegment(table[i], label, score))
+        if not is_thing[class_index]:
+            stuff[class_index] = table[i]
+        segments.append(PanopticSegment(table[i], class_index, score))
     return table, segments
 
 
 def keep_queries(class_logits: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
     """Queries whose best class is not void and above `threshold`: indices, class indices and probabilities, (N,) each."""
-    scores, labels = class_logits.softmax(-1).max(-1)
-    kept = ((labels != class_logits.shape[1] - 1) & (scores > threshold)).nonzero().flatten()
-    return kept, labels[kept], scores[kept]
+    scores, class_indices = class_logits.softmax(-1).max(-1)
+    kept = ((class_indices != class_logits.shape[1] - 1) & (scores > threshold)).nonzero().flatten()
+    return kept, class_indices[kept], scores[kept]
 
 
 def _winners(

@@ -46,11 +46,16 @@ def clear_of_kinks(offsets: Tensor, shapes: list[int]) -> Tensor:
 
 
 def expected(
-    value: Tensor, offsets: Tensor, logits: Tensor, shapes: list[int], reference: Tensor | None = None, gradient: Tensor | None = None
+    value: Tensor,
+    offsets: Tensor,
+    logits: Tensor,
+    shapes: list[int],
+    reference_points: Tensor | None = None,
+    gradient: Tensor | None = None,
 ) -> list[Tensor]:
     """The twin in float64 on the CPU: output, and with `gradient` of the output those of value, offsets and logits."""
     leaves = [x.detach().double().cpu().requires_grad_() for x in (value, offsets, logits)]
-    out = ms_deform_attn_reference(*leaves, shapes, None if reference is None else reference.double().cpu())
+    out = ms_deform_attn_reference(*leaves, shapes, None if reference_points is None else reference_points.double().cpu())
     if gradient is None:
         return [out.detach()]
     return [out.detach(), *torch.autograd.grad(out, leaves, gradient.double().cpu())]

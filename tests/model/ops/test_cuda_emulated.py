@@ -39,14 +39,14 @@ def agrees(
     leaves: tuple[Tensor, Tensor, Tensor],
     shapes: list[int],
     deterministic: bool = False,
-    reference: Tensor | None = None,
+    reference_points: Tensor | None = None,
 ) -> None:
     """Forward and backward within the gates of the dtype of value (offsets and logits in float32 are held to their own)."""
     value, offsets, logits = leaves
-    out = op.ms_deform_attn(value, offsets, logits, shapes, reference)  # type: ignore[attr-defined]
+    out = op.ms_deform_attn(value, offsets, logits, shapes, reference_points)  # type: ignore[attr-defined]
     gradient = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(value.dtype)
-    got = [out, *op.ms_deform_attn_backward(gradient, value, offsets, logits, shapes, reference, deterministic)]  # type: ignore[attr-defined]
-    want = expected(value, offsets, logits, shapes, reference, gradient)
+    got = [out, *op.ms_deform_attn_backward(gradient, value, offsets, logits, shapes, reference_points, deterministic)]  # type: ignore[attr-defined]
+    want = expected(value, offsets, logits, shapes, reference_points, gradient)
     assert [e for e in map(error, got, want) if e > GATES[value.dtype]] == []
 
 
@@ -102,8 +102,8 @@ def test_float_sampling_beside_half_values(emulated: object) -> None:
 def test_reference(emulated: object, batch: int) -> None:
     shapes = SHAPES["3 levels"]
     value, offsets, logits = inputs(shapes, torch.float32, queries=19)
-    reference = torch.rand(batch, 19, 2, generator=torch.Generator().manual_seed(0))
-    agrees(emulated, (value, offsets, logits), shapes, reference=reference)
+    reference_points = torch.rand(batch, 19, 2, generator=torch.Generator().manual_seed(0))
+    agrees(emulated, (value, offsets, logits), shapes, reference_points=reference_points)
 
 
 def test_views_and_misaligned_memory(emulated: object) -> None:

@@ -55,11 +55,11 @@ def test_any_head_size_and_number_of_points(channels: int, points: int) -> None:
 def test_reference_points_and_their_gradient(shared: bool) -> None:
     shapes = SHAPES["3 levels"]
     value, offsets, logits = inputs(shapes, torch.float32, queries=37)
-    reference = torch.rand(1 if shared else 2, 37, 2, generator=torch.Generator().manual_seed(2)).requires_grad_()
-    out = ms_deform_attn(value, offsets, logits, shapes, reference)
-    assert error(out, expected(value, offsets, logits, shapes, reference.detach())[0]) < GATES[torch.float32]
-    (got,) = torch.autograd.grad(out.sum(), reference)
-    twin = reference.detach().double().requires_grad_()
+    reference_points = torch.rand(1 if shared else 2, 37, 2, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    out = ms_deform_attn(value, offsets, logits, shapes, reference_points)
+    assert error(out, expected(value, offsets, logits, shapes, reference_points.detach())[0]) < GATES[torch.float32]
+    (got,) = torch.autograd.grad(out.sum(), reference_points)
+    twin = reference_points.detach().double().requires_grad_()
     (want,) = torch.autograd.grad(ms_deform_attn_reference(value.double(), offsets.double(), logits.double(), shapes, twin).sum(), twin)
     assert error(got, want) < 1e-5  # positions rounded to float32 differently may fall on the other side of a pixel's centre
 
@@ -109,14 +109,14 @@ def test_threads_give_the_same_bits() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=names)
-@pytest.mark.parametrize("with_reference", [False, True], ids=["own centres", "reference"])
-def test_opcheck(dtype: torch.dtype, with_reference: bool) -> None:
+@pytest.mark.parametrize("with_reference_points", [False, True], ids=["own centres", "reference points"])
+def test_opcheck(dtype: torch.dtype, with_reference_points: bool) -> None:
     shapes = [3, 2, 1, 4]
     leaves = [x.requires_grad_() for x in inputs(shapes, dtype, channels=8)]
-    reference = torch.rand(1, 10, 2) if with_reference else None
-    torch.library.opcheck(torch.ops.proscale.ms_deform_attn.default, (*leaves, shapes, reference))
+    reference_points = torch.rand(1, 10, 2) if with_reference_points else None
+    torch.library.opcheck(torch.ops.proscale.ms_deform_attn.default, (*leaves, shapes, reference_points))
     out = torch.randn(2, 10, 16, dtype=dtype)
-    arguments = (out, *(x.detach() for x in leaves), shapes, reference, False)
+    arguments = (out, *(x.detach() for x in leaves), shapes, reference_points, False)
     torch.library.opcheck(torch.ops.proscale.ms_deform_attn_backward.default, arguments)
 
 
@@ -164,7 +164,7 @@ def test_wrong_arguments_are_refused() -> None:
         ((value, offsets[:, :5], logits[:, :5], [2, 3]), "one query per token"),
         ((value, offsets, logits[..., :3], [2, 3]), "logits must be"),
         ((value, offsets.double(), logits.double(), [2, 3]), "value's dtype"),
-        ((value, offsets, logits, [2, 3], torch.rand(1, 6, 2).half()), "reference must be float32"),
+        ((value, offsets, logits, [2, 3], torch.rand(1, 6, 2).half()), "reference_points must be float32"),
     ):
         with pytest.raises(RuntimeError, match=words):
             op(*arguments)

@@ -13,7 +13,7 @@ from proscale.ops.reference import token_centres
 CASES = {"one level": [3, 4], "two levels, odd sizes": [2, 3, 5, 7], "three levels, one pixel": [1, 1, 2, 2, 4, 3]}
 
 
-def loops(value: Tensor, offsets: Tensor, logits: Tensor, shapes: list[int], reference: Tensor) -> np.ndarray:
+def loops(value: Tensor, offsets: Tensor, logits: Tensor, shapes: list[int], reference_points: Tensor) -> np.ndarray:
     """The definition, sample by sample: value of the four pixels around a point, zero outside."""
     batch, queries, heads, levels, points, _ = offsets.shape
     out = np.zeros((batch, queries, heads, value.shape[3]))
@@ -21,7 +21,7 @@ def loops(value: Tensor, offsets: Tensor, logits: Tensor, shapes: list[int], ref
     for b, q, h, level, p in np.ndindex(batch, queries, heads, levels, points):
         height, width = shapes[2 * level], shapes[2 * level + 1]
         start = sum(shapes[2 * i] * shapes[2 * i + 1] for i in range(level))
-        x, y = (reference[b % len(reference), q] * torch.tensor([width, height]) + offsets[b, q, h, level, p] - 0.5).tolist()
+        x, y = (reference_points[b % len(reference_points), q] * torch.tensor([width, height]) + offsets[b, q, h, level, p] - 0.5).tolist()
         for iy in (math.floor(y), math.floor(y) + 1):
             for ix in (math.floor(x), math.floor(x) + 1):
                 if 0 <= iy < height and 0 <= ix < width:
@@ -39,10 +39,10 @@ def inputs(shapes: list[int], queries: int, dtype: torch.dtype = torch.float64) 
 
 @pytest.mark.parametrize("shapes", CASES.values(), ids=CASES.keys())
 def test_against_loops(shapes: list[int]) -> None:
-    reference = torch.rand(2, 5, 2, dtype=torch.float64)
+    reference_points = torch.rand(2, 5, 2, dtype=torch.float64)
     value, offsets, logits = inputs(shapes, 5)
-    expected = loops(value, offsets, logits, shapes, reference)
-    assert np.allclose(ms_deform_attn(value, offsets, logits, shapes, reference), expected, atol=1e-12)
+    expected = loops(value, offsets, logits, shapes, reference_points)
+    assert np.allclose(ms_deform_attn(value, offsets, logits, shapes, reference_points), expected, atol=1e-12)
 
 
 def test_without_reference_queries_sit_on_their_own_tokens() -> None:
@@ -59,10 +59,10 @@ def test_without_reference_queries_sit_on_their_own_tokens() -> None:
 def test_gradients() -> None:
     shapes = [2, 3, 3, 2]
     value, offsets, logits = inputs(shapes, 3)
-    reference = torch.rand(1, 3, 2, dtype=torch.float64)
+    reference_points = torch.rand(1, 3, 2, dtype=torch.float64)
     # Samples near whole coordinates are kinks, where a numerical derivative means nothing; these seeds keep clear of them.
     assert torch.autograd.gradcheck(
-        lambda v, o, w: ms_deform_attn(v, o, w, shapes, reference), tuple(x.requires_grad_() for x in (value, offsets, logits))
+        lambda v, o, w: ms_deform_attn(v, o, w, shapes, reference_points), tuple(x.requires_grad_() for x in (value, offsets, logits))
     )
 
 

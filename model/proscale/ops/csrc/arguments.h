@@ -43,15 +43,15 @@ inline bool dense_from(const Tensor& tensor, int64_t first) {
 // Holds what the Problem points to. Views of one projection's output stay views; only inner gaps cost a copy.
 struct Arguments {
   Tensor value, offsets, logits;
-  std::optional<Tensor> reference;
+  std::optional<Tensor> reference_points;
   std::vector<Level> levels;
   Problem problem{};
 
   Arguments(
       const Tensor& value_, const Tensor& offsets_, const Tensor& logits_, const std::vector<int64_t>& spatial_shapes,
-      const std::optional<Tensor>& reference_
+      const std::optional<Tensor>& reference_points_
   )
-      : value(value_), offsets(offsets_), logits(logits_), reference(reference_) {
+      : value(value_), offsets(offsets_), logits(logits_), reference_points(reference_points_) {
     STD_TORCH_CHECK(value.dim() == 4, "ms_deform_attn: value must be (B, N, heads, d), got ", value.dim(), " dimensions");
     STD_TORCH_CHECK(
         offsets.dim() == 6, "ms_deform_attn: offsets must be (B, Q, heads, levels, points, 2), got ", offsets.dim(), " dimensions"
@@ -96,22 +96,22 @@ struct Arguments {
         p.sampling_type == p.value_type || (half && p.sampling_type == Type::f32),
         "ms_deform_attn: offsets and logits must have value's dtype, or float32 beside a half precision value"
     );
-    if (reference) {
-      const Tensor& r = *reference;
+    if (reference_points) {
+      const Tensor& r = *reference_points;
       STD_TORCH_CHECK(
           r.dim() == 3 && (r.size(0) == p.batch || r.size(0) == 1) && r.size(1) == p.queries && r.size(2) == 2,
-          "ms_deform_attn: reference must be (B or 1, Q, 2)"
+          "ms_deform_attn: reference_points must be (B or 1, Q, 2)"
       );
       STD_TORCH_CHECK(
-          type_of(r, "reference") == (p.value_type == Type::f64 ? Type::f64 : Type::f32),
-          "ms_deform_attn: reference must be float32 (float64 beside a float64 value): halves cannot tell neighbouring pixels apart"
+          type_of(r, "reference_points") == (p.value_type == Type::f64 ? Type::f64 : Type::f32),
+          "ms_deform_attn: reference_points must be float32 (float64 beside a float64 value): halves cannot tell pixels apart"
       );
-      if (!dense_from(r, 2)) reference = torch::stable::contiguous(r);
-      p.reference = reference->const_data_ptr();
-      p.reference_batch_stride = reference->size(0) == 1 ? 0 : reference->stride(0);
-      p.reference_query_stride = reference->stride(1);
+      if (!dense_from(r, 2)) reference_points = torch::stable::contiguous(r);
+      p.reference_points = reference_points->const_data_ptr();
+      p.reference_points_batch_stride = reference_points->size(0) == 1 ? 0 : reference_points->stride(0);
+      p.reference_points_query_stride = reference_points->stride(1);
     } else {
-      STD_TORCH_CHECK(p.queries == p.tokens, "ms_deform_attn: without reference there is one query per token");
+      STD_TORCH_CHECK(p.queries == p.tokens, "ms_deform_attn: without reference_points there is one query per token");
     }
     if (!dense_from(value, 3)) value = torch::stable::contiguous(value);
     if (!dense_from(offsets, 3)) offsets = torch::stable::contiguous(offsets);

@@ -1,13 +1,10 @@
-// Half precision in memory, float in registers.
-// Part of cpu_kernel.cpp, built once per instruction set: everything is in an unnamed namespace, so that the linker mixes no two of them.
+// Half precision in memory, float in registers. Part of cpu_kernel.cpp.
 #pragma once
 
-#include "cpu_vectors.h"
+#include "simd.h"
 
-namespace proscale {
+namespace proscale::PROSCALE_SET {
 namespace {
-
-// ---- half precision in memory, float in registers; 16 at a time
 
 struct Half {
   uint16_t bits;
@@ -16,117 +13,99 @@ struct BFloat {
   uint16_t bits;
 };
 
-inline f32x16 widen16(const BFloat* p) { return (f32x16)(__builtin_convertvector(load<u16x16>(p), u32x16) << 16); }
+// One vector: `widen` reads halves into floats, `narrow` rounds to nearest, ties to even.
 
-inline void narrow16(f32x16 v, BFloat* p) {
-  const u32x16 bits = (u32x16)v;
-  const u32x16 rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;  // to nearest, ties to even
-  const i32x16 is_nan = v != v;
-  const u32x16 result = is_nan ? ((bits >> 16) | 0x40) : rounded;
-  store(p, __builtin_convertvector(result, u16x16));
+inline F32 widen(const BFloat* p) { return (F32)(__builtin_convertvector(load<U16>(p), U32) << 16); }
+
+inline void narrow(F32 v, BFloat* p) {
+  const U32 bits = (U32)v;
+  const U32 rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const I32 is_nan = v != v;
+  const U32 result = is_nan ? ((bits >> 16) | 0x40) : rounded;
+  store(p, __builtin_convertvector(result, U16));
 }
 
 #if defined(__AVX512F__)
-inline f32x16 widen16(const Half* p) { return (f32x16)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
-inline void narrow16(f32x16 v, Half* p) {
+inline F32 widen(const Half* p) { return (F32)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
+inline void narrow(F32 v, Half* p) {
   _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 #elif defined(__F16C__)
-inline f32x16 widen16(const Half* p) {
-  f32x16 v;
-  for (int i = 0; i < 2; ++i) {
-    const __m256 part = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p + i));
-    memcpy((char*)&v + 32 * i, &part, 32);
-  }
-  return v;
-}
-inline void narrow16(f32x16 v, Half* p) {
-  for (int i = 0; i < 2; ++i) {
-    __m256 part;
-    memcpy(&part, (const char*)&v + 32 * i, 32);
-    _mm_storeu_si128((__m128i*)p + i, _mm256_cvtps_ph(part, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-  }
+inline F32 widen(const Half* p) { return (F32)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)); }
+inline void narrow(F32 v, Half* p) {
+  _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 #elif defined(__aarch64__)
-inline f32x16 widen16(const Half* p) {
-  f32x16 v;
-  __fp16 h[16];
+inline F32 widen(const Half* p) {
+  F32 v;
+  __fp16 h[lanes];
   memcpy(h, p, sizeof h);
-  for (int i = 0; i < 16; ++i) v[i] = (float)h[i];
+  for (int i = 0; i < lanes; ++i) v[i] = (float)h[i];
   return v;
 }
-inline void narrow16(f32x16 v, Half* p) {
-  __fp16 h[16];
-  for (int i = 0; i < 16; ++i) h[i] = (__fp16)v[i];
+inline void narrow(F32 v, Half* p) {
+  __fp16 h[lanes];
+  for (int i = 0; i < lanes; ++i) h[i] = (__fp16)v[i];
   memcpy(p, h, sizeof h);
 }
 #else
 // Exponents are moved by multiplying with 2^112, which also makes the subnormal halves right.
-inline f32x16 widen16(const Half* p) {
-  const u32x16 h = __builtin_convertvector(load<u16x16>(p), u32x16);
-  const f32x16 scaled = (f32x16)((h & 0x7fff) << 13) * 0x1p112f;
-  const i32x16 special = (i32x16)((h & 0x7c00) == 0x7c00);
-  const u32x16 bits = special ? (((h & 0x3ff) << 13) | 0x7f800000u) : (u32x16)scaled;
-  return (f32x16)(bits | ((h & 0x8000) << 16));
+inline F32 widen(const Half* p) {
+  const U32 h = __builtin_convertvector(load<U16>(p), U32);
+  const F32 scaled = (F32)((h & 0x7fff) << 13) * 0x1p112f;
+  const I32 special = (I32)((h & 0x7c00) == 0x7c00);
+  const U32 bits = special ? (((h & 0x3ff) << 13) | 0x7f800000u) : (U32)scaled;
+  return (F32)(bits | ((h & 0x8000) << 16));
 }
-inline uint16_t narrow1(float v) {
-  uint32_t bits;
-  memcpy(&bits, &v, 4);
-  const uint32_t sign = (bits >> 16) & 0x8000, size = bits & 0x7fffffff;
-  if (size > 0x7f800000) return (uint16_t)(sign | 0x7e00);
-  if (size >= 0x477ff000) return (uint16_t)(sign | 0x7c00);  // rounds to 65536 or more
-  if (size < 0x38800000) {                                   // subnormal: let the float adder round at the right place
-    float f;
-    memcpy(&f, &size, 4);
-    f += 0.5f;
-    memcpy(&bits, &f, 4);
-    return (uint16_t)(sign | (bits - 0x3f000000));
-  }
-  return (uint16_t)(sign | ((size - 0x38000000 + 0xfff + ((size >> 13) & 1)) >> 13));
-}
-inline void narrow16(f32x16 v, Half* p) {
-  for (int i = 0; i < 16; ++i) p[i].bits = narrow1(v[i]);
+// The float adder rounds subnormal halves at the right place; the others are rounded as BFloat's are, three bits lower.
+inline void narrow(F32 v, Half* p) {
+  const U32 bits = (U32)v, sign = (bits >> 16) & 0x8000, size = bits & 0x7fffffff;
+  const U32 small = (U32)((F32)size + 0.5f) - 0x3f000000;
+  const U32 normal = (size - 0x38000000 + 0xfff + ((size >> 13) & 1)) >> 13;
+  U32 result = (I32)size < 0x38800000 ? small : normal;
+  result = (I32)size >= 0x477ff000 ? U32{} + 0x7c00 : result;  // rounds to 65536 or more
+  result = (I32)size > 0x7f800000 ? U32{} + 0x7e00 : result;
+  store(p, __builtin_convertvector(sign | result, U16));
 }
 #endif
 
-// The first `count` of a vector's elements, in arithmetic type; zeros after them. Nothing beyond them is read.
+// The first `count` elements as a vector of arithmetic type, zeros behind them. Nothing beyond them is read.
 template <class V, class A>
   requires(sizeof(A) > 2)
 inline V load_part(const A* p, int count) {
+  if (count >= lanes_of<V>) return load<V>(p);
+#if defined(__AVX512F__)
+  if constexpr (sizeof(A) == 4) return (V)_mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), p);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(A) == 4) {
+    const __m256i index = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return (V)_mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(count), index));
+  }
+#endif
   V v = {};
-  memcpy(&v, p, sizeof(A) * count);
+  for (int i = 0; i < count; ++i) v[i] = p[i];
   return v;
 }
 template <class V, class H>
   requires(sizeof(H) == 2)
 inline V load_part(const H* p, int count) {
-  H part[16] = {};
-  memcpy(part, p, sizeof(H) * count);
-  return widen16(part);
+  if (count >= lanes) return widen(p);
+  alignas(32) H part[lanes] = {};
+  if (2 * count == lanes) {
+    memcpy(part, p, sizeof part / 2);  // of a size known when compiling, so not a call
+  } else {
+    for (int i = 0; i < count; ++i) part[i] = p[i];
+  }
+  return widen(part);
 }
 #if defined(__AVX512F__)
 template <>
-inline f32x16 load_part<f32x16>(const float* p, int count) {
-  return (f32x16)_mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), p);
+inline F32 load_part<F32>(const Half* p, int count) {
+  return (F32)_mm512_cvtph_ps(_mm256_maskz_loadu_epi16((__mmask16)((1u << count) - 1), p));
 }
 template <>
-inline f32x16 load_part<f32x16>(const Half* p, int count) {
-  return (f32x16)_mm512_cvtph_ps(_mm256_maskz_loadu_epi16((__mmask16)((1u << count) - 1), p));
-}
-template <>
-inline f32x16 load_part<f32x16>(const BFloat* p, int count) {
-  return (f32x16)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16((__mmask16)((1u << count) - 1), p)), 16);
-}
-#elif defined(__AVX2__)
-template <>
-inline f32x16 load_part<f32x16>(const float* p, int count) {
-  f32x16 v;
-  for (int i = 0; i < 2; ++i) {
-    const __m256i index = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(8 * i));
-    const __m256 part = _mm256_maskload_ps(p + 8 * i, _mm256_cmpgt_epi32(_mm256_set1_epi32(count), index));
-    memcpy((char*)&v + 32 * i, &part, 32);
-  }
-  return v;
+inline F32 load_part<F32>(const BFloat* p, int count) {
+  return (F32)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16((__mmask16)((1u << count) - 1), p)), 16);
 }
 #endif
 
@@ -141,11 +120,11 @@ template <class H>
   requires(sizeof(H) == 2)
 inline void widen(const H* from, float* to, int count) {
   int i = 0;
-  for (; i + 16 <= count; i += 16) store(to + i, widen16(from + i));
+  for (; i + lanes <= count; i += lanes) store(to + i, widen(from + i));
   if (i < count) {
-    H part[16] = {};
+    H part[lanes] = {};
     memcpy(part, from + i, sizeof(H) * (count - i));
-    const f32x16 v = widen16(part);
+    const F32 v = widen(part);
     memcpy(to + i, &v, sizeof(float) * (count - i));
   }
 }
@@ -160,15 +139,15 @@ template <class H>
   requires(sizeof(H) == 2)
 inline void narrow(const float* from, H* to, int count) {
   int i = 0;
-  for (; i + 16 <= count; i += 16) narrow16(load<f32x16>(from + i), to + i);
+  for (; i + lanes <= count; i += lanes) narrow(load<F32>(from + i), to + i);
   if (i < count) {
-    f32x16 v = {};
+    F32 v = {};
     memcpy(&v, from + i, sizeof(float) * (count - i));
-    H part[16];
-    narrow16(v, part);
+    H part[lanes];
+    narrow(v, part);
     memcpy(to + i, part, sizeof(H) * (count - i));
   }
 }
 
 }  // namespace
-}  // namespace proscale
+}  // namespace proscale::PROSCALE_SET

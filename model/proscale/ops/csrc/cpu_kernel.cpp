@@ -1,15 +1,13 @@
-// The arithmetic of the operator on one core, in the compiler's vector extensions: one source for AVX-512, AVX2 and everything else.
+// The arithmetic of the operator on one core: one source for AVX-512, AVX2 and everything else, built once per instruction set (simd.h).
 //
-// Built once per instruction set with PROSCALE_SET naming it. Nothing here may be a shared inline function (no C++ library templates):
-// the linker would keep one copy for all sets, perhaps the one that the machine cannot run.
+// Where a query samples is worked out with vectors over its samples (cpu_samples.h); what it samples is summed with vectors over the
+// channels of a head, each multiplied by one weight.
 #include "cpu_samples.h"
 
-#define PROSCALE_JOIN_(a, b) a##b
-#define PROSCALE_JOIN(a, b) PROSCALE_JOIN_(a, b)
 #define PROSCALE_STRING_(a) #a
 #define PROSCALE_STRING(a) PROSCALE_STRING_(a)
 
-namespace proscale {
+namespace proscale::PROSCALE_SET {
 namespace {
 
 // ---- the four jobs
@@ -65,13 +63,40 @@ struct Rows {
     prefetch((const char*)own_offsets + ahead * problem.offsets_strides.row * sizeof(S), plan.samples * 2 * sizeof(S));
     prefetch((const char*)own_logits + ahead * problem.logits_strides.row * sizeof(S), plan.samples * sizeof(S));
     at.at(q);
-    return proscale::locate<with_slopes>(plan, at, own_offsets, own_logits, i * plan.padded, s, slopes);
+    return PROSCALE_SET::locate<with_slopes>(plan, at, own_offsets, own_logits, i * plan.padded, s, slopes);
   }
 };
 
+// Sums over the samples of one query, from sample k on, of `group` vectors of channels from `packed` on. `stride`: between tokens.
+// Each corner of a window adds to sums of its own where registers allow: an addition then waits for no other.
+template <class V, int group, int stride, class A>
+inline void sample(const Problem& problem, const Plan<A>& plan, const Samples<A>& s, int k, const A* packed, V (&result)[group]) {
+  constexpr int width = lanes_of<V>, free = vector_registers / 2 / group, corners = free < 2 ? 1 : free < 4 ? 2 : 4;
+  V sum[corners][group] = {};
+  for (int l = 0; l < problem.levels; ++l) {
+    const int64_t right = plan.step_x[l] * stride, down = plan.step_y[l] * (int64_t)stride;
+    for (int p = 0; p < problem.points; ++p, ++k) {
+      const A *row0 = packed + (int64_t)s.token[k] * stride, *row1 = row0 + down;
+      const A w00 = s.corner[0][k], w01 = s.corner[1][k], w10 = s.corner[2][k], w11 = s.corner[3][k];
+      for (int c = 0; c < group; ++c) {
+        sum[0][c] += load<V>(row0 + c * width) * w00;
+        sum[1 % corners][c] += load<V>(row0 + right + c * width) * w01;
+        sum[2 % corners][c] += load<V>(row1 + c * width) * w10;
+        sum[3 % corners][c] += load<V>(row1 + right + c * width) * w11;
+      }
+    }
+  }
+  for (int c = 0; c < group; ++c) {
+    if constexpr (corners == 4) result[c] = (sum[0][c] + sum[1][c]) + (sum[2][c] + sum[3][c]);
+    else if constexpr (corners == 2) result[c] = sum[0][c] + sum[1][c];
+    else result[c] = sum[0][c];
+  }
+}
+
 template <class A, class T, class S, class V, int chunks>
 void forward(const Problem& problem, const Plan<A>& plan, int64_t b, int64_t h, int64_t begin, int64_t end, const A* packed) {
-  constexpr int width = sizeof(V) / sizeof(A), stride = width * chunks;
+  constexpr int width = lanes_of<V>, stride = width * chunks;
+  constexpr int group = chunks < vector_registers / 2 ? chunks : vector_registers / 2;  // vectors of channels that are summed at once
   const int block = max_samples / plan.padded;  // queries located at once: one after the other, each would wait for its own
   Samples<A> s;
   A scale[max_samples];
@@ -81,23 +106,12 @@ void forward(const Problem& problem, const Plan<A>& plan, int64_t b, int64_t h, 
     const int count = (int)(end - first < block ? end - first : block);
     for (int i = 0; i < count; ++i) scale[i] = rows.template locate<false>(first + i, i, s, nullptr);
     for (int i = 0; i < count; ++i) {
-      V sum00[chunks] = {}, sum01[chunks] = {}, sum10[chunks] = {}, sum11[chunks] = {};
-      int k = i * plan.padded;
-      for (int l = 0; l < problem.levels; ++l) {
-        const int64_t right = plan.step_x[l] * stride, down = plan.step_y[l] * (int64_t)stride;
-        for (int p = 0; p < problem.points; ++p, ++k) {
-          const A *row0 = packed + (int64_t)s.token[k] * stride, *row1 = row0 + down;
-          const A w00 = s.corner[0][k], w01 = s.corner[1][k], w10 = s.corner[2][k], w11 = s.corner[3][k];
-          for (int c = 0; c < chunks; ++c) {
-            sum00[c] += load<V>(row0 + c * width) * w00;
-            sum01[c] += load<V>(row0 + right + c * width) * w01;
-            sum10[c] += load<V>(row1 + c * width) * w10;
-            sum11[c] += load<V>(row1 + right + c * width) * w11;
-          }
-        }
-      }
       alignas(64) A result[stride < 16 ? 16 : stride];
-      for (int c = 0; c < chunks; ++c) store(result + c * width, ((sum00[c] + sum01[c]) + (sum10[c] + sum11[c])) * scale[i]);
+      for (int c = 0; c < chunks; c += group) {
+        V sums[group];
+        sample<V, group, stride>(problem, plan, s, i * plan.padded, packed + c * width, sums);
+        for (int j = 0; j < group; ++j) store(result + (c + j) * width, sums[j] * scale[i]);
+      }
       T* const to = out + (first + i) * problem.heads * problem.channels;
       prefetch_to_write((const char*)to + ahead * problem.heads * problem.channels * sizeof(T), problem.channels * sizeof(T));
       if (problem.channels == stride) {
@@ -113,7 +127,7 @@ template <class A, class T, class S, class V, int chunks>
 void backward(const Problem& problem, const Plan<A>& plan, int64_t b, int64_t h, const A* packed, A* gradient) {
   typedef Lanes<A> L;
   typedef typename L::V W;
-  constexpr int width = sizeof(V) / sizeof(A), stride = width * chunks;
+  constexpr int width = lanes_of<V>, stride = width * chunks;
   const int block = max_samples / plan.padded;
   Samples<A> s;
   Slopes<A> slopes;
@@ -202,105 +216,80 @@ void unpack(const Problem& problem, const Plan<A>& plan, int64_t b, int64_t h, c
 
 // ---- from types and sizes known when running to instances known when compiling
 
-template <template <class, class> class Job, class A, class... Args>
-inline void by_value_type(const Problem& problem, Args... args) {
+template <class A, class Job>
+inline void by_value_type(const Problem& problem, Job job) {
   if constexpr (sizeof(A) == 8) {
-    Job<A, double>::run(problem, args...);
+    job.template operator()<double>();
   } else {
     switch (problem.value_type) {
-      case Type::f16: return Job<A, Half>::run(problem, args...);
-      case Type::bf16: return Job<A, BFloat>::run(problem, args...);
-      default: return Job<A, float>::run(problem, args...);
+      case Type::f16: return job.template operator()<Half>();
+      case Type::bf16: return job.template operator()<BFloat>();
+      default: return job.template operator()<float>();
     }
   }
 }
 
-template <template <class, class, class, class, int> class Job, class A, class T, class S, class... Args>
-inline void by_channels(const Problem& problem, const Plan<A>& plan, Args... args) {
-  if constexpr (sizeof(A) == 8) {
-    switch (plan.padded_channels) {
-      case 8: return Job<A, T, S, f64x8, 1>::run(problem, plan, args...);
-      case 16: return Job<A, T, S, f64x8, 2>::run(problem, plan, args...);
-      case 32: return Job<A, T, S, f64x8, 4>::run(problem, plan, args...);
-      default: return Job<A, T, S, f64x8, 8>::run(problem, plan, args...);
-    }
+// A head's channels as so many vectors; as one half of a vector where they fill no more.
+template <class A, int padded_channels, class Job>
+inline void in_vectors(Job job) {
+  if constexpr (padded_channels < Lanes<A>::count) {
+    job.template operator()<Vector<A, padded_channels>, 1>();
   } else {
-    switch (plan.padded_channels) {
-      case 8: return Job<A, T, S, f32x8, 1>::run(problem, plan, args...);
-      case 16: return Job<A, T, S, f32x16, 1>::run(problem, plan, args...);
-      case 32: return Job<A, T, S, f32x16, 2>::run(problem, plan, args...);
-      default: return Job<A, T, S, f32x16, 4>::run(problem, plan, args...);
-    }
+    job.template operator()<typename Lanes<A>::V, padded_channels / Lanes<A>::count>();
   }
 }
 
-template <template <class, class, class, class, int> class Job, class A, class... Args>
-inline void by_types(const Problem& problem, Args... args) {
-  if constexpr (sizeof(A) == 8) {
-    by_channels<Job, A, double, double>(problem, args...);
-  } else {
-    const bool same = problem.sampling_type == problem.value_type;
-    switch (problem.value_type) {
-      case Type::f16: return same ? by_channels<Job, A, Half, Half>(problem, args...) : by_channels<Job, A, Half, float>(problem, args...);
-      case Type::bf16:
-        return same ? by_channels<Job, A, BFloat, BFloat>(problem, args...) : by_channels<Job, A, BFloat, float>(problem, args...);
-      default: return by_channels<Job, A, float, float>(problem, args...);
-    }
+template <class A, class Job>
+inline void by_channels(const Plan<A>& plan, Job job) {
+  switch (plan.padded_channels) {
+    case 8: return in_vectors<A, 8>(job);
+    case 16: return in_vectors<A, 16>(job);
+    case 32: return in_vectors<A, 32>(job);
+    default: return in_vectors<A, 64>(job);
   }
 }
 
-template <class A, class T>
-struct Pack {
-  template <class... Args>
-  static void run(Args&... args) {
-    pack<A, T>(args...);
-  }
-};
-template <class A, class T>
-struct Unpack {
-  template <class... Args>
-  static void run(Args&... args) {
-    unpack<A, T>(args...);
-  }
-};
-template <class A, class T, class S, class V, int chunks>
-struct Forward {
-  template <class... Args>
-  static void run(Args&... args) {
-    forward<A, T, S, V, chunks>(args...);
-  }
-};
-template <class A, class T, class S, class V, int chunks>
-struct Backward {
-  template <class... Args>
-  static void run(Args&... args) {
-    backward<A, T, S, V, chunks>(args...);
-  }
-};
+// Types of value, and of offsets and logits; the vector, and how many of them hold a head's channels.
+template <class A, class Job>
+inline void by_types(const Problem& problem, const Plan<A>& plan, Job job) {
+  by_value_type<A>(problem, [&]<class T>() {
+    by_channels<A>(plan, [&]<class V, int chunks>() {
+      if constexpr (sizeof(T) == 2) {
+        if (problem.sampling_type != problem.value_type) return job.template operator()<T, float, V, chunks>();
+      }
+      job.template operator()<T, T, V, chunks>();
+    });
+  });
+}
 
 template <class A>
 Kernels<A> kernels() {
   return {
+      Lanes<A>::count,
       [](const Problem& p, const Plan<A>& plan, int64_t b, int64_t h, int64_t begin, int64_t end, A* packed) {
-        by_value_type<Pack, A>(p, plan, b, h, begin, end, packed);
+        by_value_type<A>(p, [&]<class T>() { pack<A, T>(p, plan, b, h, begin, end, packed); });
       },
       [](const Problem& p, const Plan<A>& plan, int64_t b, int64_t h, int64_t begin, int64_t end, const A* packed) {
-        by_types<Forward, A>(p, plan, b, h, begin, end, packed);
+        by_types<A>(p, plan, [&]<class T, class S, class V, int chunks>() {
+          forward<A, T, S, V, chunks>(p, plan, b, h, begin, end, packed);
+        });
       },
       [](const Problem& p, const Plan<A>& plan, int64_t b, int64_t h, const A* packed, A* gradient) {
-        by_types<Backward, A>(p, plan, b, h, packed, gradient);
+        by_types<A>(p, plan, [&]<class T, class S, class V, int chunks>() {
+          backward<A, T, S, V, chunks>(p, plan, b, h, packed, gradient);
+        });
       },
       [](const Problem& p, const Plan<A>& plan, int64_t b, int64_t h, const A* gradient) {
-        by_value_type<Unpack, A>(p, plan, b, h, gradient);
+        by_value_type<A>(p, [&]<class T>() { unpack<A, T>(p, plan, b, h, gradient); });
       },
   };
 }
 
 }  // namespace
 
-const KernelSet& PROSCALE_JOIN(kernels_, PROSCALE_SET)() {
+const KernelSet& kernel_set() {
   static const KernelSet set = {PROSCALE_STRING(PROSCALE_SET), kernels<float>(), kernels<double>()};
   return set;
 }
 
-}  // namespace proscale
+}  // namespace proscale::PROSCALE_SET

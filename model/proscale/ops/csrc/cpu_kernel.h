@@ -35,6 +35,7 @@ struct Plan {
 
 template <class A>
 struct Kernels {
+  int32_t lanes;  // elements of A in a vector
   // Head h of image b as (tokens, padded_channels) of A, channels beyond the head's own zero; tokens begin..end.
   void (*pack)(const Problem&, const Plan<A>&, int64_t b, int64_t h, int64_t begin, int64_t end, A* packed);
   void (*forward)(const Problem&, const Plan<A>&, int64_t b, int64_t h, int64_t begin, int64_t end, const A* packed);
@@ -50,10 +51,16 @@ struct KernelSet {
   Kernels<double> f64;
 };
 
-const KernelSet& kernels_plain();
+namespace plain {
+const KernelSet& kernel_set();
+}
 #ifdef PROSCALE_X86
-const KernelSet& kernels_avx2();
-const KernelSet& kernels_avx512();
+namespace avx2 {
+const KernelSet& kernel_set();
+}
+namespace avx512 {
+const KernelSet& kernel_set();
+}
 #endif
 
 }  // namespace proscale

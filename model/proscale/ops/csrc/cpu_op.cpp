@@ -1,32 +1,21 @@
 // proscale::ms_deform_attn: the schema, and the operator on the CPU.
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
-#include <memory>
 
+#include "aligned.h"
 #include "arguments.h"
 #include "cpu_plan.h"
+#include "instruction_set.h"
 
 namespace proscale {
 namespace {
 
-// The widest set that this processor runs; MS_DEFORM_ATTN_CPU (plain, avx2) asks for less.
 const KernelSet& kernel_set() {
-  static const KernelSet& chosen = []() -> const KernelSet& {
 #ifdef PROSCALE_X86
-    const char* asked = std::getenv("MS_DEFORM_ATTN_CPU");
-    const bool plain = asked && std::strcmp(asked, "plain") == 0;
-    const bool avx2_only = asked && std::strcmp(asked, "avx2") == 0;
-    __builtin_cpu_init();
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-    if (avx512 && !plain && !avx2_only) return kernels_avx512();
-    if (avx2 && !plain) return kernels_avx2();
+  if (instruction_set() == InstructionSet::avx512) return avx512::kernel_set();
+  if (instruction_set() == InstructionSet::avx2) return avx2::kernel_set();
 #endif
-    return kernels_plain();
-  }();
-  return chosen;
+  return plain::kernel_set();
 }
 
 template <class A>
@@ -36,18 +25,6 @@ const Kernels<A>& kernels() {
   } else {
     return kernel_set().f32;
   }
-}
-
-struct Free {
-  void operator()(void* p) const { std::free(p); }
-};
-
-// Uninitialised memory for vector loads, with room for one more cache line.
-template <class E>
-std::unique_ptr<E[], Free> room(size_t count) {
-  void* p = std::aligned_alloc(64, (count * sizeof(E) + 127) / 64 * 64);
-  STD_TORCH_CHECK(p != nullptr, "ms_deform_attn: out of memory");
-  return std::unique_ptr<E[], Free>(static_cast<E*>(p));
 }
 
 void check_samples(const Problem& problem) {
@@ -66,12 +43,12 @@ template <class A>
 void forward(const Problem& problem) {
   constexpr int64_t block = 64;                              // queries
   constexpr int64_t cache = (int64_t{4} << 20) / sizeof(A);  // elements packed at once
-  const PlanTables<A> tables(problem);
-  const Plan<A>& plan = tables.plan;
   const Kernels<A>& run = kernels<A>();
+  const PlanTables<A> tables(problem, run.lanes);
+  const Plan<A>& plan = tables.plan;
   const int64_t pairs = problem.batch * problem.heads, size = problem.tokens * plan.padded_channels;
   const int64_t group = std::clamp<int64_t>(cache / size, 1, pairs);
-  const auto packed = room<A>(static_cast<size_t>(group * size));
+  const auto packed = uninitialized<A>(group * size);
   const int64_t token_blocks = (problem.tokens + block - 1) / block, query_blocks = (problem.queries + block - 1) / block;
   for (int64_t first = 0; first < pairs; first += group) {
     const int64_t count = std::min(group, pairs - first);
@@ -99,16 +76,16 @@ void forward(const Problem& problem) {
 // One head of one image is one thread's work from start to end.
 template <class A>
 void backward(const Problem& problem) {
-  const PlanTables<A> tables(problem);
-  const Plan<A>& plan = tables.plan;
   const Kernels<A>& run = kernels<A>();
-  const size_t size = static_cast<size_t>(problem.tokens * plan.padded_channels);
+  const PlanTables<A> tables(problem, run.lanes);
+  const Plan<A>& plan = tables.plan;
+  const int64_t size = problem.tokens * plan.padded_channels;
   torch::stable::parallel_for(0, problem.batch * problem.heads, grain(problem, problem.queries), [&](int64_t begin, int64_t end) {
-    const auto packed = room<A>(size), gradient = room<A>(size);
+    const auto packed = uninitialized<A>(size), gradient = uninitialized<A>(size);
     for (int64_t i = begin; i < end; ++i) {
       const int64_t b = i / problem.heads, h = i % problem.heads;
       run.pack(problem, plan, b, h, 0, problem.tokens, packed.get());
-      std::memset(gradient.get(), 0, size * sizeof(A));
+      std::memset(gradient.get(), 0, static_cast<size_t>(size) * sizeof(A));
       run.backward(problem, plan, b, h, packed.get(), gradient.get());
       run.unpack(problem, plan, b, h, gradient.get());
     }
@@ -117,9 +94,9 @@ void backward(const Problem& problem) {
 
 Tensor ms_deform_attn(
     const Tensor& value, const Tensor& offsets, const Tensor& logits, const std::vector<int64_t>& spatial_shapes,
-    const std::optional<Tensor>& reference
+    const std::optional<Tensor>& reference_points
 ) {
-  Arguments arguments(value, offsets, logits, spatial_shapes, reference);
+  Arguments arguments(value, offsets, logits, spatial_shapes, reference_points);
   Problem& problem = arguments.problem;
   Tensor out = torch::stable::new_empty(
       value, std::vector<int64_t>{problem.batch, problem.queries, static_cast<int64_t>(problem.heads) * problem.channels}
@@ -137,9 +114,9 @@ Tensor ms_deform_attn(
 
 std::tuple<Tensor, Tensor, Tensor> ms_deform_attn_backward(
     const Tensor& out_gradient, const Tensor& value, const Tensor& offsets, const Tensor& logits,
-    const std::vector<int64_t>& spatial_shapes, const std::optional<Tensor>& reference, [[maybe_unused]] bool deterministic
+    const std::vector<int64_t>& spatial_shapes, const std::optional<Tensor>& reference_points, [[maybe_unused]] bool deterministic
 ) {
-  Arguments arguments(value, offsets, logits, spatial_shapes, reference);
+  Arguments arguments(value, offsets, logits, spatial_shapes, reference_points);
   Problem& problem = arguments.problem;
   STD_TORCH_CHECK(
       out_gradient.dim() == 3 && out_gradient.size(0) == problem.batch && out_gradient.size(1) == problem.queries &&
@@ -173,10 +150,10 @@ std::tuple<Tensor, Tensor, Tensor> ms_deform_attn_backward(
 extern "C" __attribute__((visibility("default"))) const char* proscale_cpu_capability() { return proscale::kernel_set().name; }
 
 STABLE_TORCH_LIBRARY(proscale, m) {
-  m.def("ms_deform_attn(Tensor value, Tensor offsets, Tensor logits, int[] spatial_shapes, Tensor? reference=None) -> Tensor");
+  m.def("ms_deform_attn(Tensor value, Tensor offsets, Tensor logits, int[] spatial_shapes, Tensor? reference_points=None) -> Tensor");
   m.def(
       "ms_deform_attn_backward(Tensor out_gradient, Tensor value, Tensor offsets, Tensor logits, int[] spatial_shapes, "
-      "Tensor? reference, bool deterministic) -> (Tensor, Tensor, Tensor)"
+      "Tensor? reference_points, bool deterministic) -> (Tensor, Tensor, Tensor)"
   );
 }
 

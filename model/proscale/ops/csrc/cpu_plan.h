@@ -1,33 +1,13 @@
 // What all queries of a Problem have in common, worked out once: constants per sample, and where columns and rows lie in every level.
 #pragma once
 
-#include <stdlib.h>
-
 #include <algorithm>
-#include <new>
 #include <vector>
 
+#include "aligned.h"
 #include "cpu_kernel.h"
 
 namespace proscale {
-
-// Memory at whole cache lines, so that no vector load touches two.
-template <class E>
-struct Aligned {
-  using value_type = E;
-  Aligned() = default;
-  template <class F>
-  Aligned(const Aligned<F>&) {}
-  E* allocate(size_t count) {
-    void* const p = aligned_alloc(64, (count * sizeof(E) + 63) / 64 * 64);
-    if (!p) throw std::bad_alloc();
-    return static_cast<E*>(p);
-  }
-  void deallocate(E* p, size_t) { free(p); }
-  bool operator==(const Aligned&) const = default;
-};
-template <class E>
-using Table = std::vector<E, Aligned<E>>;
 
 // Fills a Plan and owns its arrays.
 template <class A>
@@ -35,11 +15,11 @@ class PlanTables {
  public:
   Plan<A> plan{};
 
-  explicit PlanTables(const Problem& problem) {
-    constexpr int32_t lanes = 64 / sizeof(A);
+  // `lanes`: of the kernels that the plan is for.
+  PlanTables(const Problem& problem, int32_t lanes) {
     plan.samples = problem.levels * problem.points;
     plan.padded = (plan.samples + lanes - 1) / lanes * lanes;
-    // Whole vectors per token, of the counts that cpu_kernel.cpp has instances for.
+    // Of the counts that cpu_kernel.cpp has instances for.
     plan.padded_channels = problem.channels <= 8 ? 8 : problem.channels <= 16 ? 16 : problem.channels <= 32 ? 32 : 64;
 
     // Padding lanes belong to a level of one pixel with no weight.
@@ -60,7 +40,7 @@ class PlanTables {
     plan.width = width, plan.start = start, plan.step_x = steps_.data(), plan.step_y = steps_.data() + problem.levels;
     plan.last_x = factor[0], plan.last_y = factor[1], plan.second_x = factor[2], plan.second_y = factor[3], plan.absent = factor[4];
 
-    if (!problem.reference) {
+    if (!problem.reference_points) {
       centres(problem, &Level::width, columns_);
       centres(problem, &Level::height, rows_);
       plan.column_base = columns_.base.data(), plan.column_fraction = columns_.fraction.data(), plan.column_start = columns_.start.data();
@@ -69,32 +49,32 @@ class PlanTables {
   }
 
  private:
-  struct Axis {
+  struct Centres {
     std::vector<int32_t> start;
-    Table<A> base, fraction;
+    AlignedVector<A> base, fraction;
   };
-  Axis columns_, rows_;
+  Centres columns_, rows_;
   std::vector<int32_t> steps_;
-  Table<int32_t> constants_;
-  Table<A> factors_;
+  AlignedVector<int32_t> constants_;
+  AlignedVector<A> factors_;
 
   // Centre i + 1/2 of `from` pixels lies at ((2i + 1) to - from) / (2 from) in a level of `to` pixels: whole part and rest, exactly.
-  void centres(const Problem& problem, int32_t Level::* size, Axis& axis) const {
+  void centres(const Problem& problem, int32_t Level::* size, Centres& found) const {
     int32_t start = 0;
     for (int32_t source = 0; source < problem.levels; ++source) {
       const int64_t from = problem.level[source].*size;
-      axis.start.push_back(start);
+      found.start.push_back(start);
       start += static_cast<int32_t>(from);
       for (int64_t i = 0; i < from; ++i) {
-        const size_t first = axis.base.size();
-        axis.base.resize(first + plan.padded), axis.fraction.resize(first + plan.padded);
+        const size_t first = found.base.size();
+        found.base.resize(first + plan.padded), found.fraction.resize(first + plan.padded);
         for (int32_t l = 0; l < problem.levels; ++l) {
           const int64_t to = problem.level[l].*size, numerator = (2 * i + 1) * to - from, denominator = 2 * from;
           const int64_t base = numerator >= 0 ? numerator / denominator : -((-numerator + denominator - 1) / denominator);
           const size_t at = first + static_cast<size_t>(l) * problem.points;
           const A fraction = static_cast<A>(numerator - base * denominator) / static_cast<A>(denominator);
-          std::fill_n(axis.base.begin() + at, problem.points, static_cast<A>(base));
-          std::fill_n(axis.fraction.begin() + at, problem.points, fraction);
+          std::fill_n(found.base.begin() + at, problem.points, static_cast<A>(base));
+          std::fill_n(found.fraction.begin() + at, problem.points, fraction);
         }
       }
     }

@@ -1,12 +1,27 @@
-// Where the samples of a query lie, and how much the pixels around each weigh.
-// Part of cpu_kernel.cpp, built once per instruction set: everything is in an unnamed namespace, so that the linker mixes no two of them.
+// Where the samples of a query lie, and how much the pixels around each weigh: vectors over samples. Part of cpu_kernel.cpp.
 #pragma once
 
 #include "cpu_halves.h"
 #include "cpu_kernel.h"
 
-namespace proscale {
+namespace proscale::PROSCALE_SET {
 namespace {
+
+// What a vector of the arithmetic type A holds, and how an index per lane is stored.
+template <class A>
+struct Lanes;
+template <>
+struct Lanes<float> {
+  typedef F32 V;
+  static constexpr int count = lanes_of<V>;
+  typedef Vector<int32_t, count> Stored;
+};
+template <>
+struct Lanes<double> {
+  typedef F64 V;
+  static constexpr int count = lanes_of<V>;
+  typedef Vector<int32_t, count> Stored;
+};
 
 // ---- where a query's samples lie
 
@@ -22,7 +37,7 @@ struct Positions {
 
   Positions(const Problem& problem, const Plan<A>& plan, int64_t batch, int64_t first) : problem(problem), plan(plan), batch(batch) {
     level = x = y = 0;
-    if (!problem.reference) {
+    if (!problem.reference_points) {
       while (level + 1 < problem.levels && first >= problem.level[level + 1].start) ++level;
       const int64_t token = first - problem.level[level].start;
       y = (int32_t)(token / problem.level[level].width);
@@ -37,8 +52,9 @@ struct Positions {
   }
 
   void at(int64_t query) {
-    if (problem.reference) {
-      const A* point = (const A*)problem.reference + batch * problem.reference_batch_stride + query * problem.reference_query_stride;
+    if (problem.reference_points) {
+      const int64_t row = batch * problem.reference_points_batch_stride + query * problem.reference_points_query_stride;
+      const A* point = (const A*)problem.reference_points + row;
       int k = 0;
       for (int l = 0; l < problem.levels; ++l) {
         const double px = split((double)point[0] * problem.level[l].width - 0.5);
@@ -62,7 +78,7 @@ struct Positions {
     }
   }
 
-  // Far outside is outside; what is no number samples nothing.
+  // Far outside is outside; NaN samples nothing.
   static double split(double position) {
     if (!(position > -1e8)) return -1e8;
     return position > 1e8 ? 1e8 : position;
@@ -87,7 +103,7 @@ struct Slopes {
 // The weight that a pixel at distance d from the sample has, and its derivative by the sample's position (from the right, as floor has it).
 template <class V>
 inline V hat(V distance) {
-  return at_least(1 - magnitude(distance), V{});
+  return greater(1 - magnitude(distance), V{});
 }
 
 template <class V>
@@ -96,15 +112,15 @@ inline V hat_slope(V distance) {
   return distance >= 0 ? (distance < 1 ? V{} - 1 : V{}) : rising;
 }
 
-// One axis of as many samples as a vector holds.
+// The columns, or the rows, of as many windows as a vector has lanes.
 template <class V>
-struct Axis {
+struct WindowSpan {
   V place, distance;  // of the window's first column, clamped into the level; of the sample from it
   V w0, w1;
 
-  Axis(V offset, V base, V fraction, V last, V second) {
+  WindowSpan(V offset, V base, V fraction, V last, V second) {
     typedef decltype(V{}[0] + V{}[0]) A;
-    const V far = all<V>((A)(1 << 26));  // more than any level; infinities and what is no number end there
+    const V far = all<V>((A)(1 << 26));  // more than any level; infinities and NaN end there
     const V t = between(fraction + offset, -far, far);
     const V whole = floor_of(t), left = base + whole;
     place = between(left, V{}, last);
@@ -114,28 +130,6 @@ struct Axis {
     w1 = hat(distance - 1) * second;
   }
 };
-
-template <class V>
-inline void deinterleave(V a, V b, V& x, V& y) {
-  if constexpr (sizeof(V) / sizeof(a[0]) == 16) {
-    x = __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    y = __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-  } else {
-    x = __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14);
-    y = __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
-  }
-}
-
-template <class V>
-inline void interleave(V x, V y, V& a, V& b) {
-  if constexpr (sizeof(V) / sizeof(a[0]) == 16) {
-    a = __builtin_shufflevector(x, y, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-    b = __builtin_shufflevector(x, y, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-  } else {
-    a = __builtin_shufflevector(x, y, 0, 8, 1, 9, 2, 10, 3, 11);
-    b = __builtin_shufflevector(x, y, 4, 12, 5, 13, 6, 14, 7, 15);
-  }
-}
 
 constexpr int at_most_a_vector(int count, int lanes) { return count < 0 ? 0 : count < lanes ? count : lanes; }
 
@@ -153,12 +147,13 @@ inline A locate(
   for (int k = 0; k < plan.padded; k += L::count) {
     const V logit = load_part<V>(logits + k, at_most_a_vector(plan.samples - k, L::count)) + load<V>(plan.absent + k);
     store(s.attention + first + k, logit);
-    top = at_least(logit, top);
+    top = greater(logit, top);
   }
   const A highest = largest(top);
   V sum = {};
   for (int k = 0; k < plan.padded; k += L::count) {
-    const V e = exponential(load<V>(s.attention + first + k) - highest);
+    const V below = load<V>(s.attention + first + k) - highest;
+    const V e = below >= -87 ? exponential(below) : V{};  // NaN weighs nothing
     store(s.attention + first + k, e);
     sum += e;
   }
@@ -175,8 +170,8 @@ inline A locate(
         load_part<V>(offsets + 2 * k, at_most_a_vector(pairs, L::count)),
         load_part<V>(offsets + 2 * k + (pairs > L::count ? L::count : 0), at_most_a_vector(pairs - L::count, L::count)), dx, dy
     );
-    const Axis<V> x(dx, load<V>(at.base_x + k), load<V>(at.fraction_x + k), load<V>(plan.last_x + k), load<V>(plan.second_x + k));
-    const Axis<V> y(dy, load<V>(at.base_y + k), load<V>(at.fraction_y + k), load<V>(plan.last_y + k), load<V>(plan.second_y + k));
+    const WindowSpan<V> x(dx, load<V>(at.base_x + k), load<V>(at.fraction_x + k), load<V>(plan.last_x + k), load<V>(plan.second_x + k));
+    const WindowSpan<V> y(dy, load<V>(at.base_y + k), load<V>(at.fraction_y + k), load<V>(plan.last_y + k), load<V>(plan.second_y + k));
     const Stored column = __builtin_convertvector(x.place, Stored), row = __builtin_convertvector(y.place, Stored);
     store(s.token + first + k, load<Stored>(plan.start + k) + row * load<Stored>(plan.width + k) + column);
     const V upper = weight * y.w0, lower = weight * y.w1;
@@ -197,4 +192,4 @@ inline A locate(
 }
 
 }  // namespace
-}  // namespace proscale
+}  // namespace proscale::PROSCALE_SET

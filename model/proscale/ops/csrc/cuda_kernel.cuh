@@ -45,11 +45,11 @@ struct LevelParameters {
 
 struct Parameters {
   const void *value, *offsets, *logits, *out_gradient;
-  const float* reference;
+  const float* reference_points;
   void *out, *offsets_gradient, *logits_gradient;
   void* accumulator;        // float (B, N, heads, d), or int64_t when deterministic
   const uint32_t* largest;  // deterministic: bits of the largest |out_gradient|
-  int64_t value_batch, offsets_batch, logits_batch, reference_batch, reference_query;  // strides in elements
+  int64_t value_batch, offsets_batch, logits_batch, reference_points_batch, reference_points_query;  // strides in elements
   uint32_t value_row, value_head, offsets_row, offsets_head, logits_row, logits_head;
   int32_t batch, queries, heads, channels, levels, points, samples, tokens;
   uint32_t items;  // queries * heads
@@ -187,8 +187,8 @@ __device__ inline bool float_sampling(const Parameters& p) {
   return levels == 0 && p.float_sampling;
 }
 template <int levels>
-__device__ inline bool has_reference(const Parameters& p) {
-  return levels == 0 && p.reference != nullptr;
+__device__ inline bool has_reference_points(const Parameters& p) {
+  return levels == 0 && p.reference_points != nullptr;
 }
 
 // ---- where a lane works
@@ -199,8 +199,8 @@ template <int lanes, int levels>
 struct Item {
   uint32_t batch, query, head, lane;
   bool live, warp_live;
-  float x, y;                                          // centre of the query's token, in pixels of its own level, or the reference, in 0..1
-  float u, v;                                          // the same in 0..1
+  float x, y;  // centre of the query's token, in pixels of its own level, or its reference point, in 0..1
+  float u, v;  // the same in 0..1
   float inverse_width, inverse_height, width, height;  // of its own level
 
   __device__ explicit Item(const Parameters& p) {
@@ -221,8 +221,8 @@ struct Item {
   }
 
   __device__ void locate(const Parameters& p) {
-    if (has_reference<levels>(p)) {
-      const float* point = p.reference + batch * p.reference_batch + query * p.reference_query;
+    if (has_reference_points<levels>(p)) {
+      const float* point = p.reference_points + batch * p.reference_points_batch + query * p.reference_points_query;
       x = u = point[0], y = v = point[1];
       return;
     }
@@ -264,22 +264,22 @@ struct Item {
   }
 };
 
-// One axis of one sample. The position is kept as a whole number and a small rest, so that no digit is spent on the size of the picture:
-// (centre to / from - 1/2) = whole + rest, with the products below exact up to 2^24.
-struct Axis {
+// The columns, or the rows, of one sample's window. The position is kept as a whole number and a small rest, so that no digit is spent on
+// the size of the picture: (centre to / from - 1/2) = whole + rest, with the products below exact up to 2^24.
+struct WindowSpan {
   float place;     // of the window, clamped into the level; a whole number
   float w0, w1;    // weights of its first and second column
   float distance;  // of the sample from the first column
 
-  __device__ Axis(bool reference, float centre, float share, float inverse_from, float from, float to, float last, float offset) {
+  __device__ WindowSpan(bool has_reference, float centre, float share, float inverse_from, float from, float to, float last, float offset) {
     const float whole = floorf(share * to);
     float t;
-    if (reference) {
+    if (has_reference) {
       t = (fmaf(share, to, -whole) - 0.5f) + offset;
     } else {
       t = fmaf(fmaf(centre, to, -fmaf(whole, from, 0.5f * from)), inverse_from, offset);
     }
-    // Whole numbers in floats; what is infinite or no number ends with weights of zero, as saturating makes zero of it.
+    // Whole numbers in floats; infinities and NaN end with weights of zero, as saturating makes zero of it.
     const float down = floorf(t);
     const float left = whole + down;
     place = fminf(fmaxf(left, 0.0f), last);
@@ -295,12 +295,12 @@ struct Axis {
 // The 2x2 pixels around a sample in one level.
 template <int lanes, int levels>
 struct Window {
-  Axis x, y;
+  WindowSpan x, y;
   uint32_t token;  // left upper
 
   __device__ Window(const Parameters& p, const Item<lanes, levels>& item, const LevelParameters& level, float2 offset)
-      : x(has_reference<levels>(p), item.x, item.u, item.inverse_width, item.width, level.columns, level.last_x, offset.x),
-        y(has_reference<levels>(p), item.y, item.v, item.inverse_height, item.height, level.rows, level.last_y, offset.y) {
+      : x(has_reference_points<levels>(p), item.x, item.u, item.inverse_width, item.width, level.columns, level.last_x, offset.x),
+        y(has_reference_points<levels>(p), item.y, item.v, item.inverse_height, item.height, level.rows, level.last_y, offset.y) {
     if constexpr (levels > 0) {
       token = static_cast<uint32_t>(fmaf(y.place, level.columns, x.place + level.first));
     } else {
@@ -369,7 +369,7 @@ __device__ inline void own_samples(const Parameters& p, uint32_t lane, Body body
   }
 }
 
-// Softmax over the samples of one head, spread over its lanes: e^(logit - highest) * scale, in powers of two.
+// Softmax over the samples of one head, shared by its lanes: e^(logit - highest) * scale, in powers of two.
 template <class T, int lanes, int levels>
 struct Softmax {
   float highest, scale;  // the highest logit times log2 e
@@ -535,7 +535,7 @@ __global__ void __launch_bounds__(block_size) backward_kernel(PROSCALE_PARAMETER
     const LevelParameters& level = p.level[l];
     const float2 offset = valid ? load_pair<T>(p.offsets, offsets + 2 * k, float_sampling<levels>(p)) : float2{0.0f, 0.0f};
     const Window<lanes, levels> window(p, item, level, offset);
-    const Axis &x = window.x, &y = window.y;
+    const WindowSpan &x = window.x, &y = window.y;
     const float attention = softmax.weight(p, logits, round, k, valid);
     const float w0 = y.w0 * attention, w1 = y.w1 * attention;
     const float w00 = w0 * x.w0, w01 = w0 * x.w1, w10 = w1 * x.w0, w11 = w1 * x.w1;
@@ -586,8 +586,8 @@ __global__ void __launch_bounds__(block_size) backward_kernel(PROSCALE_PARAMETER
     const float sample = upper * y.w0 + lower * y.w1;
     sampled[round] = sample;
     expected += attention * sample;
-    const float x0 = Axis::slope(x.distance), x1 = Axis::slope(x.distance - 1.0f) * level.second_x;
-    const float y0 = Axis::slope(y.distance), y1 = Axis::slope(y.distance - 1.0f) * level.second_y;
+    const float x0 = WindowSpan::slope(x.distance), x1 = WindowSpan::slope(x.distance - 1.0f) * level.second_x;
+    const float y0 = WindowSpan::slope(y.distance), y1 = WindowSpan::slope(y.distance - 1.0f) * level.second_y;
     const float by_x = attention * ((d00 * x0 + d01 * x1) * y.w0 + (d10 * x0 + d11 * x1) * y.w1);
     const float by_y = attention * (upper * y0 + lower * y1);
     if (item.live && valid) store_pair<T>(p.offsets_gradient, (row * p.samples + k) * 2, float2{by_x, by_y}, float_sampling<levels>(p));

@@ -75,14 +75,14 @@ Tensor readable(const Tensor& tensor, int64_t dimensions, int64_t elements, Type
 Parameters parameters_of(const Problem& problem) {
   Parameters p{};
   p.value = problem.value, p.offsets = problem.offsets, p.logits = problem.logits;
-  p.reference = static_cast<const float*>(problem.reference);
+  p.reference_points = static_cast<const float*>(problem.reference_points);
   p.value_batch = problem.value_strides.batch, p.value_row = static_cast<uint32_t>(problem.value_strides.row);
   p.value_head = static_cast<uint32_t>(problem.value_strides.head);
   p.offsets_batch = problem.offsets_strides.batch, p.offsets_row = static_cast<uint32_t>(problem.offsets_strides.row);
   p.offsets_head = static_cast<uint32_t>(problem.offsets_strides.head);
   p.logits_batch = problem.logits_strides.batch, p.logits_row = static_cast<uint32_t>(problem.logits_strides.row);
   p.logits_head = static_cast<uint32_t>(problem.logits_strides.head);
-  p.reference_batch = problem.reference_batch_stride, p.reference_query = problem.reference_query_stride;
+  p.reference_points_batch = problem.reference_points_batch_stride, p.reference_points_query = problem.reference_points_query_stride;
   p.batch = static_cast<int32_t>(problem.batch), p.tokens = static_cast<int32_t>(problem.tokens);
   p.queries = static_cast<int32_t>(problem.queries), p.heads = problem.heads, p.channels = problem.channels;
   p.levels = problem.levels, p.points = problem.points, p.samples = problem.levels * problem.points;
@@ -153,20 +153,20 @@ void by_type(Type type, Job job) {
 struct DeviceArguments : Arguments {
   DeviceArguments(
       const Tensor& value, const Tensor& offsets, const Tensor& logits, const std::vector<int64_t>& spatial_shapes,
-      const std::optional<Tensor>& reference
+      const std::optional<Tensor>& reference_points
   )
       : Arguments(
             readable(value, 3, 16 / size_of(type_of(value, "value")), type_of(value, "value")),
-            readable(offsets, 3, 2, type_of(offsets, "offsets")), logits, spatial_shapes, reference
+            readable(offsets, 3, 2, type_of(offsets, "offsets")), logits, spatial_shapes, reference_points
         ) {}
 };
 
 Tensor ms_deform_attn(
     const Tensor& value, const Tensor& offsets, const Tensor& logits, const std::vector<int64_t>& spatial_shapes,
-    const std::optional<Tensor>& reference
+    const std::optional<Tensor>& reference_points
 ) {
   const OnDevice device(value);
-  DeviceArguments arguments(value, offsets, logits, spatial_shapes, reference);
+  DeviceArguments arguments(value, offsets, logits, spatial_shapes, reference_points);
   const Problem& problem = arguments.problem;
   Parameters p = parameters_of(problem);
   Tensor out =
@@ -174,7 +174,7 @@ Tensor ms_deform_attn(
   p.out = out.mutable_data_ptr();
   if (out.numel() == 0) return out;
   by_type(problem.value_type, [&]<class T>(T) {
-    by_shape<T>(p, problem.sampling_type == problem.value_type && !problem.reference, [&]<class U, int lanes, int levels>() {
+    by_shape<T>(p, problem.sampling_type == problem.value_type && !problem.reference_points, [&]<class U, int lanes, int levels>() {
       device.launch(forward_kernel<U, lanes, levels>, grid_of(p, lanes), p);
     });
   });
@@ -183,10 +183,10 @@ Tensor ms_deform_attn(
 
 std::tuple<Tensor, Tensor, Tensor> ms_deform_attn_backward(
     const Tensor& out_gradient, const Tensor& value, const Tensor& offsets, const Tensor& logits,
-    const std::vector<int64_t>& spatial_shapes, const std::optional<Tensor>& reference, bool deterministic
+    const std::vector<int64_t>& spatial_shapes, const std::optional<Tensor>& reference_points, bool deterministic
 ) {
   const OnDevice device(value);
-  DeviceArguments arguments(value, offsets, logits, spatial_shapes, reference);
+  DeviceArguments arguments(value, offsets, logits, spatial_shapes, reference_points);
   const Problem& problem = arguments.problem;
   Parameters p = parameters_of(problem);
   STD_TORCH_CHECK(
@@ -219,7 +219,7 @@ std::tuple<Tensor, Tensor, Tensor> ms_deform_attn_backward(
       device.launch(largest_kernel<T>, grid_of(eights), static_cast<const T*>(p.out_gradient), eights, bits);
     }
     by_shape<T>(
-        p, problem.sampling_type == problem.value_type && !problem.reference && !deterministic,
+        p, problem.sampling_type == problem.value_type && !problem.reference_points && !deterministic,
         [&]<class U, int lanes, int levels>() { device.launch(backward_kernel<U, lanes, levels>, grid_of(p, lanes), p); }
     );
     if (!direct) {
@@ -238,10 +238,10 @@ std::tuple<Tensor, Tensor, Tensor> ms_deform_attn_backward(
 
 #ifdef PROSCALE_EMULATE
 STABLE_TORCH_LIBRARY(proscale_emulated, m) {
-  m.def("ms_deform_attn(Tensor value, Tensor offsets, Tensor logits, int[] spatial_shapes, Tensor? reference=None) -> Tensor");
+  m.def("ms_deform_attn(Tensor value, Tensor offsets, Tensor logits, int[] spatial_shapes, Tensor? reference_points=None) -> Tensor");
   m.def(
       "ms_deform_attn_backward(Tensor out_gradient, Tensor value, Tensor offsets, Tensor logits, int[] spatial_shapes, "
-      "Tensor? reference, bool deterministic) -> (Tensor, Tensor, Tensor)"
+      "Tensor? reference_points, bool deterministic) -> (Tensor, Tensor, Tensor)"
   );
 }
 STABLE_TORCH_LIBRARY_IMPL(proscale_emulated, CPU, m) {

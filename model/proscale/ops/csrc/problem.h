@@ -19,7 +19,7 @@ struct Level {
 
 // The base and the fraction of a position are kept apart: position = base + fraction, so that no digit is spent on the size of the picture.
 // `value` (B, N, heads, channels), `offsets` (B, Q, heads, levels * points, 2), `logits` (B, Q, heads, levels * points),
-// `reference` (B, Q, 2) or nullptr: query q sits on token q. `out` and the gradients are laid out without gaps.
+// `reference_points` (B, Q, 2) or nullptr: query q sits on token q. `out` and the gradients are laid out without gaps.
 struct Problem {
   int64_t batch, tokens, queries;
   int32_t heads, channels, levels, points;
@@ -27,14 +27,14 @@ struct Problem {
   const void* value;
   const void* offsets;
   const void* logits;
-  const void* reference;  // float, or double where value is
+  const void* reference_points;  // float, or double where value is
   const void* out_gradient;
   void* out;
   void* value_gradient;
   void* offsets_gradient;
   void* logits_gradient;
   Strides value_strides, offsets_strides, logits_strides;
-  int64_t reference_batch_stride, reference_query_stride;
+  int64_t reference_points_batch_stride, reference_points_query_stride;
   const Level* level;  // host memory
 };
 

@@ -12,7 +12,7 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-constexpr int64_t columns_at_once = 32;  // turned on their side together: two cache lines of a row of bytes or more
+constexpr int64_t columns_at_once = 32;  // transposed together: two cache lines of a row of bytes or more
 
 void check_pixels(int64_t height, int64_t width) {
   STD_TORCH_CHECK(height * width < std::numeric_limits<int32_t>::max(), "more pixels than 31 bits count");
@@ -26,13 +26,13 @@ std::vector<Run> runs_of(const T* values, int64_t height, int64_t width, int64_t
     append_runs(values, height * width, 0, runs);
     return runs;
   }
-  std::vector<T> turned(columns_at_once * height);
+  std::vector<T> transposed(columns_at_once * height);
   for (int64_t x = 0; x < width; x += columns_at_once) {
     const int64_t columns = std::min(columns_at_once, width - x);
     const T* from = values + x * column_step;
     for (int64_t y = 0; y < height; ++y, from += row_step)
-      for (int64_t k = 0; k < columns; ++k) turned[k * height + y] = from[k * column_step];
-    append_runs(turned.data(), columns * height, x * height, runs);
+      for (int64_t k = 0; k < columns; ++k) transposed[k * height + y] = from[k * column_step];
+    append_runs(transposed.data(), columns * height, x * height, runs);
   }
   return runs;
 }

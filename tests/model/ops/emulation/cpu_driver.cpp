@@ -18,9 +18,9 @@ void transfer(size_t (*move)(E*, size_t, size_t, FILE*), E* data, size_t size, F
 
 template <class A>
 void compute(const Problem& problem, const Kernels<A>& run) {
-  const PlanTables<A> tables(problem);
+  const PlanTables<A> tables(problem, run.lanes);
   const size_t size = problem.tokens * tables.plan.padded_channels;
-  Table<A> packed(size), gradient(size);
+  AlignedVector<A> packed(size), gradient(size);
   for (int64_t b = 0; b < problem.batch; ++b) {
     for (int64_t h = 0; h < problem.heads; ++h) {
       run.pack(problem, tables.plan, b, h, 0, problem.tokens, packed.data());
@@ -63,9 +63,9 @@ int main() {
   problem.out = out[0].data(), problem.value_gradient = out[1].data();
   problem.offsets_gradient = out[2].data(), problem.logits_gradient = out[3].data();
   if (problem.value_type == Type::f64) {
-    compute<double>(problem, kernels_plain().f64);
+    compute<double>(problem, plain::kernel_set().f64);
   } else {
-    compute<float>(problem, kernels_plain().f32);
+    compute<float>(problem, plain::kernel_set().f32);
   }
   for (auto& bytes : out) transfer<const void>(fwrite, bytes.data(), bytes.size(), stdout);
 }
