@@ -26,8 +26,8 @@ import torch
 from safetensors.torch import save_file
 
 from proscale.checkpoints.convert import Request, convert
-from proscale.checkpoints.detectron2 import to_detectron2
-from proscale.checkpoints.write import write
+from proscale.checkpoints.detectron2_names import to_detectron2
+from proscale.checkpoints.write_folders import write
 from proscale.config import MASK2FORMER, SWIN_T, ModelConfig
 from proscale.network import SegmentationNetwork
 

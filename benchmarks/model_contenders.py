@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from proscale.allocator import keep_freed_memory
 from proscale.checkpoints.convert import Converted
-from proscale.checkpoints.source import ModelSource
-from proscale.checkpoints.write import write_transformers
+from proscale.checkpoints.provenance import Provenance
+from proscale.checkpoints.write_folders import write_transformers
 from proscale.config import MASK2FORMER, SWIN_T, ModelConfig, PixelDecoderConfig, PreprocessConfig, ProScaleEncoderConfig
 from proscale.flops import count_flops
 from proscale.geometry import padded_size, resized_size
@@ -187,7 +187,7 @@ class Transformers:
         self.batch, self.device, self.watch = job["batch"], job["device"], watch
         config = our_config("mask2former", preprocess)
         with tempfile.TemporaryDirectory() as folder:
-            source = ModelSource("random", "", "proscale")
+            source = Provenance("random", "", "proscale")
             write_transformers(Converted(config, categories(), random_network(config).state_dict(), source, ()), Path(folder) / "m")
             self.model = Mask2FormerForUniversalSegmentation.from_pretrained(Path(folder) / "m").eval()
         self.dtype = getattr(torch, job["precision"])

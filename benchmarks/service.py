@@ -34,7 +34,7 @@ sys.path.insert(0, str(ROOT))
 
 from tests.deploy.triton.server import ENVIRONMENT, TritonServer  # noqa: E402
 
-from proscale.checkpoints.folder import DEFAULT_FOLDER, save_folder  # noqa: E402
+from proscale.checkpoints.model_folder import DEFAULT_FOLDER, save_folder  # noqa: E402
 from proscale.config import PROSCALE, SWIN_T, ModelConfig  # noqa: E402
 from proscale.labels import Category  # noqa: E402
 from proscale.network import SegmentationNetwork  # noqa: E402

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.builders import SMALL_CATEGORIES, SMALL_CONFIG, small_network
 
-from proscale.checkpoints.folder import save_folder
+from proscale.checkpoints.model_folder import save_folder
 from proscale.predictor import Predictor
 
 

@@ -1,6 +1,6 @@
 """Configuration of a network and of what goes in and comes out of it: frozen dataclasses, one named constant per variant.
 
-Every field of a model's `config.json` has its name and default here; `checkpoints/folder.py` reads and writes the file.
+Every field of a model's `config.json` has its name and default here; `checkpoints/model_folder.py` reads and writes the file.
 """
 
 from dataclasses import dataclass, field
@@ -53,9 +53,26 @@ class ProScaleEncoderConfig:
     """Add a stage's own input tokens after each of its layers (stages 1 and 2)."""
 
 
+Backbone = ResNetConfig | SwinConfig
+Encoder = Mask2FormerEncoderConfig | ProScaleEncoderConfig
+BACKBONES: dict[str, type[Backbone]] = {"resnet": ResNetConfig, "swin": SwinConfig}
+ENCODERS: dict[str, type[Encoder]] = {"proscale": ProScaleEncoderConfig, "mask2former": Mask2FormerEncoderConfig}
+"""Kinds of backbones and encoders, by the names that `config.json` and the service's answers use."""
+
+
+def backbone_kind(backbone: Backbone) -> str:
+    """The name of a backbone's kind: `resnet` or `swin`."""
+    return next(name for name, cls in BACKBONES.items() if isinstance(backbone, cls))
+
+
+def encoder_kind(encoder: Encoder) -> str:
+    """The name of an encoder's kind: `proscale` or `mask2former`."""
+    return next(name for name, cls in ENCODERS.items() if isinstance(encoder, cls))
+
+
 @dataclass(frozen=True)
 class PixelDecoderConfig:
-    encoder: Mask2FormerEncoderConfig | ProScaleEncoderConfig = field(default_factory=ProScaleEncoderConfig)
+    encoder: Encoder = field(default_factory=ProScaleEncoderConfig)
     hidden_dim: int = 256
     heads: int = 8
     points: int = 4
@@ -111,7 +128,7 @@ class ModelConfig:
     name: str
     classes: int
     """Number of classes K without void; the network has K + 1 class logits."""
-    backbone: ResNetConfig | SwinConfig
+    backbone: Backbone
     pixel_decoder: PixelDecoderConfig = field(default_factory=PixelDecoderConfig)
     transformer_decoder: TransformerDecoderConfig = field(default_factory=TransformerDecoderConfig)
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
@@ -124,6 +141,14 @@ SWIN_T = SwinConfig()
 SWIN_S = SwinConfig(depths=(2, 2, 18, 2))
 SWIN_B = SwinConfig(embed_dim=128, depths=(2, 2, 18, 2), heads=(4, 8, 16, 32), window=12)
 SWIN_L = SwinConfig(embed_dim=192, depths=(2, 2, 18, 2), heads=(6, 12, 24, 48), window=12)
+PUBLISHED_BACKBONES: dict[str, Backbone] = {
+    "ResNet-50": RESNET_50,
+    "ResNet-101": RESNET_101,
+    "Swin-T": SWIN_T,
+    "Swin-S": SWIN_S,
+    "Swin-B": SWIN_B,
+    "Swin-L": SWIN_L,
+}
 
 MASK2FORMER = PixelDecoderConfig(encoder=Mask2FormerEncoderConfig(), pixel_embedding="conv")
 PROSCALE = PixelDecoderConfig()

@@ -6,34 +6,26 @@ from pathlib import Path
 from typing import Any
 
 from proscale.config import (
-    Mask2FormerEncoderConfig,
+    BACKBONES,
+    ENCODERS,
     ModelConfig,
     PixelDecoderConfig,
     PostprocessConfig,
     PreprocessConfig,
-    ProScaleEncoderConfig,
-    ResNetConfig,
-    SwinConfig,
     TransformerDecoderConfig,
+    backbone_kind,
+    encoder_kind,
 )
 from proscale.errors import CheckpointError
 
 CONFIG_FILE = "config.json"
 
-_BACKBONES: dict[str, type[ResNetConfig] | type[SwinConfig]] = {"resnet": ResNetConfig, "swin": SwinConfig}
-_ENCODERS: dict[str, type[ProScaleEncoderConfig] | type[Mask2FormerEncoderConfig]] = {
-    "proscale": ProScaleEncoderConfig,
-    "mask2former": Mask2FormerEncoderConfig,
-}
-
 
 def config_to_json(config: ModelConfig) -> dict[str, Any]:
     """The configuration as plain JSON values; which backbone and encoder it is stands in a `type` beside their fields."""
     values = asdict(config)
-    backbone = next(name for name, cls in _BACKBONES.items() if isinstance(config.backbone, cls))
-    encoder = next(name for name, cls in _ENCODERS.items() if isinstance(config.pixel_decoder.encoder, cls))
-    values["backbone"] = {"type": backbone} | values["backbone"]
-    values["pixel_decoder"]["encoder"] = {"type": encoder} | values["pixel_decoder"]["encoder"]
+    values["backbone"] = {"type": backbone_kind(config.backbone)} | values["backbone"]
+    values["pixel_decoder"]["encoder"] = {"type": encoder_kind(config.pixel_decoder.encoder)} | values["pixel_decoder"]["encoder"]
     return values
 
 
@@ -46,9 +38,9 @@ def config_from_json(values: Any, source: str | Path = CONFIG_FILE) -> ModelConf
     try:
         values = dict(values)
         pixel_decoder = dict(values.pop("pixel_decoder", {}))
-        encoder = _record(_ENCODERS, pixel_decoder.pop("encoder", {"type": "proscale"}))
+        encoder = _record(ENCODERS, pixel_decoder.pop("encoder", {"type": "proscale"}))
         return ModelConfig(
-            backbone=_record(_BACKBONES, values.pop("backbone")),
+            backbone=_record(BACKBONES, values.pop("backbone")),
             pixel_decoder=_checked(PixelDecoderConfig, pixel_decoder | {"encoder": encoder}),
             transformer_decoder=_checked(TransformerDecoderConfig, values.pop("transformer_decoder", {})),
             preprocess=_checked(PreprocessConfig, values.pop("preprocess", {})),

@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import click
 
-from proscale.checkpoints.folder import DEFAULT_FOLDER, load_folder
+from proscale.checkpoints.model_folder import DEFAULT_FOLDER, load_folder
 from proscale.config import (
     MASK2FORMER,
     RESNET_50,

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from proscale.backbones.resnet import freeze_batch_norm
-from proscale.checkpoints.blank import blank_network
-from proscale.checkpoints.folder import DEFAULT_FOLDER, load_folder
-from proscale.checkpoints.names import load_strictly
-from proscale.checkpoints.source import load_source
+from proscale.checkpoints.blank_network import blank_network
+from proscale.checkpoints.model_folder import DEFAULT_FOLDER, load_folder
+from proscale.checkpoints.provenance import load_provenance
+from proscale.checkpoints.strict_loading import load_strictly
 from proscale.compiled import CompiledNetwork
-from proscale.config import Precision, ProScaleEncoderConfig, Task
+from proscale.config import Precision, ProScaleEncoderConfig, Task, backbone_kind
 from proscale.cuda_graphs import GraphedNetwork
 from proscale.errors import CheckpointError, DeviceError, ImageError
 from proscale.geometry import ResizedPicture, padded_size, resize_picture, resized_size
@@ -27,7 +27,7 @@ from proscale.planning import check_options, plan_picture
 from proscale.postprocess.found import Found, Frames, find_instances, find_panoptic, find_semantic
 from proscale.precision import configure_torch, default_precision, warn_if_slow
 from proscale.preprocess import preprocess, preprocess_on
-from proscale.results import ModelInfo, ModelSource, Plan, Prediction, Segment, Segmentation, SegmentationOptions
+from proscale.results import ModelInfo, Plan, Prediction, Provenance, Segment, Segmentation, SegmentationOptions
 from proscale.rle import MeasuredMask
 
 Candidate = tuple[int, float, MeasuredMask]
@@ -46,7 +46,7 @@ class Predictor:
         categories: Sequence[Category],
         source: str = "memory",
         device: str = "cpu",
-        origin: ModelSource | None = None,
+        provenance: Provenance | None = None,
         precision: Precision | None = None,
         cuda_graphs: bool = False,
         compile_for: Sequence[tuple[int, int]] = (),
@@ -79,10 +79,10 @@ class Predictor:
             name=config.name,
             encoder="proscale" if isinstance(encoder, ProScaleEncoderConfig) else "mask2former",
             layers=encoder.layers if isinstance(encoder.layers, tuple) else (encoder.layers,),
-            backbone=type(config.backbone).__name__.removesuffix("Config").lower(),
+            backbone=backbone_kind(config.backbone),
             categories=self.categories,
             source=source,
-            origin=origin,
+            provenance=provenance,
         )
 
     @classmethod
@@ -111,7 +111,7 @@ class Predictor:
         network = blank_network(config).to_empty(device="cpu")
         load_strictly(network, state)
         source = "embedded default" if checkpoint is None else str(checkpoint)
-        return cls(network, categories, source, device, load_source(folder), precision, cuda_graphs, compile_for)
+        return cls(network, categories, source, device, load_provenance(folder), precision, cuda_graphs, compile_for)
 
     def plan(self, height: int, width: int, tasks: Sequence[Task] = ("panoptic",)) -> Plan:
         """What a picture of (height, width) pixels will cost; nothing is computed."""

@@ -85,7 +85,7 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class ModelSource:
+class Provenance:
     """What a converted model was made from, and how."""
 
     name: str
@@ -111,5 +111,5 @@ class ModelInfo:
     categories: tuple[Category, ...]
     source: str
     """Where the weights came from, as the user named it."""
-    origin: ModelSource | None = None
+    provenance: Provenance | None = None
     """What the weights were converted from; None for a model trained here."""

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from proscale.checkpoints.folder import DEFAULT_FOLDER
+from proscale.checkpoints.model_folder import DEFAULT_FOLDER
 from proscale.config import PRECISIONS, TASKS, Precision
 from proscale.config_json import config_to_json
 from proscale.errors import CheckpointError, DeviceError, ImageError, ParameterError, ProscaleError

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from proscale.labels import Category
-from proscale.results import RLE, ModelInfo, ModelSource, Plan, Prediction, Segment, Segmentation, SegmentationOptions
+from proscale.results import RLE, ModelInfo, Plan, Prediction, Provenance, Segment, Segmentation, SegmentationOptions
 
 PICTURE, SIZES, OPTIONS, RESULT = "PICTURE", "SIZES", "OPTIONS", "RESULT"
 DESCRIBE = json.dumps({"describe": True})
@@ -90,11 +90,11 @@ def description_from_json(text: str | bytes) -> Description:
     """What a worker serves, from its own words."""
     values = json.loads(text)
     info = values["info"]
-    origin = info["origin"]
+    provenance = info["provenance"]
     info |= {
         "layers": tuple(info["layers"]),
         "categories": tuple(Category(**category) for category in info["categories"]),
-        "origin": origin and ModelSource(**origin | {"changes": tuple(origin["changes"])}),
+        "provenance": provenance and Provenance(**provenance | {"changes": tuple(provenance["changes"])}),
     }
     return Description(ModelInfo(**info), values["config"], values["fingerprint"])
 

@@ -332,7 +332,7 @@ def models_response(infos: Sequence[ModelInfo]) -> ModelsResponse:
                 backbone=info.backbone,
                 tasks=list(TASKS),
                 categories=[CategoryModel(id=c.id, name=c.name, isthing=c.isthing) for c in info.categories],
-                origin=None if info.origin is None else OriginModel(**asdict(info.origin)),
+                origin=None if info.provenance is None else OriginModel(**asdict(info.provenance)),
             )
             for info in infos
         ]

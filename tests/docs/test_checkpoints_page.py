@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from tests.model.checkpoints.test_convert import SMALL, detectron2_file
 
+from proscale.checkpoints.array_pickles import ALLOWED
 from proscale.checkpoints.choose_labels import SELF_EVIDENT, read_labels
 from proscale.checkpoints.command import convert
-from proscale.checkpoints.known import known_models
-from proscale.checkpoints.pickles import ALLOWED
+from proscale.checkpoints.published_models import published_models
 from proscale.checkpoints.warm_start import source_layers
 from proscale.labels import label_table, table_names
 
@@ -41,7 +41,7 @@ def test_labels_example(tmp_path: Path) -> None:
 
 
 def test_repositories_on_the_page_are_known() -> None:
-    known = {model.hub for model in known_models()}
+    known = {model.hub for model in published_models()}
     named = set(re.findall(r"hf:(facebook/[\w.-]+)", PAGE))
     assert named
     assert named <= known

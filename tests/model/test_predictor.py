@@ -10,7 +10,7 @@ import pytest
 import torch
 from tests.builders import SMALL_CATEGORIES, SMALL_CONFIG
 
-from proscale.checkpoints.folder import load_folder, save_folder
+from proscale.checkpoints.model_folder import load_folder, save_folder
 from proscale.config import TASKS
 from proscale.errors import CheckpointError, DeviceError, ImageError, ParameterError
 from proscale.network import SegmentationNetwork

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from proscale import wire
-from proscale.checkpoints.folder import DEFAULT_FOLDER
+from proscale.checkpoints.model_folder import DEFAULT_FOLDER
 from proscale.config import TASKS
 from proscale.errors import CheckpointError
 from proscale.geometry import pad_picture, padded_size, resize_picture

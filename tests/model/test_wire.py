@@ -9,7 +9,7 @@ from tests.builders import SMALL_CONFIG
 
 from proscale.config_json import config_to_json
 from proscale.labels import Category
-from proscale.results import RLE, ModelInfo, ModelSource, Plan, Prediction, Segment, Segmentation, SegmentationOptions
+from proscale.results import RLE, ModelInfo, Plan, Prediction, Provenance, Segment, Segmentation, SegmentationOptions
 from proscale.wire import (
     DESCRIBE,
     Answer,
@@ -58,9 +58,9 @@ def test_predictions() -> None:
     assert prediction_from_json(text, (40, 50), PLAN) == Answer(prediction, 3, "abc")
 
 
-@pytest.mark.parametrize("origin", [None, ModelSource("a.pkl", "00", "detectron2", ("warm start",))])
-def test_descriptions(origin: ModelSource | None) -> None:
-    info = ModelInfo("a", "proscale", (3, 3, 3), "swin", (Category(1, "cat", True),), "folder", origin)
+@pytest.mark.parametrize("provenance", [None, Provenance("a.pkl", "00", "detectron2", ("warm start",))])
+def test_descriptions(provenance: Provenance | None) -> None:
+    info = ModelInfo("a", "proscale", (3, 3, 3), "swin", (Category(1, "cat", True),), "folder", provenance)
     config = config_to_json(SMALL_CONFIG)
     description = description_from_json(description_to_json(info, config, "abc"))
     assert description == Description(info, json.loads(json.dumps(config)), "abc")

@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from proscale.checkpoints.detectron2 import from_detectron2
-from proscale.checkpoints.names import load_strictly
+from proscale.checkpoints.detectron2_names import from_detectron2
+from proscale.checkpoints.strict_loading import load_strictly
 from proscale.config import (
     Mask2FormerEncoderConfig,
     ModelConfig,

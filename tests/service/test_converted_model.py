@@ -9,7 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from proscale.checkpoints.detectron2 import to_detectron2
+from proscale.checkpoints.detectron2_names import to_detectron2
 from proscale.cli import main
 from proscale.config import ModelConfig, PixelDecoderConfig, ProScaleEncoderConfig, ResNetConfig, TransformerDecoderConfig
 from proscale.labels import label_table

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from proscale.checkpoints.hints import Hints
+from proscale.checkpoints.stated_settings import StatedSettings
 from proscale.errors import CheckpointError
 from proscale.labels import Category, LabelTable, contiguous_categories, label_table, names_agree, table_names, tables_of
 
@@ -22,14 +22,14 @@ SELF_EVIDENT = {
 
 @dataclass(frozen=True)
 class Labels:
-    """The categories, where they came from, and the table that they are, if they are one."""
+    """The categories, why these, and the table that they are, if they are one."""
 
     categories: tuple[Category, ...]
-    origin: str
+    reason: str
     table: LabelTable | None = None
 
 
-def choose_labels(classes: int, hints: Hints, asked: str | None) -> Labels:
+def choose_labels(classes: int, hints: StatedSettings, asked: str | None) -> Labels:
     """Decide on the categories.
 
     Args:

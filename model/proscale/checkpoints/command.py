@@ -9,8 +9,8 @@ import torch
 
 from proscale.checkpoints.convert import Request, start_warm
 from proscale.checkpoints.convert import convert as read_source
-from proscale.checkpoints.known import KnownModel, known_models
-from proscale.checkpoints.write import write, write_transformers
+from proscale.checkpoints.published_models import PublishedModel, published_models
+from proscale.checkpoints.write_folders import write, write_transformers
 from proscale.config import TASKS, ProScaleEncoderConfig, Task
 from proscale.errors import ProscaleError
 from proscale.labels import table_names
@@ -96,7 +96,7 @@ def convert(
         raise click.ClickException(f"{out} cannot be written: {error}") from error
     for note in converted.notes:
         click.echo(note)
-    click.echo(f"source: {converted.source.name}, sha256 {converted.source.sha256}")
+    click.echo(f"source: {converted.provenance.name}, sha256 {converted.provenance.sha256}")
     click.echo(f"written: {out} ({converted.config.name})")
     if target == "proscale":
         click.echo(f"serve it: PROSCALE_CHECKPOINT={out} proscale serve")
@@ -107,7 +107,7 @@ def convert(
 @click.option("--dataset", help="Only models whose data set's name contains this, for instance coco.")
 def models(as_json: bool, dataset: str | None) -> None:
     """List published models, with the numbers their authors published, and the command that converts each."""
-    listed = known_models()
+    listed = published_models()
     if dataset is not None:
         listed = tuple(model for model in listed if dataset.lower() in f"{model.dataset} {model.labels}".lower())
     if as_json:
@@ -129,7 +129,7 @@ def _encoder(
     )
 
 
-def _described(model: KnownModel) -> str:
+def _described(model: PublishedModel) -> str:
     numbers = ", ".join(f"{metric} {value}" for metric, value in model.metrics.items())
     lines = [f"{model.name}: {numbers}", f"    {model.licence}; {model.reference}"]
     return "\n".join([*lines, *(f"    {command}" for command in model.commands), ""])

@@ -6,20 +6,20 @@ from pathlib import Path
 
 from torch import Tensor
 
-from proscale.checkpoints.blank import blank_network
+from proscale.checkpoints.blank_network import blank_network
 from proscale.checkpoints.choose_labels import Labels, choose_labels
-from proscale.checkpoints.detectron2 import from_detectron2, is_detectron2
 from proscale.checkpoints.detectron2_config import read_detectron2_config
-from proscale.checkpoints.folder import LABELS_FILE, WEIGHTS_FILE, load_folder
-from proscale.checkpoints.hints import Hints, check_claims
+from proscale.checkpoints.detectron2_names import from_detectron2, is_detectron2
 from proscale.checkpoints.hub import fetch, is_hub_source
-from proscale.checkpoints.names import check_strictly, listed
-from proscale.checkpoints.readers import Checkpoint, read_checkpoint, sha256
-from proscale.checkpoints.recognise import Architecture, backbone_name, encoder_name, recognise
-from proscale.checkpoints.source import load_source
-from proscale.checkpoints.transformers import from_transformers, is_transformers
+from proscale.checkpoints.model_folder import LABELS_FILE, WEIGHTS_FILE, load_folder
+from proscale.checkpoints.provenance import load_provenance
+from proscale.checkpoints.recognise_architecture import Architecture, backbone_name, encoder_name, recognise
+from proscale.checkpoints.stated_settings import StatedSettings, check_claims
+from proscale.checkpoints.strict_loading import check_strictly, listed
 from proscale.checkpoints.transformers_config import read_transformers_config
+from proscale.checkpoints.transformers_names import from_transformers, is_transformers
 from proscale.checkpoints.warm_start import warm_start
+from proscale.checkpoints.weight_files import Checkpoint, read_checkpoint, sha256
 from proscale.config import (
     Mask2FormerEncoderConfig,
     ModelConfig,
@@ -34,7 +34,7 @@ from proscale.config import (
 from proscale.config_json import CONFIG_FILE
 from proscale.errors import CheckpointError
 from proscale.labels import Category
-from proscale.results import ModelSource
+from proscale.results import Provenance
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Converted:
     config: ModelConfig
     categories: tuple[Category, ...]
     state: Mapping[str, Tensor]
-    source: ModelSource
+    provenance: Provenance
     notes: tuple[str, ...]
     """For the user: what was read from where, and what was assumed."""
 
@@ -77,8 +77,8 @@ def convert(source: str, request: Request) -> Converted:
     checkpoint = read_checkpoint(path)
     layout, state = _to_our_names(checkpoint)
     file = _companion(path, checkpoint, request.config)
-    said = _read_companion(file) if file else Hints()
-    asked = Hints(temperature=request.temperature, residual=request.residual, task=request.task or _task_of(default_name))
+    said = _read_companion(file) if file else StatedSettings()
+    asked = StatedSettings(temperature=request.temperature, residual=request.residual, task=request.task or _task_of(default_name))
     hints = asked.or_else(said).or_else(_pixel_statistics(checkpoint.state))
     architecture = recognise(
         state,
@@ -89,19 +89,19 @@ def convert(source: str, request: Request) -> Converted:
     labels = choose_labels(architecture.classes, hints, request.labels)
     config = _config(architecture, hints, labels, request.name or _title(architecture, labels, default_name))
     check_strictly(blank_network(config), state)
-    origin = ModelSource(name if is_hub_source(source) else path.resolve().name, sha256(checkpoint.files), layout)
-    return Converted(config, labels.categories, state, origin, tuple(_notes(config, hints, labels, layout, file)))
+    provenance = Provenance(name if is_hub_source(source) else path.resolve().name, sha256(checkpoint.files), layout)
+    return Converted(config, labels.categories, state, provenance, tuple(_notes(config, hints, labels, layout, file)))
 
 
 def start_warm(converted: Converted, encoder: ProScaleEncoderConfig, name: str | None) -> Converted:
-    """`warm_start` of something converted, with the layers' origin among the notes and in the source."""
+    """`warm_start` of something converted, telling which layer feeds which in the notes and the provenance."""
     started = warm_start(converted.config, converted.state, encoder)
     feeds = ", ".join(f"{new} <- {old}" for new, old in enumerate(started.sources))
     change = f"warm start of {encoder_name(encoder)}, to be fine-tuned; encoder layers {feeds} (new <- source)"
     config = replace(started.config, name=name or f"{encoder_name(encoder)} from {converted.config.name}")
     check_strictly(blank_network(config), started.state)
-    source = replace(converted.source, changes=(*converted.source.changes, change))
-    return Converted(config, converted.categories, started.state, source, (*converted.notes, change))
+    provenance = replace(converted.provenance, changes=(*converted.provenance.changes, change))
+    return Converted(config, converted.categories, started.state, provenance, (*converted.notes, change))
 
 
 def _own_folder(path: Path, name: str, request: Request) -> Converted:
@@ -110,12 +110,12 @@ def _own_folder(path: Path, name: str, request: Request) -> Converted:
         raise CheckpointError(f"{path} is a model folder of ours; its {CONFIG_FILE} says everything, and --config has no part in it")
     config, categories, state = load_folder(path)
     if request.labels is not None:
-        categories = choose_labels(config.classes, Hints(), request.labels).categories
-    source = load_source(path) or ModelSource(
+        categories = choose_labels(config.classes, StatedSettings(), request.labels).categories
+    provenance = load_provenance(path) or Provenance(
         name if is_hub_source(name) else path.resolve().name, sha256((path / WEIGHTS_FILE,)), "proscale"
     )
     config = replace(config, name=request.name or config.name)
-    return Converted(config, categories, state, source, (f"layout: a model folder of ours ({config.name})",))
+    return Converted(config, categories, state, provenance, (f"layout: a model folder of ours ({config.name})",))
 
 
 def _to_our_names(checkpoint: Checkpoint) -> tuple[str, dict[str, Tensor]]:
@@ -142,7 +142,7 @@ def _companion(path: Path, checkpoint: Checkpoint, asked: Path | None) -> Path |
     return next((file for file in own if file.is_file()), beside[0] if len(beside) == 1 else None)
 
 
-def _read_companion(file: Path) -> Hints:
+def _read_companion(file: Path) -> StatedSettings:
     return read_transformers_config(file) if file.suffix == ".json" else read_detectron2_config(file)
 
 
@@ -152,7 +152,7 @@ def _task_of(name: str) -> Task | None:
     return next((task for task in tasks if name.endswith(f"-{task}")), None)
 
 
-def _pixel_statistics(state: Mapping[str, Tensor]) -> Hints:
+def _pixel_statistics(state: Mapping[str, Tensor]) -> StatedSettings:
     """Mean and deviation that some detectron2 checkpoints carry among their weights."""
 
     def three(name: str) -> tuple[float, float, float] | None:
@@ -161,10 +161,10 @@ def _pixel_statistics(state: Mapping[str, Tensor]) -> Hints:
         first, second, third = (round(value, 4) for value in state[name].flatten().tolist())
         return first, second, third
 
-    return Hints(mean=three("pixel_mean"), std=three("pixel_std"))
+    return StatedSettings(mean=three("pixel_mean"), std=three("pixel_std"))
 
 
-def _test_size(architecture: Architecture, hints: Hints, labels: Labels) -> tuple[int, int]:
+def _test_size(architecture: Architecture, hints: StatedSettings, labels: Labels) -> tuple[int, int]:
     """The published test size: of the data set, except for the smaller ADE20K semantic models, which were tested at 512."""
     if labels.table is None:
         return PreprocessConfig.short_side, PreprocessConfig.long_side
@@ -174,7 +174,7 @@ def _test_size(architecture: Architecture, hints: Hints, labels: Labels) -> tupl
     return labels.table.short_side, labels.table.long_side
 
 
-def _config(architecture: Architecture, hints: Hints, labels: Labels, name: str) -> ModelConfig:
+def _config(architecture: Architecture, hints: StatedSettings, labels: Labels, name: str) -> ModelConfig:
     short, long = _test_size(architecture, hints, labels)
     size = PreprocessConfig(short_side=hints.short_side or short, long_side=hints.long_side or long)
     limits = PostprocessConfig()
@@ -201,7 +201,7 @@ def _title(architecture: Architecture, labels: Labels, default: str) -> str:
     return f"{family} {backbone_name(architecture.backbone)} {labels.table.title if labels.table else default}"
 
 
-def _notes(config: ModelConfig, hints: Hints, labels: Labels, layout: str, file: Path | None) -> list[str]:
+def _notes(config: ModelConfig, hints: StatedSettings, labels: Labels, layout: str, file: Path | None) -> list[str]:
     pixel, decoder, size = config.pixel_decoder, config.transformer_decoder, config.preprocess
     beside = file.name if file else "no configuration"
     notes = [
@@ -209,7 +209,7 @@ def _notes(config: ModelConfig, hints: Hints, labels: Labels, layout: str, file:
         f"backbone: {backbone_name(config.backbone)} {config.backbone}",
         f"encoder: {encoder_name(pixel.encoder)}, pixel embedding {pixel.pixel_embedding}",
         f"decoder: {decoder.layers} layers, {decoder.queries} queries, hidden size {pixel.hidden_dim}",
-        f"classes: {config.classes}; labels: {labels.origin}",
+        f"classes: {config.classes}; labels: {labels.reason}",
         f"pictures: short side {size.short_side}, long side at most {size.long_side}"
         + ("" if hints.short_side else f" ({'published for this data set' if labels.table else 'the default'}; no configuration says)"),
     ]

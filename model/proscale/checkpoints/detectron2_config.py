@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from proscale.checkpoints.hints import Hints
+from proscale.checkpoints.stated_settings import StatedSettings
 from proscale.config import TASKS
 from proscale.errors import CheckpointError
 
@@ -41,7 +41,7 @@ _DataLoader.add_multi_constructor("tag:yaml.org,2002:", _skip_tag)
 _DataLoader.add_multi_constructor("!", _skip_tag)
 
 
-def read_detectron2_config(path: Path) -> Hints:
+def read_detectron2_config(path: Path) -> StatedSettings:
     """Read a YAML and the `_BASE_` files that it builds on, as far as they are there.
 
     Raises:
@@ -73,7 +73,7 @@ def read_detectron2_config(path: Path) -> Hints:
         }
     else:
         claims["pixel_decoder.encoder.layers"] = _get(values, head + "TRANSFORMER_ENC_LAYERS")
-    return Hints(
+    return StatedSettings(
         heads=_whole(values, former + "NHEADS"),
         temperature=_real(values, "MODEL.PROSCALE.EXCITE_TEMP") if _is_proscale(values) else None,
         residual=bool(_get(values, "MODEL.PROSCALE.RESIDUAL")) if _is_proscale(values) else None,

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from proscale.checkpoints.hints import Hints
-from proscale.checkpoints.transformers import NO_OBJECT_WEIGHT
+from proscale.checkpoints.stated_settings import StatedSettings
+from proscale.checkpoints.transformers_names import NO_OBJECT_WEIGHT
 from proscale.config import Mask2FormerEncoderConfig, ModelConfig, ResNetConfig
 from proscale.errors import CheckpointError
 from proscale.labels import Category
@@ -27,7 +27,7 @@ REQUIRED_RESNET = {"layer_type": "bottleneck", "downsample_in_first_stage": Fals
 """Settings that shapes do not show; what is left out has these values, any other value means another network."""
 
 
-def read_transformers_config(path: Path) -> Hints:
+def read_transformers_config(path: Path) -> StatedSettings:
     """Read a `config.json`, and the `preprocessor_config.json` beside it.
 
     Raises:
@@ -59,7 +59,7 @@ def read_transformers_config(path: Path) -> Hints:
     heads = values.get("num_attention_heads", 8)
     if not isinstance(heads, int) or heads < 1:
         raise CheckpointError(f"{path}: num_attention_heads should be a whole number above 0, not {heads!r}")
-    hints = Hints(heads=heads, points=POINTS, label_names=_names(values.get("id2label")), claims=tuple(claims.items()))
+    hints = StatedSettings(heads=heads, points=POINTS, label_names=_names(values.get("id2label")), claims=tuple(claims.items()))
     processor = path.with_name(PREPROCESSOR_FILE)
     return hints.or_else(_preprocessing(_read(processor))) if processor.is_file() else hints
 
@@ -133,7 +133,7 @@ def _backbone(config: ModelConfig) -> dict[str, Any]:
     return {"model_type": "swin", **sizes, "window_size": backbone.window, "layer_norm_eps": 1e-5, **stages, **REQUIRED_SWIN}
 
 
-def _preprocessing(values: Mapping[str, Any]) -> Hints:
+def _preprocessing(values: Mapping[str, Any]) -> StatedSettings:
     size = values.get("size")
     # A fixed height and width (squashed pictures) is no rule of ours: the data set's own sizes stand in for it.
     edges = size if isinstance(size, dict) and "shortest_edge" in size else {}
@@ -142,7 +142,7 @@ def _preprocessing(values: Mapping[str, Any]) -> Hints:
         short, long = size, values["max_size"]
     if not isinstance(short, int) or not isinstance(long, int):
         short = long = None
-    return Hints(mean=_pixels(values.get("image_mean")), std=_pixels(values.get("image_std")), short_side=short, long_side=long)
+    return StatedSettings(mean=_pixels(values.get("image_mean")), std=_pixels(values.get("image_std")), short_side=short, long_side=long)
 
 
 def _pixels(values: Any) -> tuple[float, float, float] | None:

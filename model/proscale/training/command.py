@@ -10,7 +10,7 @@ import click
 import numpy as np
 from tqdm import tqdm
 
-from proscale.checkpoints.folder import load_folder, read_json
+from proscale.checkpoints.model_folder import load_folder, read_json
 from proscale.config import ModelConfig
 from proscale.config_json import CONFIG_FILE, config_from_json
 from proscale.errors import ProscaleError

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from proscale.backbones.resnet import freeze_batch_norm
-from proscale.checkpoints.folder import save_folder
+from proscale.checkpoints.model_folder import save_folder
 from proscale.labels import Category
 from proscale.network import SegmentationNetwork
 from proscale.training.ema import ExponentialMovingAverage

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from proscale.backbones.resnet import freeze_batch_norm, train_batch_norm
-from proscale.checkpoints.names import load_strictly
+from proscale.checkpoints.strict_loading import load_strictly
 from proscale.config import ModelConfig
 from proscale.errors import CheckpointError
 from proscale.network import SegmentationNetwork

@@ -22,7 +22,7 @@ from tests.deploy.triton.server import TritonServer, needs_triton
 from tests.service.pictures import encoded
 from tests.service.serving import metric, process, until
 
-from proscale.checkpoints.folder import DEFAULT_FOLDER
+from proscale.checkpoints.model_folder import DEFAULT_FOLDER
 
 pytestmark = needs_triton
 ROOT = Path(__file__).parents[3]

@@ -14,7 +14,7 @@ from tests.deploy.triton.server import REPOSITORY, TritonServer, needs_triton
 from tritonclient.utils import InferenceServerException
 
 from proscale import wire
-from proscale.checkpoints.folder import DEFAULT_FOLDER
+from proscale.checkpoints.model_folder import DEFAULT_FOLDER
 from proscale.geometry import pad_picture, padded_size, resize_picture
 from proscale.predictor import Predictor
 from proscale.results import SegmentationOptions

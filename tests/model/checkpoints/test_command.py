@@ -9,9 +9,9 @@ from click.testing import CliRunner, Result
 from tests.model.checkpoints.test_convert import MASK2FORMER_SMALL, detectron2_file
 
 from proscale.checkpoints.command import convert, models
-from proscale.checkpoints.folder import load_folder
-from proscale.checkpoints.known import known_models
-from proscale.checkpoints.source import load_source
+from proscale.checkpoints.model_folder import load_folder
+from proscale.checkpoints.provenance import load_provenance
+from proscale.checkpoints.published_models import published_models
 from proscale.config import ProScaleEncoderConfig
 from proscale.labels import label_table
 
@@ -52,7 +52,7 @@ def test_warm_start_states_which_layer_feeds_which(tmp_path: Path) -> None:
     assert "encoder layers 0 <- 0, 1 <- 0, 2 <- 1, 3 <- 1 (new <- source)" in done.output
     config, _, _ = load_folder(tmp_path / "out")
     assert config.pixel_decoder.encoder == ProScaleEncoderConfig((1, 2, 1), "none")
-    origin = load_source(tmp_path / "out")
+    origin = load_provenance(tmp_path / "out")
     assert origin is not None
     assert origin.changes[0].startswith("warm start of PRO-SCALE (1, 2, 1), to be fine-tuned")
 
@@ -85,14 +85,14 @@ def test_models_lists_numbers_licences_and_commands() -> None:
     assert "CC BY-NC 4.0" in done.output
     assert "Cityscapes" not in done.output
     everything = json.loads(CliRunner().invoke(models, ["--json"]).output)
-    assert len(everything) == len(known_models())
+    assert len(everything) == len(published_models())
     assert all(entry["commands"] for entry in everything)
 
 
 def test_known_models_are_whole() -> None:
-    names = [model.name for model in known_models()]
+    names = [model.name for model in published_models()]
     assert len(set(names)) == len(names)
-    for model in known_models():
+    for model in published_models():
         assert label_table(model.labels)
         assert set(model.metrics) <= {"PQ", "AP", "mIoU"}
         assert all(20 < value < 90 for value in model.metrics.values())

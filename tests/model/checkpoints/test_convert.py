@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import save_file
 
 from proscale.checkpoints.convert import Request, convert
-from proscale.checkpoints.detectron2 import to_detectron2
-from proscale.checkpoints.folder import load_folder, save_folder
-from proscale.checkpoints.source import load_source
-from proscale.checkpoints.write import write, write_transformers
+from proscale.checkpoints.detectron2_names import to_detectron2
+from proscale.checkpoints.model_folder import load_folder, save_folder
+from proscale.checkpoints.provenance import load_provenance
+from proscale.checkpoints.write_folders import write, write_transformers
 from proscale.config import (
     MASK2FORMER,
     Mask2FormerEncoderConfig,
@@ -30,7 +30,7 @@ from proscale.errors import CheckpointError
 from proscale.labels import contiguous_categories, label_table
 from proscale.network import SegmentationNetwork
 from proscale.predictor import Predictor
-from proscale.results import ModelSource, SegmentationOptions
+from proscale.results import Provenance, SegmentationOptions
 
 SMALL = ModelConfig(
     name="small",
@@ -151,7 +151,7 @@ def test_source_is_kept_through_another_conversion(tmp_path: Path) -> None:
     source = detectron2_file(tmp_path)
     write(convert(str(source), Request()), tmp_path / "first")
     write(convert(str(tmp_path / "first"), Request(name="mine", labels="numbered")), tmp_path / "second", torch.float16)
-    first, second = load_source(tmp_path / "first"), load_source(tmp_path / "second")
+    first, second = load_provenance(tmp_path / "first"), load_provenance(tmp_path / "second")
     assert first is not None
     assert first == second
     assert first.name == "model_final.pth"
@@ -163,11 +163,11 @@ def test_source_is_kept_through_another_conversion(tmp_path: Path) -> None:
 
 def test_a_model_trained_here_has_no_source_but_a_hash(tmp_path: Path) -> None:
     save_folder(tmp_path / "trained", SMALL, label_table("coco_panoptic").categories, SegmentationNetwork(SMALL).state_dict())
-    assert load_source(tmp_path / "trained") is None
-    assert convert(str(tmp_path / "trained"), Request()).source.layout == "proscale"
+    assert load_provenance(tmp_path / "trained") is None
+    assert convert(str(tmp_path / "trained"), Request()).provenance.layout == "proscale"
     (tmp_path / "trained" / "source.json").write_text('{"name": 1}')
     with pytest.raises(CheckpointError, match=r"is not \{name, sha256, layout, changes\}"):
-        load_source(tmp_path / "trained")
+        load_provenance(tmp_path / "trained")
 
 
 def test_writing_replaces_the_folder_whole(tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_writing_replaces_the_folder_whole(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
         write(replace(converted, categories=()), out)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model_final.pth", "out"]
-    assert load_source(out) == ModelSource(*vars(converted.source).values())
+    assert load_provenance(out) == Provenance(*vars(converted.provenance).values())
 
 
 def test_proscale_cannot_be_written_for_transformers(tmp_path: Path) -> None:

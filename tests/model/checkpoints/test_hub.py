@@ -15,9 +15,9 @@ import pytest
 from tests.model.checkpoints.test_convert import MASK2FORMER_SMALL, detectron2_file
 
 from proscale.checkpoints.convert import Request, convert
-from proscale.checkpoints.folder import load_folder
-from proscale.checkpoints.source import load_source
-from proscale.checkpoints.write import write_transformers
+from proscale.checkpoints.model_folder import load_folder
+from proscale.checkpoints.provenance import load_provenance
+from proscale.checkpoints.write_folders import write_transformers
 
 REPOSITORY, COMMIT = "someone/small-coco-panoptic", "0123456789abcdef0123456789abcdef01234567"
 ROOT = Path(__file__).parents[3]
@@ -120,7 +120,7 @@ def test_fetched_recognised_written(hub: str, tmp_path: Path) -> None:
     done = convert_each(hub, tmp_path / "home", out, source, source, *UNFETCHABLE)
     assert done.returncode == 0, done.stderr
     assert "%|" in done.stderr, "no progress was shown"
-    origin = load_source(out)
+    origin = load_provenance(out)
     assert origin is not None
     assert origin.name == f"hf:{REPOSITORY}@{COMMIT}"
     assert origin.sha256 == hashlib.sha256(Hub.files["model.safetensors"]).hexdigest()
@@ -135,6 +135,6 @@ def test_fetched_recognised_written(hub: str, tmp_path: Path) -> None:
     nobody = "http://127.0.0.1:9"
     offline = convert_each(nobody, tmp_path / "home", tmp_path / "again", source, "hf:someone/else")
     assert offline.returncode == 0, offline.stderr
-    assert load_source(tmp_path / "again") == origin
+    assert load_provenance(tmp_path / "again") == origin
     assert len(refusals(offline)) == 1
     assert NOT_CACHED in refusals(offline)[0]

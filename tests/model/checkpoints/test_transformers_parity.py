@@ -19,8 +19,8 @@ from tests.model.checkpoints.peer import (
 )
 
 from proscale.checkpoints.convert import Converted, Request, convert
-from proscale.checkpoints.names import load_strictly
-from proscale.checkpoints.recognise import backbone_name
+from proscale.checkpoints.recognise_architecture import backbone_name
+from proscale.checkpoints.strict_loading import load_strictly
 from proscale.network import SegmentationNetwork
 from proscale.ops import native
 

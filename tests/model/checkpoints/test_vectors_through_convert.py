@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from tests.parity import check_vectors
 
 from proscale.checkpoints.convert import Request, convert
-from proscale.checkpoints.detectron2 import to_detectron2
-from proscale.checkpoints.folder import load_folder
-from proscale.checkpoints.source import load_source
-from proscale.checkpoints.write import write
+from proscale.checkpoints.detectron2_names import to_detectron2
+from proscale.checkpoints.model_folder import load_folder
+from proscale.checkpoints.provenance import load_provenance
+from proscale.checkpoints.write_folders import write
 
 VECTORS = Path(__file__).parents[2] / "parity" / "vectors"
 CASES = sorted(VECTORS.glob("*.json"))
@@ -50,7 +50,7 @@ def test_reference_outputs(path: Path, make: Maker, tmp_path: Path) -> None:
     expected = check_vectors.model_config(case, path.stem)
     for part in ("classes", "backbone", "pixel_decoder", "transformer_decoder"):
         assert getattr(config, part) == getattr(expected, part), part
-    origin = load_source(tmp_path / "ours")
+    origin = load_provenance(tmp_path / "ours")
     assert origin is not None
     assert asdict(origin) | {"sha256": ""} == {"name": source.name, "sha256": "", "layout": "detectron2", "changes": ()}
     copy = tmp_path / "case"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tests.model.checkpoints.test_convert import MASK2FORMER_SMALL, SMALL
 
-from proscale.checkpoints.names import load_strictly
+from proscale.checkpoints.strict_loading import load_strictly
 from proscale.checkpoints.warm_start import keep_levels, source_layers, warm_start
 from proscale.config import Mask2FormerEncoderConfig, ProScaleEncoderConfig
 from proscale.errors import CheckpointError

@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 from tests.model.checkpoints.peer import SMALL_HEAD, TINY_RESNET, TINY_SWIN, load_peer, peer_network, save_peer
 
 from proscale.checkpoints.convert import Request, convert
-from proscale.checkpoints.transformers import from_transformers, to_transformers
-from proscale.checkpoints.write import write, write_transformers
+from proscale.checkpoints.transformers_names import from_transformers, to_transformers
+from proscale.checkpoints.write_folders import write, write_transformers
 from proscale.errors import CheckpointError
 
 BACKBONES = {"swin": TINY_SWIN, "resnet": TINY_RESNET}
@@ -65,7 +65,7 @@ def test_sharded_folder(tmp_path: Path) -> None:
     assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
     shards = convert(str(tmp_path / "shards"), Request(labels="numbered"))
     assert all(torch.equal(whole.state[name], shards.state[name]) for name in whole.state)
-    assert whole.source.sha256 != shards.source.sha256
+    assert whole.provenance.sha256 != shards.provenance.sha256
     next((tmp_path / "shards").glob("*-00002-*")).unlink()
     with pytest.raises(CheckpointError, match=r"lacks model-00002.*Copy the folder again"):
         convert(str(tmp_path / "shards"), Request(labels="numbered"))

@@ -12,14 +12,11 @@ from typing import Literal
 
 from torch import Tensor
 
-from proscale.checkpoints.names import listed
+from proscale.checkpoints.strict_loading import listed
 from proscale.config import (
-    RESNET_50,
-    RESNET_101,
-    SWIN_B,
-    SWIN_L,
-    SWIN_S,
-    SWIN_T,
+    PUBLISHED_BACKBONES,
+    Backbone,
+    Encoder,
     Mask2FormerEncoderConfig,
     PixelDecoderConfig,
     ProScaleEncoderConfig,
@@ -29,7 +26,6 @@ from proscale.config import (
 )
 from proscale.errors import CheckpointError
 
-PUBLISHED = {"ResNet-50": RESNET_50, "ResNet-101": RESNET_101, "Swin-T": SWIN_T, "Swin-S": SWIN_S, "Swin-B": SWIN_B, "Swin-L": SWIN_L}
 _ENCODER = "pixel_decoder.encoder."
 
 
@@ -37,7 +33,7 @@ _ENCODER = "pixel_decoder.encoder."
 class Architecture:
     """Everything of a `ModelConfig` that defines the network."""
 
-    backbone: ResNetConfig | SwinConfig
+    backbone: Backbone
     pixel_decoder: PixelDecoderConfig
     transformer_decoder: TransformerDecoderConfig
     classes: int
@@ -82,20 +78,20 @@ def recognise(
     return Architecture(_backbone(state), pixel_decoder, transformer_decoder, classes)
 
 
-def backbone_name(backbone: ResNetConfig | SwinConfig) -> str:
+def backbone_name(backbone: Backbone) -> str:
     """`Swin-T` for a published backbone, `Swin` or `ResNet` for any other."""
     family = "ResNet" if isinstance(backbone, ResNetConfig) else "Swin"
-    return next((name for name, config in PUBLISHED.items() if config == backbone), family)
+    return next((name for name, config in PUBLISHED_BACKBONES.items() if config == backbone), family)
 
 
-def encoder_name(encoder: Mask2FormerEncoderConfig | ProScaleEncoderConfig) -> str:
+def encoder_name(encoder: Encoder) -> str:
     """`Mask2Former (6 layers)` or `PRO-SCALE (3, 3, 3)`."""
     if isinstance(encoder, Mask2FormerEncoderConfig):
         return f"Mask2Former ({encoder.layers} layers)"
     return f"PRO-SCALE {encoder.layers}"
 
 
-def _backbone(state: Mapping[str, Tensor]) -> ResNetConfig | SwinConfig:
+def _backbone(state: Mapping[str, Tensor]) -> Backbone:
     if "backbone.patch_embedding.projection.weight" in state:
         return _swin(state)
     if "backbone.stem.conv.weight" in state:
@@ -125,9 +121,7 @@ def _resnet(state: Mapping[str, Tensor]) -> ResNetConfig:
     return ResNetConfig(_shape(state, "backbone.stem.conv.weight", 4)[0], channels, bottleneck, _four(blocks))
 
 
-def _encoder(
-    state: Mapping[str, Tensor], heads: int, points: int, temperature: float, residual: bool
-) -> Mask2FormerEncoderConfig | ProScaleEncoderConfig:
+def _encoder(state: Mapping[str, Tensor], heads: int, points: int, temperature: float, residual: bool) -> Encoder:
     gate = state.get(_ENCODER + "recalibration.gate.weight")
     levels = []
     for i in range(_count(state, _ENCODER + "layers.{}.")):

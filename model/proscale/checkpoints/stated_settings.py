@@ -7,7 +7,7 @@ from proscale.errors import CheckpointError
 
 
 @dataclass(frozen=True)
-class Hints:
+class StatedSettings:
     """Every field may be unknown (None)."""
 
     heads: int | None = None
@@ -31,13 +31,13 @@ class Hints:
     claims: tuple[tuple[str, object], ...] = ()
     """What a configuration says of things that shapes say too: (path in our configuration, value)."""
 
-    def or_else(self, other: "Hints") -> "Hints":
+    def or_else(self, other: "StatedSettings") -> "StatedSettings":
         """These hints, and `other`'s where these are silent."""
         filled = {field.name: getattr(other, field.name) for field in fields(self) if getattr(self, field.name) is None}
         return replace(self, **filled, claims=self.claims + other.claims)
 
 
-def check_claims(hints: Hints, found: object, file: str) -> None:
+def check_claims(hints: StatedSettings, found: object, file: str) -> None:
     """Raise CheckpointError, with a list, when a configuration contradicts what the shapes say.
 
     Args:

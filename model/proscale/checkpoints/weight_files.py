@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from proscale.checkpoints.pickles import read_pickle
+from proscale.checkpoints.array_pickles import read_pickle
 from proscale.errors import CheckpointError
 
 INDEX_FILE = "model.safetensors.index.json"

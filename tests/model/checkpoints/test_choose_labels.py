@@ -3,7 +3,7 @@
 import pytest
 
 from proscale.checkpoints.choose_labels import choose_labels
-from proscale.checkpoints.hints import Hints
+from proscale.checkpoints.stated_settings import StatedSettings
 from proscale.errors import CheckpointError
 from proscale.labels import label_table, names_agree, table_names
 
@@ -64,19 +64,19 @@ def test_own_names_get_the_data_sets_ids() -> None:
     own = tuple(category.name.split(",")[0] + " " for category in table.categories)
     renamed = (*own[:8], "windowpane", *own[9:])
     assert names_agree(renamed, table)
-    labels = choose_labels(150, Hints(label_names=renamed), None)
+    labels = choose_labels(150, StatedSettings(label_names=renamed), None)
     assert labels.categories[8].name == "windowpane"
     assert [(c.id, c.isthing) for c in labels.categories] == [(c.id, c.isthing) for c in table.categories]
     assert not names_agree(tuple(reversed(own)), table)
 
 
 def test_names_of_nobody_are_things_and_said_so() -> None:
-    labels = choose_labels(19, Hints(label_names=tuple(f"part {i}" for i in range(19))), None)
+    labels = choose_labels(19, StatedSettings(label_names=tuple(f"part {i}" for i in range(19))), None)
     assert labels.categories[3].name == "part 3"
     assert all(category.isthing for category in labels.categories)
-    assert "nothing says which are stuff" in labels.origin
+    assert "nothing says which are stuff" in labels.reason
 
 
 def test_data_set_of_the_configuration_must_fit() -> None:
     with pytest.raises(CheckpointError, match=r"says COCO panoptic, with 133 classes; the weights have 5. Give --labels"):
-        choose_labels(5, Hints(dataset="coco_panoptic"), None)
+        choose_labels(5, StatedSettings(dataset="coco_panoptic"), None)

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
-from proscale.checkpoints.names import inverted, rename, rename_where_known
+from proscale.checkpoints.rename_tensors import inverted, rename, rename_where_known
 
 _PIXEL = "sem_seg_head.pixel_decoder."
 _QUERY = "sem_seg_head.predictor."

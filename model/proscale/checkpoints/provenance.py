@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from proscale.errors import CheckpointError
-from proscale.results import ModelSource
+from proscale.results import Provenance
 
 SOURCE_FILE = "source.json"
 
 
-def save_source(folder: Path, source: ModelSource) -> None:
+def save_provenance(folder: Path, provenance: Provenance) -> None:
     """Write `source.json`."""
-    (folder / SOURCE_FILE).write_text(json.dumps(asdict(source), indent=1) + "\n", encoding="utf-8")
+    (folder / SOURCE_FILE).write_text(json.dumps(asdict(provenance), indent=1) + "\n", encoding="utf-8")
 
 
-def load_source(folder: str | Path) -> ModelSource | None:
+def load_provenance(folder: str | Path) -> Provenance | None:
     """Read a model folder's `source.json`; None where there is none, as with models trained here.
 
     Raises:
@@ -29,6 +29,6 @@ def load_source(folder: str | Path) -> ModelSource | None:
     try:
         values: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         changes = tuple(str(change) for change in values.get("changes", ()))
-        return ModelSource(str(values["name"]), str(values["sha256"]), str(values["layout"]), changes)
+        return Provenance(str(values["name"]), str(values["sha256"]), str(values["layout"]), changes)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is not {{name, sha256, layout, changes}}: {error!r}") from error

@@ -9,14 +9,14 @@ import pytest
 import torch
 from tests.model.checkpoints.test_convert import MASK2FORMER_SMALL, SMALL
 
-from proscale.checkpoints.blank import blank_network
+from proscale.checkpoints.blank_network import blank_network
 from proscale.config import ModelConfig
 from proscale.network import SegmentationNetwork
 
 CODE = """
 import sys
 import proscale.predictor
-from proscale.checkpoints.blank import blank_network
+from proscale.checkpoints.blank_network import blank_network
 from proscale.config import RESNET_50, SWIN_T, ModelConfig
 before = len(sys.modules)
 for backbone in (RESNET_50, SWIN_T):

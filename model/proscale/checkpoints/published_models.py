@@ -1,4 +1,4 @@
-"""Published models whose layouts `proscale convert` reads: `data/known_models.json`, figures as their authors published them."""
+"""Published models whose layouts `proscale convert` reads: `data/published_models.json`, figures as their authors published them."""
 
 import json
 from collections.abc import Mapping
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-FILE = Path(__file__).resolve().parent.parent / "data" / "known_models.json"
+FILE = Path(__file__).resolve().parent.parent / "data" / "published_models.json"
 
 
 @dataclass(frozen=True)
-class KnownModel:
+class PublishedModel:
     """A published checkpoint."""
 
     name: str
@@ -40,6 +40,6 @@ class KnownModel:
 
 
 @cache
-def known_models() -> tuple[KnownModel, ...]:
+def published_models() -> tuple[PublishedModel, ...]:
     """All of them, in the order of the file."""
-    return tuple(KnownModel(**values) for values in json.loads(FILE.read_text(encoding="utf-8")))
+    return tuple(PublishedModel(**values) for values in json.loads(FILE.read_text(encoding="utf-8")))

@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from proscale.checkpoints.recognise import PUBLISHED, backbone_name, encoder_name, recognise
+from proscale.checkpoints.recognise_architecture import backbone_name, encoder_name, recognise
 from proscale.config import (
     MASK2FORMER,
     PROSCALE,
+    PUBLISHED_BACKBONES,
     SWIN_T,
     Mask2FormerEncoderConfig,
     ModelConfig,
@@ -28,10 +29,10 @@ def meta_state(config: ModelConfig) -> State:
         return SegmentationNetwork(config).state_dict()
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", PUBLISHED_BACKBONES)
 @pytest.mark.parametrize("pixel_decoder", [MASK2FORMER, PROSCALE], ids=["mask2former", "proscale"])
 def test_published_networks(name: str, pixel_decoder: PixelDecoderConfig) -> None:
-    config = ModelConfig("x", 133, PUBLISHED[name], pixel_decoder, TransformerDecoderConfig(queries=200))
+    config = ModelConfig("x", 133, PUBLISHED_BACKBONES[name], pixel_decoder, TransformerDecoderConfig(queries=200))
     found = recognise(meta_state(config))
     assert (found.backbone, found.pixel_decoder, found.transformer_decoder, found.classes) == (
         config.backbone,

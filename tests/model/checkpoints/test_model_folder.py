@@ -7,7 +7,7 @@ import pytest
 import torch
 from tests.builders import SMALL_CATEGORIES, SMALL_CONFIG
 
-from proscale.checkpoints.folder import DEFAULT_FOLDER, load_folder, save_folder
+from proscale.checkpoints.model_folder import DEFAULT_FOLDER, load_folder, save_folder
 from proscale.config import MASK2FORMER, SWIN_B, ModelConfig
 from proscale.config_json import config_from_json, config_to_json
 from proscale.errors import CheckpointError

@@ -5,8 +5,8 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from proscale.checkpoints.names import inverted, rename, rename_where_known
-from proscale.checkpoints.tensors import Packing, pack_rows, split_rows
+from proscale.checkpoints.packed_matrices import Packing, pack_rows, split_rows
+from proscale.checkpoints.rename_tensors import inverted, rename, rename_where_known
 
 _BACKBONE = "model.pixel_level_module.encoder."
 _PIXEL = "model.pixel_level_module.decoder."

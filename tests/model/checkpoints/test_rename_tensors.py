@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from proscale.checkpoints.detectron2 import from_detectron2
-from proscale.checkpoints.names import load_strictly, rename
+from proscale.checkpoints.detectron2_names import from_detectron2
+from proscale.checkpoints.rename_tensors import rename
+from proscale.checkpoints.strict_loading import load_strictly
 from proscale.errors import CheckpointError
 
 

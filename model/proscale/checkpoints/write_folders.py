@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from proscale.checkpoints.convert import Converted
-from proscale.checkpoints.folder import WEIGHTS_FILE, save_folder
-from proscale.checkpoints.source import save_source
-from proscale.checkpoints.transformers import to_transformers
+from proscale.checkpoints.model_folder import WEIGHTS_FILE, save_folder
+from proscale.checkpoints.provenance import save_provenance
 from proscale.checkpoints.transformers_config import PREPROCESSOR_FILE, preprocessor_config, transformers_config
+from proscale.checkpoints.transformers_names import to_transformers
 from proscale.config_json import CONFIG_FILE
 
 
@@ -23,7 +23,7 @@ def write(converted: Converted, out: Path, dtype: torch.dtype = torch.float32) -
     """Write a model folder of ours; whole or not at all."""
     with _Replaced(out) as folder:
         save_folder(folder, converted.config, converted.categories, converted.state, dtype)
-        save_source(folder, converted.source)
+        save_provenance(folder, converted.provenance)
 
 
 def write_transformers(converted: Converted, out: Path) -> None:

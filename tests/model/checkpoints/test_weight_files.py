@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from proscale.checkpoints.readers import find_files, read_checkpoint, sha256
+from proscale.checkpoints.weight_files import find_files, read_checkpoint, sha256
 from proscale.errors import CheckpointError
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}

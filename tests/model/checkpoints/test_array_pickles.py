@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import torch
 
-from proscale.checkpoints.pickles import read_pickle
-from proscale.checkpoints.readers import read_checkpoint
+from proscale.checkpoints.array_pickles import read_pickle
+from proscale.checkpoints.weight_files import read_checkpoint
 from proscale.errors import CheckpointError
 
 ARRAYS = {
@@ -169,7 +169,9 @@ def test_torch_files_are_read_as_weights_alone(zipped: bool, name: str, tmp_path
 def test_reading_does_not_import_what_a_file_names(tmp_path: Path) -> None:
     (tmp_path / "evil_module.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
     (tmp_path / "model.pkl").write_bytes(b"\x80\x02cevil_module\nanything\n.")
-    code = "import sys; from pathlib import Path; from proscale.checkpoints.pickles import read_pickle; read_pickle(Path(sys.argv[1]))"
+    code = (
+        "import sys; from pathlib import Path; from proscale.checkpoints.array_pickles import read_pickle; read_pickle(Path(sys.argv[1]))"
+    )
     root = Path(__file__).parents[3]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(root / "model")])}
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "model.pkl")], env=environment, capture_output=True, text=True)

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from proscale.checkpoints.names import listed, template_pattern
+from proscale.checkpoints.rename_tensors import template_pattern
+from proscale.checkpoints.strict_loading import listed
 from proscale.errors import CheckpointError
 
 Packing = tuple[str, tuple[str, ...]]
