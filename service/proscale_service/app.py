@@ -19,6 +19,8 @@ from starlette.staticfiles import StaticFiles
 
 from proscale import __version__
 from proscale_service import logs
+from proscale_service.access.guard import Guard
+from proscale_service.access.keyring import Keyring
 from proscale_service.compression import Compression
 from proscale_service.context import RequestContextMiddleware, context_of
 from proscale_service.engines.base import Engine, RemoteEngine
@@ -50,6 +52,9 @@ def create_app(
         on_ready: called when requests can be served.
         on_failure: called with the reason when the engine cannot be loaded, or cannot compute any more. Without it the application
             stays up and not ready, for an orchestrator to end.
+
+    Raises:
+        KeysError: the keys file cannot be used.
     """
     settings = settings or Settings()
     metrics = Metrics()
@@ -82,6 +87,10 @@ def create_app(
     # The last one added is the outermost.
     app.add_middleware(Compression)
     app.add_middleware(HeadAsGet)
+    if settings.keys_file is not None:
+        keyring = Keyring(settings.keys_file, lambda stale: metrics.keys_stale.set(stale))
+        # Inside the bounds of bodies, which also let a refusal reach a client that is still sending.
+        app.add_middleware(Guard, keyring=keyring)
     app.add_middleware(
         BodyLimit, max_bytes=settings.max_upload_bytes, max_total=settings.max_buffered_bytes, timeout_s=settings.upload_timeout_s
     )

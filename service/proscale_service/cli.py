@@ -11,6 +11,8 @@ from pydantic import ValidationError
 from proscale.allocator import keep_freed_memory
 from proscale.config import PRECISIONS
 from proscale_service import logs
+from proscale_service.access.keys import KeysError
+from proscale_service.certificate import CertificateError
 from proscale_service.settings import PREFIX, Settings, describe_invalid, unknown_variables
 
 _LOG = logging.getLogger(__name__)
@@ -33,6 +35,8 @@ class _StartFailure(click.ClickException):
 @click.command("serve")
 @click.option("--host", help=_HELP["host"])
 @click.option("--port", type=int, help=_HELP["port"])
+@click.option("--keys-file", type=click.Path(path_type=Path), help=_HELP["keys_file"])
+@click.option("--public", is_flag=True, default=None, help=_HELP["public"])
 @click.option("--checkpoint", type=click.Path(path_type=Path), help=_HELP["checkpoint"])
 @click.option("--device", help=_HELP["device"])
 @click.option("--precision", type=click.Choice(PRECISIONS), help=_HELP["precision"])
@@ -74,6 +78,8 @@ def serve(**options: Any) -> None:
 
     try:
         failure = run(settings, lambda url: click.echo(f"Serving on {url}"))
+    except (KeysError, CertificateError) as error:
+        raise _fail(f"{error}. The server does not start without it.") from error
     except OSError as error:
         raise _fail(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}. Choose another --host or --port.") from error
     if failure:

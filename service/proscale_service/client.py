@@ -71,10 +71,15 @@ class Answer:
 class Client:
     """Talks to one server. Thread-safe; use it as a context manager or call `close`."""
 
-    def __init__(self, url: str, *, timeout_s: float = 120.0, transport: httpx.BaseTransport | None = None) -> None:
-        """Args: url: such as http://127.0.0.1:8000; timeout_s: of reading an answer; transport: for tests and proxies."""
+    def __init__(
+        self, url: str, *, api_key: str | None = None, timeout_s: float = 120.0, transport: httpx.BaseTransport | None = None
+    ) -> None:
+        """Args: url: such as http://127.0.0.1:8000; timeout_s: of reading an answer; transport: for tests, proxies, own certificates."""
         limits = httpx.Limits(max_connections=100, max_keepalive_connections=MAX_STALE, keepalive_expiry=KEEP_ALIVE_S)
-        self._http = httpx.Client(base_url=url, timeout=httpx.Timeout(timeout_s, connect=10.0), limits=limits, transport=transport)
+        headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
+        self._http = httpx.Client(
+            base_url=url, headers=headers, timeout=httpx.Timeout(timeout_s, connect=10.0), limits=limits, transport=transport
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proscale_service import logs
-from proscale_service.errors import PROBLEM_TYPE, ClientGone, ServiceError, encode_problem, problem
+from proscale_service.errors import PROBLEM_TYPE, ClientGone, ServiceError, Unauthorized, encode_problem, problem
 from proscale_service.metrics import Metrics
 from proscale_service.request_line import route_path
 
@@ -32,6 +32,8 @@ class RequestContext:
     """Label for metrics: `metrics.task_label` of what was asked, once that is known."""
     rejected: str | None = None
     """Why there are no masks: an error's `reason`."""
+    key: str | None = None
+    """Id of the API key, which tells nothing of the key or its name."""
     counted: bool = False
     """Whether the request is one of those that metrics are about."""
 
@@ -82,9 +84,9 @@ class RequestContextMiddleware:
             if context.rejected:
                 self._metrics.rejected.labels(context.rejected).inc()
         fields = {"id": context.id, "method": scope["method"], "path": scope["path"], "status": status, "ms": seconds * 1e3}
-        if context.rejected:
-            fields["reason"] = context.rejected
-        quiet = route_path(scope).startswith(_QUIET) and not failure
+        fields |= {name: value for name, value in (("key", context.key), ("reason", context.rejected)) if value}
+        # A flood of guesses shows in the metrics; in the log it would only bury the rest.
+        quiet = (route_path(scope).startswith(_QUIET) or status == Unauthorized.status) and not failure
         logs.event(_LOG, logging.ERROR if failure else logging.DEBUG if quiet else logging.INFO, "request", error=failure, **fields)
 
 
@@ -112,6 +114,8 @@ async def send_error(scope: Scope, send: Send, error: ServiceError) -> None:
     context.rejected = error.reason
     body = encode_problem(problem(error, scope["path"], context.id))
     headers = [(b"content-type", PROBLEM_TYPE.encode()), (b"content-length", str(len(body)).encode())]
+    if error.status == Unauthorized.status:
+        headers.append((b"www-authenticate", b"Bearer"))  # RFC 9110, 11.6.1: says how to do it right
     if error.retry_after is not None:
         headers.append((b"retry-after", str(error.retry_after).encode()))
     await send({"type": "http.response.start", "status": error.status, "headers": headers})

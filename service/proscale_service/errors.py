@@ -2,6 +2,8 @@
 
 ServiceError                    500
 ├── MalformedRequest            400   the body is not what its content type says
+├── Unauthorized                401   no valid API key
+├── Forbidden                   403   a valid API key that may not do this
 ├── NotAcceptable               406   no encoding of the answer is one that the client takes
 ├── UploadTimeout               408   the body came too slowly
 ├── TooLarge                    413
@@ -12,6 +14,7 @@ ServiceError                    500
 │   ├── UndecodableImage              not a picture, a broken one, or a kind that cannot be shown as RGB
 │   └── InvalidParameter              unknown name, value out of range, label that the model does not have
 ├── Overloaded                  429   queue or buffers are full; Retry-After tells when to come back
+│   └── QuotaExceeded                 the API key has used what it may
 ├── Unavailable                 503
 │   ├── Loading                       the model is not there yet
 │   └── Draining                      the server is going down
@@ -54,6 +57,18 @@ class MalformedRequest(ServiceError):
     """The body or its framing cannot be read."""
 
     status, reason, title = 400, "malformed", "Malformed request"
+
+
+class Unauthorized(ServiceError):
+    """No API key, or none that is known here."""
+
+    status, reason, title = 401, "unauthorized", "Not authorized"
+
+
+class Forbidden(ServiceError):
+    """The API key is known, and has no right to do this."""
+
+    status, reason, title = 403, "forbidden", "Not allowed"
 
 
 class NotAcceptable(ServiceError):
@@ -114,6 +129,12 @@ class Overloaded(ServiceError):
     """Too much work is waiting; nothing was computed."""
 
     status, reason, title = 429, "overloaded", "Too many requests"
+
+
+class QuotaExceeded(Overloaded):
+    """The API key has used its requests, pixels or places; nothing was computed."""
+
+    reason, title = "quota", "Quota used up"
 
 
 class Unavailable(ServiceError):

@@ -54,6 +54,9 @@ class Metrics:
         )
         self.flops_saved = Counter("proscale_flops_saved_total", "Baseline minus spent.", registry=registry)
         self.engine_up = Gauge("proscale_engine_up", "1 while the engine can compute.", registry=registry)
+        self.keys_stale = Gauge(
+            "proscale_keys_stale", "1 while the keys file on disk cannot be used and older keys are in force.", registry=registry
+        )
         for stage in STAGES:
             self.stage_duration.labels(stage)
 

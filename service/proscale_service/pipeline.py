@@ -17,6 +17,7 @@ from proscale.errors import ProscaleError
 from proscale.labels import Category
 from proscale.results import ModelInfo, Plan, Prediction, SegmentationOptions
 from proscale_service import logs
+from proscale_service.access.quota import UNLIMITED, Quota
 from proscale_service.admission import Admission
 from proscale_service.batching import Batcher
 from proscale_service.engines import in_process
@@ -206,12 +207,13 @@ class Pipeline:
         """Format and size of a picture, without decoding it. Errors: see `images.read_header`."""
         return await self.in_pool(read_header, data, self.settings.max_pixels)
 
-    async def segment(self, data: bytes, parameters: SegmentParameters, arrived: float) -> Outcome:
+    async def segment(self, data: bytes, parameters: SegmentParameters, arrived: float, quota: Quota = UNLIMITED) -> Outcome:
         """Segment one picture.
 
         Args:
             data: the encoded picture.
             arrived: when the request came, in seconds of the event loop's clock; the deadline counts from there.
+            quota: the caller's.
 
         Raises:
             ServiceError: whatever is wrong; see errors.py.
@@ -219,12 +221,13 @@ class Pipeline:
         engine, scheduler = self._ready()
         options = options_of(parameters, engine.info)
         deadline = arrived + (parameters.deadline_ms or self.settings.deadline_ms) / 1000
-        with self.admission.permit() as permit:
+        with quota.picture(), self.admission.permit() as permit:
             started = time.perf_counter()
             try:
                 async with asyncio.timeout_at(deadline) as timer:
                     header = await self.header(data)
                     permit.hold_pixels(header.height * header.width)
+                    quota.take_pixels(header.height * header.width)
                     image, header = await self.in_pool(decode, data, self.settings.max_pixels)
             except TimeoutError as error:
                 if not timer.expired():

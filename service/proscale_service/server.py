@@ -18,10 +18,12 @@ import uvicorn
 
 from proscale_service import logs
 from proscale_service.app import create_app
+from proscale_service.certificate import Certificate
 from proscale_service.pipeline import Pipeline
 from proscale_service.settings import Settings
 
 _LOG = logging.getLogger(__name__)
+_TICKS_BETWEEN_RENEWALS = 50
 _GRACE = 5
 """Seconds on top of `drain_s` for sending the last answers."""
 
@@ -29,11 +31,17 @@ _GRACE = 5
 class Server(uvicorn.Server):
     """uvicorn with a delay between the signal and the end of listening."""
 
-    def __init__(self, config: uvicorn.Config, settings: Settings, pipeline: Callable[[], Pipeline | None]) -> None:
-        """Args: pipeline: the application's, or None before it began."""
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        settings: Settings,
+        pipeline: Callable[[], Pipeline | None],
+        certificate: Certificate | None = None,
+    ) -> None:
+        """Args: pipeline: the application's, or None before it began; certificate: for HTTPS."""
         config.timeout_keep_alive = settings.keep_alive_s  # type: ignore[assignment] # uvicorn says int, and gives it to a timer
         super().__init__(config)
-        self._settings, self._pipeline = settings, pipeline
+        self._settings, self._pipeline, self._certificate = settings, pipeline, certificate
         self._exit_at: float | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -50,6 +58,8 @@ class Server(uvicorn.Server):
         """Asked ten times a second whether to stop."""
         if self._exit_at is not None and time.monotonic() >= self._exit_at:
             self.should_exit = True
+        if self._certificate and counter % _TICKS_BETWEEN_RENEWALS == 0:
+            self._certificate.renew()
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -71,9 +81,13 @@ def run(settings: Settings, announce: Callable[[str], None]) -> str:
 
     Raises:
         OSError: the address cannot be listened on.
+        CertificateError, KeysError: the files that the settings name cannot be used.
     """
+    certificate = None
+    if settings.tls_cert_file is not None and settings.tls_key_file is not None:
+        certificate = Certificate(settings.tls_cert_file, settings.tls_key_file)
     listener = bind(settings.host, settings.port)
-    url = url_of(listener)
+    url = url_of(listener, "https" if certificate else "http")
     failures: list[str] = []
 
     def on_failure(message: str) -> None:
@@ -88,8 +102,9 @@ def run(settings: Settings, announce: Callable[[str], None]) -> str:
         server_header=False,
         timeout_graceful_shutdown=max(1, round(settings.drain_s + _GRACE)),
         lifespan="on",
+        ssl_context_factory=(lambda config, default: certificate.context) if certificate else None,
     )
-    server = Server(config, settings, lambda: getattr(app.state, "pipeline", None))
+    server = Server(config, settings, lambda: getattr(app.state, "pipeline", None), certificate)
     logs.event(_LOG, logging.INFO, "listening", url=url)
     # uvicorn raises the signals again when it is done; an orderly end that was asked for is no failure.
     for each in (signal.SIGINT, signal.SIGTERM):
@@ -116,8 +131,8 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def url_of(listener: socket.socket) -> str:
+def url_of(listener: socket.socket, scheme: str = "http") -> str:
     """Where a browser on this machine finds it."""
     host, port = listener.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

@@ -1,5 +1,6 @@
 """Settings from the environment: prefix `PROSCALE_`, one field each, all described."""
 
+import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -27,6 +28,12 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="Address to listen on; `0.0.0.0` for all of them.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
 
+    keys_file: Path | None = Field(default=None, description="File of API keys (`proscale keys` makes it); unset: nobody is asked for one.")
+    public: bool = Field(
+        default=False, description="Without keys: let everybody ask who reaches the address. Needed to listen beyond this machine."
+    )
+    tls_cert_file: Path | None = Field(default=None, description="Certificate with its chain (PEM), for HTTPS; read anew when it changes.")
+    tls_key_file: Path | None = Field(default=None, description="The certificate's private key (PEM).")
     keep_alive_s: float = Field(
         default=75.0, gt=0, le=86_400, description="Seconds an idle connection stays open; let it be longer than the proxy's in front."
     )
@@ -149,6 +156,21 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _strangers_are_meant(self) -> Self:
+        if self.keys_file is None and not self.public and not is_loopback(self.host):
+            raise ValueError(
+                f"others can reach the address {self.host}, and no API keys are asked for: name a file of keys with {PREFIX}KEYS_FILE "
+                f"(`proscale keys` makes it), or let everybody ask with {PREFIX}PUBLIC=true"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _certificate_with_its_key(self) -> Self:
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError(f"{PREFIX}TLS_CERT_FILE and {PREFIX}TLS_KEY_FILE belong together: set both or neither")
+        return self
+
+    @model_validator(mode="after")
     def _compiled_for_something(self) -> Self:
         if self.engine == "in_process" and self.compile and not self.warmup_sizes:
             raise ValueError("compile needs warmup: the sizes HEIGHTxWIDTH of the pictures that will come, such as 480x640")
@@ -174,6 +196,14 @@ class Settings(BaseSettings):
         """(height, width) in pixels of the pictures to warm up with."""
         # A GPU compiles and allocates at its first picture; a CPU would only be ready later for nothing.
         return parse_sizes(("480x640" if self.device.startswith("cuda") else "") if self.warmup is None else self.warmup)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a server that listens at `host`."""
+    try:
+        return ipaddress.ip_address(host.strip("[]").partition("%")[0]).is_loopback
+    except ValueError:
+        return host.lower().rstrip(".") == "localhost"
 
 
 def _parts(text: str | None) -> list[str]:

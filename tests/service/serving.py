@@ -75,8 +75,8 @@ def serving(engine: Engine | Callable[[Settings], Engine], *, wait: bool = True,
 
 
 @contextmanager
-def process(*arguments: str, first: str = "", **environment: str) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
-    """`proscale serve` as users start it, on a free port: its URL and the process. `first`: Python to run before it."""
+def process(*arguments: str, first: str = "", scheme: str = "http", **environment: str) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+    """`proscale serve` as users start it, on a free port: its URL and the process. Args: first: Python run before; scheme: of the URL."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("PROSCALE_")} | {"OMP_NUM_THREADS": "1"} | environment
     command = [*COMMAND[:-1], f"{first}\n{COMMAND[-1]}", "--port", "0", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as started:
@@ -84,7 +84,7 @@ def process(*arguments: str, first: str = "", **environment: str) -> Iterator[tu
             assert started.stdout is not None
             assert started.stderr is not None
             line = started.stdout.readline()
-            assert line.startswith("Serving on http://127.0.0.1:"), line + started.stderr.read()
+            assert line.startswith(f"Serving on {scheme}://127.0.0.1:"), line + started.stderr.read()
             yield line.split()[-1], started
         finally:
             if started.poll() is None:

@@ -17,6 +17,7 @@ NAMES = {
     "proscale_baseline_flops_total",
     "proscale_flops_saved_total",
     "proscale_engine_up",
+    "proscale_keys_stale",
 }
 
 

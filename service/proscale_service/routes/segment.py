@@ -8,6 +8,8 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel
 
 from proscale.results import Plan
+from proscale_service.access.guard import quota_of
+from proscale_service.access.quota import Quota
 from proscale_service.context import RequestContext, context_of
 from proscale_service.errors import InvalidParameter, ServiceError, problem
 from proscale_service.limits import unless_client_leaves
@@ -62,12 +64,12 @@ async def segment(request: Request, pipeline: GetPipeline) -> Response:
     parameters = parse_parameters(SegmentParameters, given.values)
     context.task = task_label(parameters.tasks)
     picture = require_picture(given)
-    body = await unless_client_leaves(request.receive, _segment_one(pipeline, picture, parameters, context))
+    body = await unless_client_leaves(request.receive, _segment_one(pipeline, picture, parameters, context, quota_of(request.scope)))
     return Response(body, media_type="application/json")
 
 
-async def _segment_one(pipeline: Pipeline, picture: bytes, parameters: SegmentParameters, context: RequestContext) -> bytes:
-    outcome = await pipeline.segment(picture, parameters, context.arrived)
+async def _segment_one(pipeline: Pipeline, picture: bytes, parameters: SegmentParameters, context: RequestContext, quota: Quota) -> bytes:
+    outcome = await pipeline.segment(picture, parameters, context.arrived, quota)
     body, seconds = await pipeline.in_pool(_render, outcome, context.id)
     pipeline.metrics.stage("encode", outcome.prediction.timings.get("encode", 0.0) + seconds)
     return body
@@ -89,9 +91,10 @@ async def segment_batch(request: Request, pipeline: GetPipeline) -> Response:
     parameters = parse_parameters(SegmentParameters, given.values)
     context.task = task_label(parameters.tasks)
     require_picture(given)
+    quota = quota_of(request.scope)
     items = await unless_client_leaves(
         request.receive,
-        _all_of([_item(pipeline, i, picture, parameters, context, request.url.path) for i, picture in enumerate(given.pictures)]),
+        _all_of([_item(pipeline, i, picture, parameters, context, request.url.path, quota) for i, picture in enumerate(given.pictures)]),
     )
     answer = BatchResponse(id=context.id, items=items)
     return Response(await pipeline.in_pool(answer.model_dump_json, exclude_none=True), media_type="application/json")
@@ -102,10 +105,10 @@ async def _all_of(items: list[Any]) -> list[BatchItem]:
 
 
 async def _item(
-    pipeline: Pipeline, index: int, picture: bytes, parameters: SegmentParameters, context: RequestContext, path: str
+    pipeline: Pipeline, index: int, picture: bytes, parameters: SegmentParameters, context: RequestContext, path: str, quota: Quota
 ) -> BatchItem:
     try:
-        outcome = await pipeline.segment(picture, parameters, context.arrived)
+        outcome = await pipeline.segment(picture, parameters, context.arrived, quota)
     except ServiceError as error:
         pipeline.metrics.rejected.labels(error.reason).inc()
         return BatchItem(index=index, error=ProblemModel(**problem(error, path, context.id)))

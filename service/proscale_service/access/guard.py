@@ -1,0 +1,62 @@
+"""The layer that asks for a key. Pure ASGI; it judges the head of a request, before any of its body is read."""
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from proscale_service.access.keyring import Caller, Keyring
+from proscale_service.access.keys import Right
+from proscale_service.access.quota import UNLIMITED, Quota
+from proscale_service.context import context_of, send_error
+from proscale_service.errors import Forbidden, ServiceError, Unauthorized
+from proscale_service.request_line import route_path
+
+OPEN = ("/health", "/metrics", "/docs", "/openapi.json")
+"""For orchestrators, Prometheus and browsers, which have no keys, and that tell nothing of models and pictures."""
+_RIGHTS: dict[str, Right] = {"/segment": "segment", "/segment/batch": "segment", "/segment/plan": "plan", "/models": "models"}
+# The same for a key that is missing and one that is unknown: nobody learns which keys exist.
+_NO_KEY = "a valid API key is needed: send it as `Authorization: Bearer KEY` or `x-api-key: KEY`"
+
+
+class Guard:
+    """Lets requests with a valid key pass, within its rights and its quota of requests; the others get 401, 403 or 429."""
+
+    def __init__(self, app: ASGIApp, *, keyring: Keyring) -> None:
+        self._app, self._keyring = app, keyring
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = route_path(scope) if scope["type"] == "http" else "/"
+        if path != "/" and not any(path == each or path.startswith(f"{each}/") for each in OPEN):
+            try:
+                caller = self._admit(scope, path)
+            except ServiceError as error:
+                await send_error(scope, send, error)
+                return
+            scope["state"]["caller"] = caller
+            context_of(scope).key = caller.key.id
+        await self._app(scope, receive, send)
+
+    def _admit(self, scope: Scope, path: str) -> Caller:
+        presented = presented_key(Headers(scope=scope))
+        caller = None if presented is None else self._keyring.find(presented)
+        if caller is None:
+            raise Unauthorized(_NO_KEY)
+        if path in _RIGHTS and _RIGHTS[path] not in caller.key.rights:
+            raise Forbidden("this API key may not do this")
+        caller.quota.take_request()
+        return caller
+
+
+def presented_key(headers: Headers) -> str | None:
+    """The key that a request carries; None when it carries none, or several that differ."""
+    found = set(headers.getlist("x-api-key"))
+    for value in headers.getlist("authorization"):
+        scheme, _, credentials = value.partition(" ")
+        found.add(credentials if scheme.lower() == "bearer" else "")
+    keys = {value.strip() for value in found}
+    return keys.pop() or None if len(keys) == 1 else None
+
+
+def quota_of(scope: Scope) -> Quota:
+    """What the caller of a request may use."""
+    caller: Caller | None = scope["state"].get("caller")
+    return UNLIMITED if caller is None else caller.quota
