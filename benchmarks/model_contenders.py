@@ -33,9 +33,9 @@ from proscale.flops import count_flops
 from proscale.geometry import padded_size, resized_size
 from proscale.labels import Category
 from proscale.network import SegmentationNetwork
+from proscale.predictions import QueryPrediction
 from proscale.predictor import Predictor
 from proscale.results import SegmentationOptions
-from proscale.transformer_decoder import QueryPrediction
 
 CLASSES, THINGS, SEGMENTS, SEED = 133, 80, 28, 0
 STAGES = ("preprocess", "backbone", "encoder", "rest of pixel decoder", "transformer decoder", "post-processing + RLE")

@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from proscale.any_network import Network
 from proscale.errors import CheckpointError
-from proscale.network import QueryPrediction, SegmentationNetwork
+from proscale.predictions import NetworkPrediction, tensors_of, with_tensors
 
 _OPTIONS = {
     "freezing": True,  # weights become constants, laid out once as the products want them; without, compiled code is the slower one
@@ -16,12 +17,12 @@ _OPTIONS = {
 
 
 class CompiledNetwork:
-    """`SegmentationNetwork.predict`, compiled for some padded sizes; pictures of other sizes are computed as ever.
+    """A network's `predict`, compiled for some padded sizes; pictures of other sizes are computed as ever.
 
     Pictures of a compiled size are computed one by one: on a CPU a batch wins less than compiling for it would cost.
     """
 
-    def __init__(self, network: SegmentationNetwork, sizes: Iterable[tuple[int, int]]) -> None:
+    def __init__(self, network: Network, sizes: Iterable[tuple[int, int]]) -> None:
         """Compiles, which takes a minute or so per size.
 
         Args:
@@ -32,30 +33,30 @@ class CompiledNetwork:
             CheckpointError: it cannot be compiled here; the text names the remedy.
         """
         self.network = network
+        self._kinds: dict[tuple[int, int], NetworkPrediction] = {}
         self._compiled = {size: self._compile(*size) for size in dict.fromkeys(sizes)}
 
     @torch.inference_mode()
-    def predict(self, images: Tensor) -> QueryPrediction:
-        """See `SegmentationNetwork.predict`; images (B, 3, H, W), float32."""
+    def predict(self, images: Tensor) -> NetworkPrediction:
+        """See the network's `predict`; images (B, 3, H, W), float32."""
         compiled = self._compiled.get((images.shape[2], images.shape[3]))
         if compiled is None:
             return self.network.predict(images)
         # A tensor of another kind would be compiled for anew, for a minute: so each is copied to one like the first, and no other is taken.
         singles = [image[None].clone(memory_format=torch.contiguous_format) for image in images]
         with torch.compiler.set_stance("fail_on_recompile"):
-            class_logits, mask_logits = zip(*map(compiled, singles), strict=True)
-        return QueryPrediction(torch.cat(class_logits), torch.cat(mask_logits))
+            tensors = zip(*map(compiled, singles), strict=True)
+            return with_tensors(self._kinds[images.shape[2], images.shape[3]], [torch.cat(parts) for parts in tensors])
 
-    def _compile(self, height: int, width: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    def _compile(self, height: int, width: int) -> Callable[[Tensor], tuple[Tensor, ...]]:
         from torch._inductor import config  # seconds to import, so not for those who do not compile
 
-        def predict(images: Tensor) -> tuple[Tensor, Tensor]:
-            prediction = self.network.predict(images)
-            return prediction.class_logits, prediction.mask_logits
+        def predict(images: Tensor) -> tuple[Tensor, ...]:
+            return tensors_of(self.network.predict(images))
 
         with torch.inference_mode():
             images = torch.zeros(1, 3, height, width)
-            predict(images)  # makes the constants of this size, which are not compiled
+            self._kinds[height, width] = self.network.predict(images)  # makes the constants of this size, too, which are not compiled
             compiled = torch.compile(predict, fullgraph=True, dynamic=False)
             try:
                 with config.patch(_OPTIONS):

@@ -8,28 +8,47 @@ from typing import Any
 from proscale.config import (
     BACKBONES,
     ENCODERS,
+    HEADS,
+    EomtModelConfig,
+    MixTransformerConfig,
     ModelConfig,
+    NetworkConfig,
     PixelDecoderConfig,
     PostprocessConfig,
     PreprocessConfig,
+    SemanticModelConfig,
+    SlideConfig,
     TransformerDecoderConfig,
     backbone_kind,
     encoder_kind,
+    head_kind,
 )
 from proscale.errors import CheckpointError
 
 CONFIG_FILE = "config.json"
 
+_KINDS: dict[str, type] = {"eomt": EomtModelConfig, "semantic": SemanticModelConfig}
+"""Kinds of networks beside Mask2Former, whose files name none."""
+_SINCE_FIRST = {"preprocess": ("align", "size", "pad_to", "padding"), "postprocess": ("resize_twice",)}
+"""Fields that came later: left out where they have their defaults, so that the first versions read what they can serve."""
 
-def config_to_json(config: ModelConfig) -> dict[str, Any]:
-    """The configuration as plain JSON values; which backbone and encoder it is stands in a `type` beside their fields."""
+
+def config_to_json(config: NetworkConfig) -> dict[str, Any]:
+    """The configuration as plain JSON values; which kind, backbone, encoder or head it is stands beside their fields."""
     values = asdict(config)
     values["backbone"] = {"type": backbone_kind(config.backbone)} | values["backbone"]
-    values["pixel_decoder"]["encoder"] = {"type": encoder_kind(config.pixel_decoder.encoder)} | values["pixel_decoder"]["encoder"]
-    return values
+    for part, names in _SINCE_FIRST.items():
+        later = {field.name: field.default for field in fields(getattr(config, part)) if field.name in names}
+        values[part] = {name: value for name, value in values[part].items() if name not in later or value != later[name]}
+    if isinstance(config, ModelConfig):
+        values["pixel_decoder"]["encoder"] = {"type": encoder_kind(config.pixel_decoder.encoder)} | values["pixel_decoder"]["encoder"]
+        return values
+    if isinstance(config, SemanticModelConfig):
+        values["head"] = {"type": head_kind(config.head)} | values["head"]
+    return {"kind": next(name for name, cls in _KINDS.items() if isinstance(config, cls))} | values
 
 
-def config_from_json(values: Any, source: str | Path = CONFIG_FILE) -> ModelConfig:
+def config_from_json(values: Any, source: str | Path = CONFIG_FILE) -> NetworkConfig:
     """The reverse of `config_to_json`; fields left out have their defaults, unknown ones are an error.
 
     Raises:
@@ -37,21 +56,45 @@ def config_from_json(values: Any, source: str | Path = CONFIG_FILE) -> ModelConf
     """
     try:
         values = dict(values)
-        pixel_decoder = dict(values.pop("pixel_decoder", {}))
-        encoder = _record(ENCODERS, pixel_decoder.pop("encoder", {"type": "proscale"}))
-        return ModelConfig(
-            backbone=_record(BACKBONES, values.pop("backbone")),
-            pixel_decoder=_checked(PixelDecoderConfig, pixel_decoder | {"encoder": encoder}),
-            transformer_decoder=_checked(TransformerDecoderConfig, values.pop("transformer_decoder", {})),
-            preprocess=_checked(PreprocessConfig, values.pop("preprocess", {})),
-            postprocess=_checked(PostprocessConfig, values.pop("postprocess", {})),
-            **values,
-        )
+        kind = values.pop("kind", None)
+        if kind is not None and kind not in _KINDS:
+            raise ValueError(f"kind is {kind!r}, known are {', '.join(_KINDS)}, or none for Mask2Former and PRO-SCALE")
+        values["backbone"] = _record(BACKBONES, values["backbone"])
+        for part, cls in (("preprocess", PreprocessConfig), ("postprocess", PostprocessConfig)):
+            values[part] = _checked(cls, values.get(part, {}))
+        if kind is None:
+            return _mask2former(values)
+        if values.get("slide") is not None:
+            values["slide"] = _checked(SlideConfig, values["slide"])
+        if kind == "semantic":
+            values["head"] = _record(HEADS, values["head"])
+        config: NetworkConfig = _checked(_KINDS[kind], values)
+        return config
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{source} is not a model configuration: {error}") from error
 
 
-def _record(types: Mapping[str, Any], values: Mapping[str, Any]) -> Any:
+def family_of(config: NetworkConfig) -> tuple[str, tuple[int, ...]]:
+    """The family that users know a network by, and its layers: `ModelInfo.encoder` and `layers`."""
+    if isinstance(config, ModelConfig):
+        encoder = config.pixel_decoder.encoder
+        return encoder_kind(encoder), encoder.layers if isinstance(encoder.layers, tuple) else (encoder.layers,)
+    backbone = config.backbone
+    layers = backbone.depths if isinstance(backbone, MixTransformerConfig) else (backbone.layers,)
+    return head_kind(config.head) if isinstance(config, SemanticModelConfig) else "eomt", layers
+
+
+def _mask2former(values: dict[str, Any]) -> ModelConfig:
+    pixel_decoder = dict(values.pop("pixel_decoder", {}))
+    encoder = _record(ENCODERS, pixel_decoder.pop("encoder", {"type": "proscale"}))
+    return ModelConfig(
+        pixel_decoder=_checked(PixelDecoderConfig, pixel_decoder | {"encoder": encoder}),
+        transformer_decoder=_checked(TransformerDecoderConfig, values.pop("transformer_decoder", {})),
+        **values,
+    )
+
+
+def _record(types: Mapping[str, type], values: Mapping[str, Any]) -> Any:
     kind = values.get("type")
     if not isinstance(kind, str) or kind not in types:
         raise ValueError(f"type is {kind!r}, known are {', '.join(types)}")

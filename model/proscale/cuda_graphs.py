@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from proscale.network import QueryPrediction, SegmentationNetwork
+from proscale.any_network import Network
 from proscale.ops.constants import collected_constants
+from proscale.predictions import NetworkPrediction, tensors_of, with_tensors
 
 WARM_UP_RUNS = 3
 """Runs before recording: they choose algorithms, allocate work space and make the constants of a size."""
@@ -19,20 +20,20 @@ WARM_UP_RUNS = 3
 class _Recorded:
     graph: torch.cuda.CUDAGraph
     images: Tensor
-    output: QueryPrediction
+    output: NetworkPrediction
     constants: tuple[Tensor, ...]
     """What the kernels read besides images and weights: kept, because a graph knows addresses and no owners."""
 
 
 class GraphedNetwork:
-    """`SegmentationNetwork.predict` from CUDA graphs, one per batch and padded size.
+    """A network's `predict` from CUDA graphs, one per batch and padded size.
 
     Every graph holds the memory of its inputs and results, and all share what lies between; the graph that was used least recently
     goes when there are more than `max_graphs`. A size is recorded when it comes for the second time, also after its graph went: rare
     sizes run as they are.
     """
 
-    def __init__(self, network: SegmentationNetwork, max_graphs: int = 32) -> None:
+    def __init__(self, network: Network, max_graphs: int = 32) -> None:
         if max_graphs < 1:
             raise ValueError(f"max_graphs must be at least 1, not {max_graphs}")
         self.network, self.max_graphs = network, max_graphs
@@ -49,8 +50,8 @@ class GraphedNetwork:
         return list(self._graphs)
 
     @torch.inference_mode()
-    def predict(self, images: Tensor) -> QueryPrediction:
-        """See `SegmentationNetwork.predict`; images (B, 3, H, W) on the GPU. The result is the caller's own."""
+    def predict(self, images: Tensor) -> NetworkPrediction:
+        """See the network's `predict`; images (B, 3, H, W) on the GPU. The result is the caller's own."""
         with self._lock:
             key = tuple(images.shape)
             if key not in self._graphs:
@@ -65,7 +66,7 @@ class GraphedNetwork:
             recorded = self._graphs[key]
             recorded.images.copy_(images)
             recorded.graph.replay()
-            return QueryPrediction(recorded.output.class_logits.clone(), recorded.output.mask_logits.clone())
+            return with_tensors(recorded.output, [tensor.clone() for tensor in tensors_of(recorded.output)])
 
     def _remember(self, key: tuple[int, ...]) -> None:
         self._seen[key] = None

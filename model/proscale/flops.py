@@ -89,7 +89,14 @@ def count_flops(
         pixel_decoder_rest=projections + lateral + sizes[0] * dim * dim,
         mask_prediction=_mask_predictions(config.transformer_decoder, dim, config.classes, sizes),
         transformer_decoder=_decoder(config.transformer_decoder, dim, sizes),
-        postprocess=_postprocess(config, height * width, math.prod(output or padded), tasks),
+        postprocess=count_query_postprocess(
+            config.transformer_decoder.queries,
+            config.classes,
+            height * width,
+            math.prod(output or padded),
+            tasks,
+            config.postprocess.combine_first,
+        ),
     )
 
 
@@ -164,12 +171,14 @@ def _decoder(config: TransformerDecoderConfig, dim: int, sizes: Sequence[int]) -
     return total
 
 
-def _postprocess(config: ModelConfig, padded_pixels: int, output_pixels: int, tasks: Sequence[Task]) -> int:
-    queries, classes = config.transformer_decoder.queries, config.classes
+def count_query_postprocess(
+    queries: int, classes: int, padded_pixels: int, output_pixels: int, tasks: Sequence[Task], combine_first: bool
+) -> int:
+    """FLOPs from class and mask logits of queries to masks; see `PostprocessConfig.combine_first`."""
     to_padded, to_output = queries * padded_pixels * BILINEAR, queries * output_pixels * BILINEAR
     if "semantic" not in tasks:
         return to_padded + to_output
-    if not config.postprocess.combine_first:
+    if not combine_first:
         return to_padded + to_output + queries * classes * output_pixels
     # Scores are summed up at the network's size, and theirs is the last resizing; other tasks still resize the masks.
     combined = classes * (queries * padded_pixels + output_pixels * BILINEAR)

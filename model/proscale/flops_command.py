@@ -1,4 +1,4 @@
-"""`proscale flops`: what a model costs at a picture size, beside Mask2Former."""
+"""`proscale flops`: what a model costs at a picture size, beside its baseline."""
 
 from dataclasses import asdict
 
@@ -13,16 +13,18 @@ from proscale.config import (
     SWIN_L,
     SWIN_S,
     SWIN_T,
-    TASKS,
     ModelConfig,
+    NetworkConfig,
     PixelDecoderConfig,
     ResNetConfig,
     SwinConfig,
 )
 from proscale.config import ProScaleEncoderConfig as ProScale
 from proscale.errors import ProscaleError
-from proscale.flops import Flops, baseline_config, count_flops
+from proscale.flops import Flops
 from proscale.geometry import padded_size, resized_size
+from proscale.network_flops import HeadFlops, baseline_name, count_baseline, count_network
+from proscale.published import PUBLISHED
 
 BACKBONES: dict[str, ResNetConfig | SwinConfig] = {
     "r50": RESNET_50,
@@ -63,24 +65,43 @@ def parse_layers(_: click.Context, __: click.Parameter, value: str | None) -> tu
 @click.option("--checkpoint", type=click.Path(), help="Model folder; default: the model inside the package.")
 @click.option("--backbone", type=click.Choice(list(BACKBONES)), help="Count a published architecture instead of a checkpoint.")
 @click.option("--layers", callback=parse_layers, help="With --backbone: P1,P2,P3 of PRO-SCALE, or one number for Mask2Former. [3,3,3]")
-@click.option("--classes", default=133, show_default=True, help="With --backbone: number of classes.")
-def flops(size: tuple[int, int], checkpoint: str | None, backbone: str | None, layers: tuple[int, ...] | None, classes: int) -> None:
-    """Count the FLOPs of a model for a picture of SIZE (WIDTHxHEIGHT, default 640x480), all three tasks asked for.
+@click.option("--network", type=click.Choice(list(PUBLISHED)), help="Count another published network instead of a checkpoint.")
+@click.option("--classes", type=int, help="With --backbone or --network: number of classes. [133; 150 for semantic networks]")
+def flops(
+    size: tuple[int, int],
+    checkpoint: str | None,
+    backbone: str | None,
+    layers: tuple[int, ...] | None,
+    network: str | None,
+    classes: int | None,
+) -> None:
+    """Count the FLOPs of a model for a picture of SIZE (WIDTHxHEIGHT, default 640x480), all its tasks asked for.
 
-    1 FLOP is 1 multiply-accumulate, as in the papers. Baseline: Mask2Former with 6 encoder layers, all else equal.
+    1 FLOP is 1 multiply-accumulate, as in the papers. Baseline: Mask2Former with 6 encoder layers, all else equal; of EoMT, SegFormer, SETR
+    and SegViT the network as published.
     """
     if layers is not None and backbone is None:
         raise click.UsageError("--layers goes with --backbone")
+    if sum(given is not None for given in (checkpoint, backbone, network)) > 1:
+        raise click.UsageError("give one of --checkpoint, --backbone and --network")
     try:
-        config = load_folder(checkpoint or DEFAULT_FOLDER)[0] if backbone is None else _published(backbone, layers or (3, 3, 3), classes)
+        config = _chosen(checkpoint, backbone, layers or (3, 3, 3), network, classes)
     except ProscaleError as error:
         raise click.ClickException(str(error)) from error
     resized = resized_size(*size, config.preprocess)
     padded = padded_size(*resized, config.preprocess)
-    counts = count_flops(config, padded, size, TASKS)
-    baseline = count_flops(baseline_config(config), padded, size, TASKS)
+    counts, baseline = (count(config, padded, size, config.tasks) for count in (count_network, count_baseline))
     click.echo(f"{config.name}: picture {size[1]}x{size[0]}, padded {padded[1]}x{padded[0]} (width x height)")
     click.echo(_table(counts, baseline))
+    click.echo(f"baseline: {baseline_name(config)}")
+
+
+def _chosen(
+    checkpoint: str | None, backbone: str | None, layers: tuple[int, ...], network: str | None, classes: int | None
+) -> NetworkConfig:
+    if network is not None:
+        return PUBLISHED[network](classes or (133 if network.startswith("eomt") else 150))
+    return load_folder(checkpoint or DEFAULT_FOLDER)[0] if backbone is None else _published(backbone, layers, classes or 133)
 
 
 def _published(backbone: str, layers: tuple[int, ...], classes: int) -> ModelConfig:
@@ -90,10 +111,11 @@ def _published(backbone: str, layers: tuple[int, ...], classes: int) -> ModelCon
     return ModelConfig(f"PRO-SCALE {backbone} ({p1}, {p2}, {p3})", classes, BACKBONES[backbone], PixelDecoderConfig(ProScale((p1, p2, p3))))
 
 
-def _table(counts: Flops, baseline: Flops) -> str:
+def _table(counts: Flops | HeadFlops, baseline: Flops | HeadFlops) -> str:
     lines = [f"{'GFLOPs':<22}{'model':>10}{'baseline':>10}{'saved':>8}"]
     rows = {name: (value, asdict(baseline)[name]) for name, value in asdict(counts).items()}
-    rows["pixel_decoder, all"] = (counts.pixel_decoder, baseline.pixel_decoder)
+    if isinstance(counts, Flops) and isinstance(baseline, Flops):
+        rows["pixel_decoder, all"] = (counts.pixel_decoder, baseline.pixel_decoder)
     rows["total"] = (counts.total, baseline.total)
     for name, (value, reference) in rows.items():
         saved = f"{1 - value / reference:>8.1%}" if value != reference else ""

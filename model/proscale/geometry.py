@@ -6,8 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from proscale.config import PreprocessConfig
+from proscale.config import PreprocessConfig, SlideConfig
 from proscale.errors import ImageError
+
+MIN_SIDE = 32
+"""Pixels: below, the last stage of a backbone of stride 32 would see nothing."""
 
 
 @dataclass(frozen=True)
@@ -23,20 +26,59 @@ class ResizedPicture:
 def resized_size(height: int, width: int, config: PreprocessConfig) -> tuple[int, int]:
     """Size after resizing: the short side to `short_side`, unless the long side would pass `long_side`; rounded half up.
 
-    Args and result in pixels, (height, width). No side falls below 1.
+    Then `align` may stretch both sides to multiples of `size_divisor`. A fixed `size` takes the place of all that.
+
+    Args and result in pixels, (height, width). No side falls below 1, or `MIN_SIDE` where no padding follows.
     """
+    if config.size is not None:
+        return config.size
     scale = config.short_side / min(height, width)
     # The order of these operations decides the last bit, and with it the rounding: first the short side's scale, then the cap.
     new_height, new_width = (config.short_side, scale * width) if height < width else (scale * height, config.short_side)
     if max(new_height, new_width) > config.long_side:
         cap = config.long_side / max(new_height, new_width)
         new_height, new_width = new_height * cap, new_width * cap
-    return max(1, int(new_height + 0.5)), max(1, int(new_width + 0.5))
+    rounded = max(1, int(new_height + 0.5)), max(1, int(new_width + 0.5))
+    if config.align == "stretch":
+        return _multiples(*rounded, config.size_divisor)
+    return rounded if config.align == "pad" else (max(MIN_SIDE, rounded[0]), max(MIN_SIDE, rounded[1]))
 
 
 def padded_size(height: int, width: int, config: PreprocessConfig) -> tuple[int, int]:
-    """Size after zero-padding right and bottom to multiples of `size_divisor`. Args: the resized (height, width)."""
-    divisor = config.size_divisor
+    """Size after padding right and bottom: to `pad_to`, else to multiples of `size_divisor` where `align` is `pad`.
+
+    Args: the resized (height, width).
+    """
+    if config.pad_to is not None:
+        return config.pad_to
+    return _multiples(height, width, config.size_divisor) if config.align == "pad" else (height, width)
+
+
+def window_places(size: tuple[int, int], slide: SlideConfig) -> tuple[list[tuple[int, int]], tuple[int, int]]:
+    """Where the windows lie on a picture of `size` (height, width) pixels.
+
+    Returns:
+        (top, left) of every window, row by row; and their (height, width), which is the picture's where that is smaller.
+    """
+    axes = [
+        _starts(length, crop, None if slide.stride is None else slide.stride[axis])
+        for axis, (length, crop) in enumerate(zip(size, slide.crop, strict=True))
+    ]
+    places = [(top, left) for top in axes[0] for left in axes[1]]
+    return places, (min(size[0], slide.crop[0]), min(size[1], slide.crop[1]))
+
+
+def _starts(length: int, crop: int, stride: int | None) -> list[int]:
+    """First pixels of the windows along one axis."""
+    if stride is None:
+        count = -(-length // crop)
+        overlap = (count * crop - length) / (count - 1) if count > 1 else 0.0
+        return [int(i * (crop - overlap)) for i in range(count)]
+    count = max(length - crop + stride - 1, 0) // stride + 1
+    return [max(min(i * stride + crop, length) - crop, 0) for i in range(count)]
+
+
+def _multiples(height: int, width: int, divisor: int) -> tuple[int, int]:
     return -(-height // divisor) * divisor, -(-width // divisor) * divisor
 
 

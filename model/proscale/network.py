@@ -7,9 +7,8 @@ from torch import Tensor, nn
 from proscale.backbones import build_backbone
 from proscale.config import ModelConfig
 from proscale.pixel_decoder.pixel_decoder import PixelDecoder
-from proscale.transformer_decoder import QueryPrediction, TransformerDecoder
-
-__all__ = ["NetworkOutput", "QueryPrediction", "SegmentationNetwork"]
+from proscale.predictions import QueryPrediction
+from proscale.transformer_decoder import TransformerDecoder
 
 
 @dataclass(frozen=True)
@@ -68,3 +67,6 @@ class SegmentationNetwork(nn.Module):
         images = images.to(self.transformer_decoder.query_features.dtype)
         embedding, levels = self.pixel_decoder.embed(self.backbone(images))
         return self.transformer_decoder.decode_last(levels, embedding, self.pixel_decoder.mask_projection)
+
+    def fold(self) -> None:
+        """Nothing to make beforehand: what `predict` leaves out depends on the picture."""

@@ -10,22 +10,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from proscale.any_network import Network
 from proscale.backbones.resnet import freeze_batch_norm
 from proscale.checkpoints.blank_network import blank_network
 from proscale.checkpoints.model_folder import DEFAULT_FOLDER, load_folder
 from proscale.checkpoints.provenance import load_provenance
 from proscale.checkpoints.strict_loading import load_strictly
 from proscale.compiled import CompiledNetwork
-from proscale.config import Precision, ProScaleEncoderConfig, Task, backbone_kind
+from proscale.config import ModelConfig, Precision, Task, backbone_kind
+from proscale.config_json import family_of
 from proscale.cuda_graphs import GraphedNetwork
 from proscale.errors import CheckpointError, DeviceError, ImageError
 from proscale.geometry import ResizedPicture, padded_size, resize_picture, resized_size
 from proscale.labels import Category
-from proscale.network import QueryPrediction, SegmentationNetwork
 from proscale.ops.native import REMEDY, STATUS
 from proscale.planning import check_options, plan_picture
+from proscale.postprocess.class_map import find_classes
 from proscale.postprocess.found import Found, Frames, find_instances, find_panoptic, find_semantic
 from proscale.precision import configure_torch, default_precision, warn_if_slow
+from proscale.predictions import NetworkPrediction, QueryPrediction, of_picture
 from proscale.preprocess import preprocess, preprocess_on
 from proscale.results import ModelInfo, Plan, Prediction, Provenance, Segment, Segmentation, SegmentationOptions
 from proscale.rle import MeasuredMask
@@ -42,7 +45,7 @@ class Predictor:
 
     def __init__(
         self,
-        network: SegmentationNetwork,
+        network: Network,
         categories: Sequence[Category],
         source: str = "memory",
         device: str = "cpu",
@@ -61,10 +64,11 @@ class Predictor:
         warn_if_slow(self.device, self.precision)
         configure_torch(self.device, self.precision)
         freeze_batch_norm(network)
-        self.network = network.eval().requires_grad_(False).to(self.device, getattr(torch, self.precision))
+        network.eval().requires_grad_(False).fold()  # before the weights are rounded to another precision
+        self.network = network.to(self.device, getattr(torch, self.precision))
         if cuda_graphs and self.device.type != "cuda":
             raise CheckpointError(f"CUDA graphs need a CUDA device, not {self.device}")
-        if cuda_graphs and not STATUS.cuda:
+        if cuda_graphs and not STATUS.cuda and isinstance(config, ModelConfig):
             raise CheckpointError(f"CUDA graphs need the compiled CUDA operator; it is not active: {STATUS.cuda_reason}. Remedy: {REMEDY}")
         if compile_for and self.device.type != "cpu":
             raise CheckpointError(f"compiling is for the CPU, not for {self.device}; CUDA graphs do as much there")
@@ -74,15 +78,16 @@ class Predictor:
         elif compile_for:
             sizes = [padded_size(*resized_size(*size, config.preprocess), config.preprocess) for size in compile_for]
             self._predict = CompiledNetwork(self.network, sizes).predict
-        encoder = config.pixel_decoder.encoder
+        family, layers = family_of(config)
         self.info = ModelInfo(
             name=config.name,
-            encoder="proscale" if isinstance(encoder, ProScaleEncoderConfig) else "mask2former",
-            layers=encoder.layers if isinstance(encoder.layers, tuple) else (encoder.layers,),
+            encoder=family,
+            layers=layers,
             backbone=backbone_kind(config.backbone),
             categories=self.categories,
             source=source,
             provenance=provenance,
+            tasks=config.tasks,
         )
 
     @classmethod
@@ -113,15 +118,15 @@ class Predictor:
         source = "embedded default" if checkpoint is None else str(checkpoint)
         return cls(network, categories, source, device, load_provenance(folder), precision, cuda_graphs, compile_for)
 
-    def plan(self, height: int, width: int, tasks: Sequence[Task] = ("panoptic",)) -> Plan:
-        """What a picture of (height, width) pixels will cost; nothing is computed."""
-        return plan_picture(self.config, height, width, tasks)
+    def plan(self, height: int, width: int, tasks: Sequence[Task] = ()) -> Plan:
+        """What a picture of (height, width) pixels will cost, for the model's first task if none is named; nothing is computed."""
+        return plan_picture(self.config, height, width, tasks or self.config.tasks[:1])
 
     def check(self, options: SegmentationOptions) -> None:
         """Raise ParameterError, with the remedy, when this model cannot do what `options` ask."""
-        check_options(options, self.categories)
+        check_options(options, self.categories, self.config.tasks)
 
-    def _run(self, images: Tensor) -> QueryPrediction:
+    def _run(self, images: Tensor) -> NetworkPrediction:
         return self.network.predict(images)
 
     def segment(self, images: Sequence[NDArray[np.uint8]], options: Sequence[SegmentationOptions]) -> list[Prediction]:
@@ -186,9 +191,9 @@ class Predictor:
         inferred = clock()
         shared = {"preprocess": resize_seconds + preprocessed - started, "infer": inferred - preprocessed}
         predictions = []
-        for picture, option, class_logits, mask_logits in zip(pictures, options, output.class_logits, output.mask_logits, strict=True):
+        for i, (picture, option) in enumerate(zip(pictures, options, strict=True)):
             plan = self.plan(*picture.output_size, option.tasks)
-            logits = _Picture(self, class_logits, mask_logits, plan, picture.output_size, option)
+            logits = _Picture(self, of_picture(output, i), plan, picture.output_size, option)
             timings = {"postprocess": 0.0, "encode": 0.0}
             results = {task: logits.result(task, timings) for task in option.tasks}
             predictions.append(Prediction(results, plan, shared | timings))
@@ -201,15 +206,14 @@ class _Picture:
     def __init__(
         self,
         predictor: Predictor,
-        class_logits: Tensor,
-        mask_logits: Tensor,
+        said: NetworkPrediction,
         plan: Plan,
         size: tuple[int, int],
         options: SegmentationOptions,
     ) -> None:
         self.categories, self.defaults = predictor.categories, predictor.config.postprocess
         self.is_thing = [category.isthing for category in predictor.categories]
-        self.class_logits, self.mask_logits, self.plan, self.size, self.options = class_logits, mask_logits, plan, size, options
+        self.said, self.plan, self.size, self.options = said, plan, size, options
         self.mask_threshold = self.defaults.mask_threshold if options.mask_threshold is None else options.mask_threshold
 
     def result(self, task: Task, timings: dict[str, float]) -> Segmentation:
@@ -223,8 +227,11 @@ class _Picture:
         return Segmentation(task, self.size, segments)
 
     def _find(self, task: Task) -> Found:
-        logits = (self.class_logits, self.mask_logits, Frames(self.plan.padded, self.plan.resized, self.size))
-        asked, defaults = self.options, self.defaults
+        asked, defaults, said = self.options, self.defaults, self.said
+        frames = Frames(self.plan.padded, self.plan.resized, self.size)
+        if not isinstance(said, QueryPrediction):
+            return find_classes(said, frames, defaults.resize_twice)
+        logits = (said.class_logits[0], said.mask_logits[0], frames)
         if task == "semantic":
             return find_semantic(*logits, defaults.combine_first)
         if task == "instance":

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from proscale.config import Task
+from proscale.config import TASKS, Task
 from proscale.labels import Category
 
 
@@ -71,7 +71,9 @@ class Plan:
     """(height, width) of the network's input; pictures share a batch only when this is equal."""
     flops: int
     baseline_flops: int
-    """Of Mask2Former with 6 encoder layers and its 3x3 convolution: same backbone, padded size and outputs."""
+    """Of the baseline, for the same picture and outputs."""
+    baseline: str = "Mask2Former with 6 encoder layers, all else equal"
+    """What the baseline is: that, or the network as published."""
 
 
 @dataclass(frozen=True)
@@ -104,12 +106,14 @@ class ModelInfo:
 
     name: str
     encoder: str
-    """`proscale` or `mask2former`."""
+    """`proscale` or `mask2former`; of networks without a pixel decoder the family: `eomt`, `segformer`, `setr` or `segvit`."""
     layers: tuple[int, ...]
-    """(p1, p2, p3) of a PRO-SCALE encoder, (n,) of a Mask2Former encoder."""
+    """(p1, p2, p3) of a PRO-SCALE encoder, (n,) of a Mask2Former encoder; else the backbone's blocks, per stage."""
     backbone: str
     categories: tuple[Category, ...]
     source: str
     """Where the weights came from, as the user named it."""
     provenance: Provenance | None = None
     """What the weights were converted from; None for a model trained here."""
+    tasks: tuple[Task, ...] = TASKS
+    """What can be asked for; the first is what is done when nothing is asked for."""

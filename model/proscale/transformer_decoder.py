@@ -1,7 +1,6 @@
 """The masked-attention transformer decoder: queries -> class and mask logits (arXiv 2112.01527, section 3.2)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,16 +10,7 @@ from proscale.config import TransformerDecoderConfig
 from proscale.layers.attention import MultiHeadAttention, unblock_empty_rows
 from proscale.layers.mlp import MLP, FeedForward
 from proscale.layers.position import sine_position_like
-
-
-@dataclass(frozen=True)
-class QueryPrediction:
-    """What the queries say after one layer."""
-
-    class_logits: Tensor
-    """(B, Q, K + 1) float; the last class is void."""
-    mask_logits: Tensor
-    """(B, Q, H / 4, W / 4) float, frame: padded picture at stride 4."""
+from proscale.predictions import QueryPrediction
 
 
 class DecoderLayer(nn.Module):

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from proscale.checkpoints.model_folder import DEFAULT_FOLDER
-from proscale.config import PRECISIONS, TASKS, Precision
+from proscale.config import PRECISIONS, Precision
 from proscale.config_json import config_to_json
 from proscale.errors import CheckpointError, DeviceError, ImageError, ParameterError, ProscaleError
 from proscale.geometry import ResizedPicture, padded_size, resized_size
@@ -179,7 +179,7 @@ class Worker:
         )
         # Twice where CUDA graphs are recorded, which happens when a size comes again.
         for height, width in config.warmup * (2 if config.cuda_graphs else 1):
-            predictor.segment([np.zeros((height, width, 3), np.uint8)], [SegmentationOptions(TASKS)])
+            predictor.segment([np.zeros((height, width, 3), np.uint8)], [SegmentationOptions(predictor.config.tasks)])
         return cls(predictor, fingerprint(config.checkpoint or DEFAULT_FOLDER), config.max_batch_pixels, config.max_batch_size)
 
     def handle(self, requests: Sequence[Request], gone: Callable[[int], bool] = lambda index: False) -> Iterator[tuple[int, Reply]]:
@@ -219,7 +219,9 @@ class Worker:
         if options is None:
             # Who asks what is loaded does not know its sizes; the picture that runs is this one.
             probe = ResizedPicture(np.zeros((*_PROBE_SIZE, 3), np.uint8), _PROBE_SIZE)
-            return _Job(index, probe, SegmentationOptions(), padded_size(*_PROBE_SIZE, config), describe=True)
+            return _Job(
+                index, probe, SegmentationOptions(self.predictor.config.tasks[:1]), padded_size(*_PROBE_SIZE, config), describe=True
+            )
         self.predictor.check(options)
         expected = resized_size(height, width, config) if min(height, width) > 0 else None
         if expected is None or expected != tuple(resized):

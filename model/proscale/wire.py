@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from proscale.config import TASKS
 from proscale.labels import Category
 from proscale.results import RLE, ModelInfo, Plan, Prediction, Provenance, Segment, Segmentation, SegmentationOptions
 
@@ -93,6 +94,7 @@ def description_from_json(text: str | bytes) -> Description:
     provenance = info["provenance"]
     info |= {
         "layers": tuple(info["layers"]),
+        "tasks": tuple(info.get("tasks", TASKS)),
         "categories": tuple(Category(**category) for category in info["categories"]),
         "provenance": provenance and Provenance(**provenance | {"changes": tuple(provenance["changes"])}),
     }

@@ -1,8 +1,8 @@
-"""Compare this network with reference outputs: every NAME.json in a folder, and its `postprocess/` cases.
+"""Compare our networks with reference outputs: every NAME.json in a folder, and its `semantic/` and `postprocess/` cases.
 
     python tests/parity/check_vectors.py DIR
 
-A case is NAME.json (configuration), NAME.weights.safetensors (detectron2's names) and NAME.tensors.safetensors (picture and outputs).
+A case is NAME.json (configuration), NAME.weights.safetensors (a published layout's names) and NAME.tensors.safetensors (picture, outputs).
 Exits 1 when a case is outside the tolerance, 2 when DIR holds no case.
 """
 
@@ -10,13 +10,17 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script, the tests' own modules lie there
+
+from tests.parity.report import Report, difference, relative_difference, share_differing
+from tests.parity.semantic_vectors import check_semantic
 
 from proscale.checkpoints.detectron2_names import from_detectron2
 from proscale.checkpoints.strict_loading import load_strictly
@@ -43,24 +47,6 @@ TIES = 2e-4
 """Largest share of pixels that may differ in a map or mask: pixels where two values are equal but for rounding."""
 
 
-@dataclass
-class Report:
-    """Differences of one case, and which of them are too large."""
-
-    name: str
-    lines: list[str] = field(default_factory=list)
-    failed: bool = False
-
-    def add(self, what: str, value: float, limit: float) -> None:
-        bad = not value <= limit  # not-a-number fails too
-        self.failed |= bad
-        self.lines.append(f"  {what:<28} {value:10.3g}  (limit {limit:g}){'  FAILED' if bad else ''}")
-
-    def require(self, what: str, ok: bool, detail: str = "") -> None:
-        self.failed |= not ok
-        self.lines.append(f"  {what:<28} {'equal' if ok else 'DIFFERENT  FAILED ' + detail}")
-
-
 def model_config(case: Mapping[str, Any], name: str) -> ModelConfig:
     """The network that a case's JSON describes."""
     encoder = (
@@ -85,21 +71,6 @@ def model_config(case: Mapping[str, Any], name: str) -> ModelConfig:
         ),
         transformer_decoder=TransformerDecoderConfig(case["decoder_layers"], case["queries"], case["decoder_ffn"], case["heads"]),
     )
-
-
-def difference(ours: Tensor, theirs: Tensor) -> float:
-    """Largest absolute difference; infinite when the shapes differ."""
-    return (ours.double() - theirs.double()).abs().max().item() if ours.shape == theirs.shape else float("inf")
-
-
-def relative_difference(ours: Tensor, theirs: Tensor) -> float:
-    """Largest absolute difference over the largest magnitude (at least 1): features have no natural scale, logits do."""
-    return difference(ours, theirs) / max(1.0, theirs.abs().max().item())
-
-
-def share_differing(ours: Tensor, theirs: Tensor) -> float:
-    """Share of elements that differ; 1 when the shapes do."""
-    return (ours != theirs).double().mean().item() if ours.shape == theirs.shape else 1.0
 
 
 def match_instances(masks: Tensor, classes: Tensor, scores: Tensor, reference: Mapping[str, Tensor]) -> tuple[int, float, float]:
@@ -185,8 +156,8 @@ def check_postprocess(path: Path) -> Report:
 
 def check_folder(folder: Path) -> Iterator[Report]:
     """Every case of a folder, networks first."""
-    for path in sorted(folder.glob("*.json")):
-        yield check_network(path)
+    for path in sorted([*folder.glob("*.json"), *(folder / "semantic").glob("*.json")]):
+        yield check_semantic(path) if "system" in json.loads(path.read_text()) else check_network(path)
     for path in sorted((folder / "postprocess").glob("*.json")):
         yield check_postprocess(path)
 

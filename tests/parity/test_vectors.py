@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
-from tests.parity import check_vectors
+from tests.parity import check_vectors, semantic_vectors
 
 VECTORS = Path(__file__).parent / "vectors"
 CASES = sorted(VECTORS.glob("*.json"))
+SEMANTIC_CASES = sorted((VECTORS / "semantic").glob("*.json"))
 POSTPROCESS_CASES = sorted((VECTORS / "postprocess").glob("*.json"))
 
 
@@ -17,6 +18,31 @@ POSTPROCESS_CASES = sorted((VECTORS / "postprocess").glob("*.json"))
 def test_network_reproduces_reference(path: Path) -> None:
     report = check_vectors.check_network(path)
     assert not report.failed, "\n".join(report.lines)
+
+
+@pytest.mark.parametrize("path", SEMANTIC_CASES, ids=lambda path: path.stem)
+def test_semantic_network_reproduces_reference(path: Path) -> None:
+    report = semantic_vectors.check_semantic(path)
+    assert not report.failed, "\n".join(report.lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("segformer_mmseg", {"layer_norm_eps": 1e-5}),
+        ("segformer_hf_small", {"layer_norm_eps": 1e-6}),
+        ("setr_mla_slide", {"taps": [0, 2, 3, 4]}),
+        ("segvit_slide", {"stride": [60, 50]}),
+        ("segvit_slide", {"atm_heads": 4}),
+    ],
+    ids=["mmseg eps", "transformers eps", "taps", "stride", "heads"],
+)
+def test_what_no_semantic_weight_tells_matters(tmp_path: Path, name: str, change: dict[str, object]) -> None:
+    for file in (VECTORS / "semantic").glob(f"{name}.*"):
+        shutil.copy(file, tmp_path)
+    path = tmp_path / f"{name}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert semantic_vectors.check_semantic(path).failed
 
 
 @pytest.mark.parametrize("path", POSTPROCESS_CASES, ids=lambda path: path.stem)
@@ -58,5 +84,6 @@ def test_wrong_segments_are_noticed(tmp_path: Path) -> None:
 
 def test_cases_are_found_and_an_empty_folder_is_an_error(tmp_path: Path) -> None:
     assert len(CASES) == 5
+    assert len(SEMANTIC_CASES) == 5
     assert len(POSTPROCESS_CASES) == 5
     assert check_vectors.main([str(tmp_path)]) == 2

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from proscale.config import ModelConfig
-from proscale.network import SegmentationNetwork
+from proscale.any_network import Network, build_network
+from proscale.config import NetworkConfig
 
 _FILLS = {Tensor.normal_, Tensor.uniform_, Tensor.erfinv_, Tensor.copy_, torch.nn.init.trunc_normal_}
 
@@ -33,7 +33,7 @@ class _NothingFilled(TorchFunctionMode):
         return func(*args, **options)
 
 
-def blank_network(config: ModelConfig) -> SegmentationNetwork:
+def blank_network(config: NetworkConfig) -> Network:
     """The network of a configuration on the `meta` device; `to_empty(device=...)` gives it memory."""
     with torch.device("meta"), _NothingFilled():
-        return SegmentationNetwork(config)
+        return build_network(config)

@@ -23,6 +23,7 @@ from proscale.checkpoints.weight_files import Checkpoint, read_checkpoint, sha25
 from proscale.config import (
     Mask2FormerEncoderConfig,
     ModelConfig,
+    NetworkConfig,
     PixelDecoderConfig,
     PostprocessConfig,
     PreprocessConfig,
@@ -54,7 +55,7 @@ class Request:
 class Converted:
     """A model in our form, and how it came to be."""
 
-    config: ModelConfig
+    config: NetworkConfig
     categories: tuple[Category, ...]
     state: Mapping[str, Tensor]
     provenance: Provenance
@@ -95,6 +96,8 @@ def convert(source: str, request: Request) -> Converted:
 
 def start_warm(converted: Converted, encoder: ProScaleEncoderConfig, name: str | None) -> Converted:
     """`warm_start` of something converted, telling which layer feeds which in the notes and the provenance."""
+    if not isinstance(converted.config, ModelConfig):
+        raise CheckpointError("a warm start needs a Mask2Former, whose encoder it changes")
     started = warm_start(converted.config, converted.state, encoder)
     feeds = ", ".join(f"{new} <- {old}" for new, old in enumerate(started.sources))
     change = f"warm start of {encoder_name(encoder)}, to be fine-tuned; encoder layers {feeds} (new <- source)"

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from proscale.config import ModelConfig
+from proscale.config import NetworkConfig
 from proscale.config_json import CONFIG_FILE, config_from_json, config_to_json
 from proscale.errors import CheckpointError
 from proscale.labels import Category
@@ -23,7 +23,7 @@ DEFAULT_FOLDER = Path(__file__).resolve().parent.parent / "data" / "default"
 
 def save_folder(
     path: str | Path,
-    config: ModelConfig,
+    config: NetworkConfig,
     categories: Sequence[Category],
     state: Mapping[str, Tensor],
     dtype: torch.dtype = torch.float32,
@@ -47,7 +47,7 @@ def save_folder(
     (folder / WEIGHTS_FILE).chmod((folder / CONFIG_FILE).stat().st_mode)
 
 
-def load_folder(path: str | Path) -> tuple[ModelConfig, tuple[Category, ...], dict[str, Tensor]]:
+def load_folder(path: str | Path) -> tuple[NetworkConfig, tuple[Category, ...], dict[str, Tensor]]:
     """Read a model folder; tensors stay memory-mapped until they are used.
 
     Raises:

@@ -16,7 +16,9 @@ from proscale.checkpoints.model_folder import WEIGHTS_FILE, save_folder
 from proscale.checkpoints.provenance import save_provenance
 from proscale.checkpoints.transformers_config import PREPROCESSOR_FILE, preprocessor_config, transformers_config
 from proscale.checkpoints.transformers_names import to_transformers
+from proscale.config import ModelConfig
 from proscale.config_json import CONFIG_FILE
+from proscale.errors import CheckpointError
 
 
 def write(converted: Converted, out: Path, dtype: torch.dtype = torch.float32) -> None:
@@ -32,6 +34,8 @@ def write_transformers(converted: Converted, out: Path) -> None:
     Raises:
         CheckpointError: transformers has no such network.
     """
+    if not isinstance(converted.config, ModelConfig):
+        raise CheckpointError("only Mask2Former models can be written for transformers")
     values = transformers_config(converted.config, converted.categories)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in to_transformers(_as_float32(converted.state)).items()}
     with _Replaced(out) as folder:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from proscale.checkpoints.model_folder import load_folder, read_json
 from proscale.config import ModelConfig
 from proscale.config_json import CONFIG_FILE, config_from_json
-from proscale.errors import ProscaleError
+from proscale.errors import CheckpointError, ProscaleError
 from proscale.labels import Category
 from proscale.training.coco_panoptic import CocoPanoptic, read_categories
 from proscale.training.config import TrainingConfig, embedded_model_config
@@ -119,7 +119,10 @@ def read_model_config(path: Path | None, classes: int) -> ModelConfig:
     """The network of a config.json with as many classes as the data has; without a path the embedded model's."""
     if path is None:
         return embedded_model_config(classes)
-    return replace(config_from_json(read_json(path), path.name or CONFIG_FILE), classes=classes)
+    config = config_from_json(read_json(path), path.name or CONFIG_FILE)
+    if not isinstance(config, ModelConfig):
+        raise CheckpointError(f"{path}: only Mask2Former and PRO-SCALE networks can be trained here")
+    return replace(config, classes=classes)
 
 
 def read_pictures(data: Path | None, categories: Sequence[Category]) -> tuple[Callable[[int], Sample], int]:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from proscale.network import NetworkOutput, QueryPrediction
+from proscale.network import NetworkOutput
+from proscale.predictions import QueryPrediction
 from proscale.training.config import LossConfig
 from proscale.training.matcher import match
 from proscale.training.points import sample_ids, sample_logits, uncertain_points

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import InferInput
 
 from proscale import wire
-from proscale.config import ModelConfig, Task
+from proscale.config import NetworkConfig, Task
 from proscale.geometry import pad_picture, padded_size, resize_picture
 from proscale.planning import check_options, plan_picture
 from proscale.results import ModelInfo, Plan, SegmentationOptions
@@ -105,7 +105,7 @@ class TritonEngine(RemoteEngine):
         return served
 
 
-def prepare(image: NDArray[np.uint8], options: SegmentationOptions, config: ModelConfig) -> tuple[list[InferInput], float]:
+def prepare(image: NDArray[np.uint8], options: SegmentationOptions, config: NetworkConfig) -> tuple[list[InferInput], float]:
     """A picture (H, W, 3), uint8 RGB, as a request, and the seconds that it took."""
     started = time.perf_counter()
     picture = resize_picture(image, config.preprocess)

@@ -22,7 +22,7 @@ from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from proscale import wire
-from proscale.config import ModelConfig
+from proscale.config import NetworkConfig
 from proscale.config_json import config_from_json
 from proscale.errors import CheckpointError
 from proscale.results import ModelInfo
@@ -61,7 +61,7 @@ class Served:
     """What a server computes with."""
 
     info: ModelInfo
-    config: ModelConfig
+    config: NetworkConfig
     fingerprint: str
 
 

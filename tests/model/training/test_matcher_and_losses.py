@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from proscale.network import QueryPrediction
+from proscale.predictions import QueryPrediction
 from proscale.training.config import LossConfig
 from proscale.training.losses import dense_loss, dice_loss, mask_loss, prediction_losses
 from proscale.training.matcher import match, matching_cost

@@ -1,0 +1,110 @@
+"""EoMT (arXiv 2503.19108): queries beside the tokens in the last blocks of a plain ViT; no pixel decoder, no transformer decoder."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from proscale.backbones.vit import VisionTransformer
+from proscale.config import EomtModelConfig
+from proscale.layers.linear import apply_linear, linear
+from proscale.predictions import NetworkPrediction, QueryPrediction
+from proscale.windows import in_windows
+
+NORM_EPS = 1e-6
+
+
+class UpscaleStep(nn.Module):
+    """Twice the resolution: transposed convolution, GELU, depthwise 3x3 convolution, norm over channels."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.expand = nn.ConvTranspose2d(dim, dim, 2, 2)
+        self.conv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False)
+        self.norm = nn.LayerNorm(dim, NORM_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, h, w, C) -> (B, 2 h, 2 w, C)."""
+        # A transposed convolution whose squares do not overlap is a matrix product: every token makes four.
+        weight = self.expand.weight.permute(2, 3, 1, 0).flatten(0, 2)
+        assert self.expand.bias is not None
+        expanded = linear(x, weight, self.expand.bias.repeat(4), "gelu").unflatten(-1, (2, 2, -1))
+        expanded = expanded.permute(0, 1, 3, 2, 4, 5).flatten(1, 2).flatten(2, 3)
+        out: Tensor = self.norm(self.conv(expanded.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        return out
+
+
+class EomtNetwork(nn.Module):
+    """A plain ViT with queries, initialised for training from scratch."""
+
+    def __init__(self, config: EomtModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.backbone.dim
+        self.backbone = VisionTransformer(config.backbone)
+        self.queries = nn.Parameter(torch.randn(config.queries, dim))
+        self.upscale = nn.Sequential(*(UpscaleStep(dim) for _ in range(config.upscale_steps)))
+        self.mask_head = nn.ModuleList(nn.Linear(dim, dim) for _ in range(3))
+        self.class_head = nn.Linear(dim, config.classes + 1)
+
+    def forward(self, images: Tensor, auxiliary: bool = False) -> tuple[QueryPrediction, ...]:
+        """Segment a batch.
+
+        Args:
+            images: (B, 3, H, W) float, normalised.
+            auxiliary: also return the predictions before the last: what queries would say before each block that sees them.
+
+        Returns:
+            mask logits at stride patch / 2**upscale_steps of the patches; the last prediction is the result.
+        """
+        tokens, grid, rotary = self.backbone.embed(images)
+        blocks, predictions = list(self.backbone.blocks), list[QueryPrediction]()
+        first = len(blocks) - self.config.query_blocks
+        allowed = None
+        for i, block in enumerate(blocks):
+            if i == first:
+                tokens = torch.cat([self.queries.expand(tokens.shape[0], -1, -1), tokens], 1)
+            if i >= first and (auxiliary or self.config.masked_attention):
+                said = self._said(tokens, grid)
+                if auxiliary:
+                    predictions.append(said)
+                if self.config.masked_attention:
+                    allowed = self._allowed(said.mask_logits, grid, tokens.shape[1])
+            tokens = block(tokens, rotary, allowed)
+        return (*predictions, self._said(tokens, grid))
+
+    def predict(self, images: Tensor) -> NetworkPrediction:
+        """The last prediction, window by window where the configuration says so.
+
+        Args:
+            images: as for `forward`, in any float dtype.
+
+        Returns:
+            float32 logits, whatever the network computes in.
+        """
+        return in_windows(self._predict_whole, images, self.config.slide)
+
+    def fold(self) -> None:
+        """Nothing in this network is superfluous: the short form is the published one."""
+
+    def _predict_whole(self, images: Tensor) -> QueryPrediction:
+        (said,) = self(images.to(self.queries.dtype))
+        return QueryPrediction(said.class_logits.float(), said.mask_logits.float())
+
+    def _said(self, tokens: Tensor, grid: tuple[int, int]) -> QueryPrediction:
+        assert self.backbone.norm is not None
+        tokens = self.backbone.norm(tokens)
+        queries, patches = tokens[:, : self.config.queries], tokens[:, self.config.queries + self.backbone.prefix :]
+        masks = queries
+        for i, layer in enumerate(self.mask_head):
+            assert isinstance(layer, nn.Linear)
+            masks = apply_linear(layer, masks, "gelu" if i < len(self.mask_head) - 1 else "none")
+        features = self.upscale(patches.unflatten(1, grid))
+        mask_logits = masks @ features.flatten(1, 2).transpose(1, 2)
+        return QueryPrediction(apply_linear(self.class_head, queries), mask_logits.unflatten(-1, features.shape[1:3]))
+
+    def _allowed(self, mask_logits: Tensor, grid: tuple[int, int], tokens: int) -> Tensor:
+        """(B, 1, N, N) bool: queries see patches of their own mask; everything else sees everything."""
+        allowed = torch.ones(mask_logits.shape[0], 1, tokens, tokens, dtype=torch.bool, device=mask_logits.device)
+        own = F.interpolate(mask_logits, grid, mode="bilinear", align_corners=False).flatten(2) > 0
+        allowed[:, 0, : self.config.queries, self.config.queries + self.backbone.prefix :] = own
+        return allowed
