@@ -40,12 +40,13 @@ def parse_layers(_: click.Context, __: click.Parameter, value: str | None) -> tu
 @click.option(
     "--config",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="detectron2 YAML or transformers config.json that belongs to SOURCE; default: the one beside it.",
+    help="detectron2 YAML, mmsegmentation .py or transformers config.json that belongs to SOURCE; default: the one beside it.",
 )
 @click.option("--labels", help=f"What the classes are: {', '.join(table_names())}, numbered, or a file. Default: what SOURCE says.")
 @click.option("--task", type=click.Choice(TASKS), help="What SOURCE was trained for, where nothing else says so.")
 @click.option("--name", help="Name of the model, as the service reports it.")
 @click.option("--temperature", type=float, help="Of PRO-SCALE's token re-calibration, where no YAML says it. [0.1, as published]")
+@click.option("--base", help="EoMT's DINOv3 deltas: DINOv3's own weights (a file, a folder, hf:OWNER/NAME), or none where they are whole.")
 @click.option("--residual/--no-residual", default=None, help="Whether a PRO-SCALE encoder adds its stages' inputs. [no, as published]")
 @click.option("--encoder", type=click.Choice(["proscale"]), help="Warm start: make the Mask2Former encoder of SOURCE a PRO-SCALE one.")
 @click.option("--layers", callback=parse_layers, help="With --encoder: how many layers see 1, 2 and 3 levels. [3,3,3]")
@@ -65,6 +66,7 @@ def convert(
     task: Task | None,
     name: str | None,
     temperature: float | None,
+    base: str | None,
     residual: bool | None,
     encoder: str | None,
     layers: tuple[int, int, int] | None,
@@ -72,9 +74,9 @@ def convert(
     dtype: str,
     force: bool,
 ) -> None:
-    """Convert a Mask2Former or PRO-SCALE checkpoint into a model folder OUT that can be served.
+    """Convert a checkpoint (Mask2Former, PRO-SCALE, EoMT, SegFormer, SETR, SegViT) into a model folder OUT that can be served.
 
-    SOURCE is a file (.pkl, .pth, .safetensors), a folder, or hf:OWNER/NAME[@revision] on the Hugging Face hub. Nothing in it is run.
+    SOURCE is a file (.pkl, .pth, .bin, .safetensors), a folder, or hf:OWNER/NAME[@revision] on the Hugging Face hub. Nothing in it is run.
     """
     if encoder is None and (layers is not None or recalibration is not None):
         raise click.UsageError("--layers and --recalibration go with --encoder proscale")
@@ -83,7 +85,7 @@ def convert(
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not force:
         raise click.ClickException(f"{out} exists; give --force to replace it")
     try:
-        converted = read_source(source, Request(config, labels, task, name, temperature, residual))
+        converted = read_source(source, Request(config, labels, task, name, temperature, residual, base))
         if encoder is not None:
             converted = start_warm(converted, _encoder(layers, recalibration, temperature, residual), name)
         if target == "transformers":

@@ -1,4 +1,4 @@
-"""Any Mask2Former or PRO-SCALE checkpoint -> a model in our form, with a word on everything that was read or assumed."""
+"""Any checkpoint of a network that is known here -> a model in our form, with a word on everything that was read or assumed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from proscale.checkpoints.blank_network import blank_network
 from proscale.checkpoints.choose_labels import Labels, choose_labels
+from proscale.checkpoints.convert_networks import Asked, convert_network
 from proscale.checkpoints.detectron2_config import read_detectron2_config
 from proscale.checkpoints.detectron2_names import from_detectron2, is_detectron2
 from proscale.checkpoints.hub import fetch, is_hub_source
@@ -43,12 +44,14 @@ class Request:
     """What the user says about a source; None leaves it to the source."""
 
     config: Path | None = None
-    """A detectron2 YAML or a transformers `config.json` that does not lie beside the weights."""
+    """A detectron2 YAML, mmsegmentation's `.py` or a transformers `config.json` that does not lie beside the weights."""
     labels: str | None = None
     task: Task | None = None
     name: str | None = None
     temperature: float | None = None
     residual: bool | None = None
+    base: str | None = None
+    """DINOv3's own weights, which EoMT's deltas are added to: a file, a folder, `hf:OWNER/NAME`, or `none`."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,11 @@ def convert(source: str, request: Request) -> Converted:
     if (path / LABELS_FILE).is_file() and (path / WEIGHTS_FILE).is_file():
         return _own_folder(path, name, request)
     checkpoint = read_checkpoint(path)
+    asked_of = Asked(checkpoint.files[0].parent, default_name, request.config, request.labels, request.task, request.name, _base(request))
+    if (network := convert_network(checkpoint, asked_of)) is not None:
+        check_strictly(blank_network(network.config), network.state)
+        provenance = Provenance(name if is_hub_source(source) else path.resolve().name, sha256(checkpoint.files), network.layout)
+        return Converted(network.config, network.labels.categories, network.state, provenance, network.notes)
     layout, state = _to_our_names(checkpoint)
     file = _companion(path, checkpoint, request.config)
     said = _read_companion(file) if file else StatedSettings()
@@ -128,9 +136,14 @@ def _to_our_names(checkpoint: Checkpoint) -> tuple[str, dict[str, Tensor]]:
     if is_transformers(names):
         return "transformers", from_transformers(checkpoint.state)
     raise CheckpointError(
-        "this is neither detectron2's nor transformers' Mask2Former: no name starts with sem_seg_head. or model.pixel_level_module. "
-        f"Its names: {listed(names)}. A whole network is needed, not a backbone alone."
+        "this is neither detectron2's nor transformers' Mask2Former (no name starts with sem_seg_head. or model.pixel_level_module.), "
+        f"nor EoMT, SegFormer, SETR or SegViT. Its names: {listed(names)}. A whole network is needed, not a backbone alone."
     )
+
+
+def _base(request: Request) -> str | None:
+    """The path of `Request.base`, fetched if it is on the hub."""
+    return str(fetch(request.base).folder) if request.base is not None and is_hub_source(request.base) else request.base
 
 
 def _companion(path: Path, checkpoint: Checkpoint, asked: Path | None) -> Path | None:

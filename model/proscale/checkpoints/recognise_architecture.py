@@ -57,7 +57,7 @@ def recognise(
     Raises:
         CheckpointError: a tensor that decides something is missing or of an impossible shape; the text names it.
     """
-    queries, hidden = _shape(state, "transformer_decoder.query_features", 2)
+    queries, hidden = shape_of(state, "transformer_decoder.query_features", 2)
     if hidden % heads:
         raise CheckpointError(f"{hidden} channels cannot be shared by {heads} attention heads; give a configuration that says how many")
     pixel_decoder = PixelDecoderConfig(
@@ -65,16 +65,16 @@ def recognise(
         hidden_dim=hidden,
         heads=heads,
         points=points,
-        ffn_dim=_shape(state, _ENCODER + "layers.0.ffn.linear1.weight", 2)[0],
+        ffn_dim=shape_of(state, _ENCODER + "layers.0.ffn.linear1.weight", 2)[0],
         pixel_embedding="conv" if "pixel_decoder.pixel_embedding.output_conv.weight" in state else "maxpool",
     )
     transformer_decoder = TransformerDecoderConfig(
-        layers=_count(state, "transformer_decoder.layers.{}."),
+        layers=count_parts(state, "transformer_decoder.layers.{}."),
         queries=queries,
-        ffn_dim=_shape(state, "transformer_decoder.layers.0.ffn.linear1.weight", 2)[0],
+        ffn_dim=shape_of(state, "transformer_decoder.layers.0.ffn.linear1.weight", 2)[0],
         heads=heads,
     )
-    classes = _shape(state, "transformer_decoder.class_head.weight", 2)[0] - 1
+    classes = shape_of(state, "transformer_decoder.class_head.weight", 2)[0] - 1
     return Architecture(_backbone(state), pixel_decoder, transformer_decoder, classes)
 
 
@@ -101,31 +101,31 @@ def _backbone(state: Mapping[str, Tensor]) -> Backbone:
 
 
 def _swin(state: Mapping[str, Tensor]) -> SwinConfig:
-    depths = tuple(_count(state, f"backbone.stages.{i}.blocks.{{}}.") for i in range(4))
+    depths = tuple(count_parts(state, f"backbone.stages.{i}.blocks.{{}}.") for i in range(4))
     # The q, k and v matrices are square whatever the heads; the bias table has a column for each head and a row for each offset.
-    tables = [_shape(state, f"backbone.stages.{i}.blocks.0.attention.relative_position_bias", 2) for i in range(4)]
+    tables = [shape_of(state, f"backbone.stages.{i}.blocks.0.attention.relative_position_bias", 2) for i in range(4)]
     windows = {(math.isqrt(rows) + 1) // 2 for rows, _ in tables}
     window = windows.pop()
     if windows or any(rows != (2 * window - 1) ** 2 for rows, _ in tables):
         raise CheckpointError("Swin's relative position tables are not those of one window size")
     heads = tuple(columns for _, columns in tables)
-    embed_dim = _shape(state, "backbone.patch_embedding.projection.weight", 4)[0]
+    embed_dim = shape_of(state, "backbone.patch_embedding.projection.weight", 4)[0]
     return SwinConfig(embed_dim, _four(depths), _four(heads), window)
 
 
 def _resnet(state: Mapping[str, Tensor]) -> ResNetConfig:
     if "backbone.stages.0.0.conv3.conv.weight" not in state:
         raise CheckpointError("the ResNet has no bottleneck blocks (ResNet-18 or -34); ResNet-50 and deeper are supported")
-    blocks = tuple(_count(state, f"backbone.stages.{i}.{{}}.") for i in range(4))
-    channels, bottleneck, *_ = _shape(state, "backbone.stages.0.0.conv3.conv.weight", 4)
-    return ResNetConfig(_shape(state, "backbone.stem.conv.weight", 4)[0], channels, bottleneck, _four(blocks))
+    blocks = tuple(count_parts(state, f"backbone.stages.{i}.{{}}.") for i in range(4))
+    channels, bottleneck, *_ = shape_of(state, "backbone.stages.0.0.conv3.conv.weight", 4)
+    return ResNetConfig(shape_of(state, "backbone.stem.conv.weight", 4)[0], channels, bottleneck, _four(blocks))
 
 
 def _encoder(state: Mapping[str, Tensor], heads: int, points: int, temperature: float, residual: bool) -> Encoder:
     gate = state.get(_ENCODER + "recalibration.gate.weight")
     levels = []
-    for i in range(_count(state, _ENCODER + "layers.{}.")):
-        rows = _shape(state, f"{_ENCODER}layers.{i}.attention.sampling_offsets.weight", 2)[0]
+    for i in range(count_parts(state, _ENCODER + "layers.{}.")):
+        rows = shape_of(state, f"{_ENCODER}layers.{i}.attention.sampling_offsets.weight", 2)[0]
         level, rest = divmod(rows, heads * points * 2)
         if rest or not 1 <= level <= 3:
             raise CheckpointError(
@@ -141,7 +141,8 @@ def _encoder(state: Mapping[str, Tensor], heads: int, points: int, temperature: 
     return ProScaleEncoderConfig((levels.count(1), levels.count(2), levels.count(3)), recalibration, temperature, residual)
 
 
-def _shape(state: Mapping[str, Tensor], name: str, dimensions: int) -> tuple[int, ...]:
+def shape_of(state: Mapping[str, Tensor], name: str, dimensions: int) -> tuple[int, ...]:
+    """A tensor's shape. Raises CheckpointError when it is missing, or has another number of dimensions."""
     if name not in state:
         raise CheckpointError(f"the checkpoint is not a whole network: {name} is missing")
     if state[name].ndim != dimensions:
@@ -149,7 +150,7 @@ def _shape(state: Mapping[str, Tensor], name: str, dimensions: int) -> tuple[int
     return tuple(state[name].shape)
 
 
-def _count(state: Mapping[str, Tensor], template: str) -> int:
+def count_parts(state: Mapping[str, Tensor], template: str) -> int:
     """How many numbers from 0 on stand in the place of `{}`."""
     pattern = re.compile(re.escape(template).replace(r"\{\}", r"(\d+)"))
     numbers = {int(match[1]) for name in state if (match := pattern.match(name))}

@@ -33,7 +33,7 @@ def read_transformers_config(path: Path) -> StatedSettings:
     Raises:
         CheckpointError: not a Mask2Former configuration, or one of a network that differs from ours; the text says where.
     """
-    values = _read(path)
+    values = read_json_settings(path)
     if values.get("model_type") != "mask2former":
         raise CheckpointError(f"{path} describes a {values.get('model_type')!r} model, not mask2former")
     backbone = values.get("backbone_config") or {}
@@ -59,9 +59,9 @@ def read_transformers_config(path: Path) -> StatedSettings:
     heads = values.get("num_attention_heads", 8)
     if not isinstance(heads, int) or heads < 1:
         raise CheckpointError(f"{path}: num_attention_heads should be a whole number above 0, not {heads!r}")
-    hints = StatedSettings(heads=heads, points=POINTS, label_names=_names(values.get("id2label")), claims=tuple(claims.items()))
+    hints = StatedSettings(heads=heads, points=POINTS, label_names=label_names(values.get("id2label")), claims=tuple(claims.items()))
     processor = path.with_name(PREPROCESSOR_FILE)
-    return hints.or_else(_preprocessing(_read(processor))) if processor.is_file() else hints
+    return hints.or_else(preprocessing(read_json_settings(processor))) if processor.is_file() else hints
 
 
 def transformers_config(config: ModelConfig, categories: Sequence[Category]) -> dict[str, Any]:
@@ -133,7 +133,8 @@ def _backbone(config: ModelConfig) -> dict[str, Any]:
     return {"model_type": "swin", **sizes, "window_size": backbone.window, "layer_norm_eps": 1e-5, **stages, **REQUIRED_SWIN}
 
 
-def _preprocessing(values: Mapping[str, Any]) -> StatedSettings:
+def preprocessing(values: Mapping[str, Any]) -> StatedSettings:
+    """Colours and sides of a `preprocessor_config.json`, on our scale."""
     size = values.get("size")
     # A fixed height and width (squashed pictures) is no rule of ours: the data set's own sizes stand in for it.
     edges = size if isinstance(size, dict) and "shortest_edge" in size else {}
@@ -153,7 +154,7 @@ def _pixels(values: Any) -> tuple[float, float, float] | None:
     return first, second, third
 
 
-def _names(names: Any) -> tuple[str, ...] | None:
+def label_names(names: Any) -> tuple[str, ...] | None:
     """`id2label` in order; None for the placeholders that stand there when nobody named the labels."""
     if not isinstance(names, dict) or not all(str(i) in names for i in range(len(names))):
         return None
@@ -165,7 +166,8 @@ def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_json_settings(path: Path) -> dict[str, Any]:
+    """A JSON file's settings. Raises CheckpointError: it cannot be read, or holds none."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:

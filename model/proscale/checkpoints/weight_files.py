@@ -4,7 +4,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from proscale.checkpoints.array_pickles import read_pickle
+from proscale.checkpoints.torch_pickles import read_torch_archive
 from proscale.errors import CheckpointError
 
 INDEX_FILE = "model.safetensors.index.json"
@@ -35,6 +36,8 @@ class Checkpoint:
     """The files that hold them."""
     state: dict[str, Tensor]
     """Under the file's own names."""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    """What mmengine keeps beside weights: the configuration's text, the classes' names."""
 
 
 def find_files(path: Path) -> tuple[Path, ...]:
@@ -65,12 +68,15 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     files = find_files(path)
     state: dict[str, Tensor] = {}
+    meta: Any = {}
     for file in files:
-        state |= _tensors(_read_file(file), file)
+        values = _read_file(file)
+        state |= _tensors(values, file)
+        meta = values.get("meta", meta)
     for wrapper in WRAPPERS:
         if state and all(name.startswith(wrapper) for name in state):
             state = {name.removeprefix(wrapper): tensor for name, tensor in state.items()}
-    return Checkpoint(files, state)
+    return Checkpoint(files, state, meta if isinstance(meta, Mapping) else {})
 
 
 def sha256(files: tuple[Path, ...]) -> str:
@@ -108,6 +114,8 @@ def _read_torch(path: Path) -> Mapping[str, Any]:
             # Given the open file, not its name: torch would go by the ending.
             value = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises what it likes on damaged and on dangerous files; both are refusals
+        if (archive := _read_mmengine(path)) is not None:
+            return archive
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if "GLOBAL" in str(error):
             named = str(error).split("GLOBAL ", 1)[1].split(" was not", 1)[0].split()[0]
@@ -119,6 +127,15 @@ def _read_torch(path: Path) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise CheckpointError(f"{path} holds a {type(value).__name__}, not named tensors")
     return value
+
+
+def _read_mmengine(path: Path) -> Mapping[str, Any] | None:
+    """A file of mmengine's, whose log entries torch's reader refuses; None: it is none, or cannot be read so either."""
+    try:
+        values = read_torch_archive(path)
+    except CheckpointError:
+        return None
+    return values if isinstance(values.get("state_dict"), Mapping) and "meta" in values else None
 
 
 def _tensors(values: Mapping[str, Any], path: Path) -> dict[str, Tensor]:

@@ -12,13 +12,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from proscale.checkpoints.convert import Converted
+from proscale.checkpoints.eomt_names import to_transformers_eomt
 from proscale.checkpoints.model_folder import WEIGHTS_FILE, save_folder
 from proscale.checkpoints.provenance import save_provenance
+from proscale.checkpoints.segformer_names import to_transformers_segformer
 from proscale.checkpoints.transformers_config import PREPROCESSOR_FILE, preprocessor_config, transformers_config
 from proscale.checkpoints.transformers_names import to_transformers
-from proscale.config import ModelConfig
+from proscale.checkpoints.transformers_networks import transformers_network
+from proscale.config import EomtModelConfig, ModelConfig
 from proscale.config_json import CONFIG_FILE
-from proscale.errors import CheckpointError
 
 
 def write(converted: Converted, out: Path, dtype: torch.dtype = torch.float32) -> None:
@@ -29,19 +31,26 @@ def write(converted: Converted, out: Path, dtype: torch.dtype = torch.float32) -
 
 
 def write_transformers(converted: Converted, out: Path) -> None:
-    """Write a folder that transformers' `Mask2FormerForUniversalSegmentation.from_pretrained` loads; whole or not at all.
+    """Write a folder that `from_pretrained` of transformers' Mask2Former, SegFormer or EoMT loads; whole or not at all.
 
     Raises:
         CheckpointError: transformers has no such network.
     """
-    if not isinstance(converted.config, ModelConfig):
-        raise CheckpointError("only Mask2Former models can be written for transformers")
-    values = transformers_config(converted.config, converted.categories)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in to_transformers(_as_float32(converted.state)).items()}
+    config = converted.config
+    if isinstance(config, ModelConfig):
+        values, pixels = transformers_config(config, converted.categories), preprocessor_config(config)
+    else:
+        values, pixels = transformers_network(config, converted.categories)
+    state = _as_float32(converted.state)
+    if isinstance(config, ModelConfig):
+        named = to_transformers(state)
+    else:
+        named = to_transformers_eomt(state, config) if isinstance(config, EomtModelConfig) else to_transformers_segformer(state)
     with _Replaced(out) as folder:
         _write_json(folder / CONFIG_FILE, values)
-        _write_json(folder / PREPROCESSOR_FILE, preprocessor_config(converted.config))
-        save_file(state, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        _write_json(folder / PREPROCESSOR_FILE, pixels)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
+        save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
 
 
 class _Replaced:
