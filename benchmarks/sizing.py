@@ -37,7 +37,9 @@ ROOT = Path(__file__).parents[1]
 CONNECTIONS = 8
 GATEWAY = """
 import pickle, sys
+from proscale.geometry import ResizedPicture
 from proscale_service import app, server
+from proscale_service.engines.in_process import InProcessEngine
 from proscale_service.settings import Settings
 
 class Stored:
@@ -45,11 +47,12 @@ class Stored:
         with open(sys.argv[1], "rb") as file:
             self.info, self.kept = pickle.load(file)
     def plan(self, height, width, tasks): return self.kept.plan
-    def segment(self, images, options): return [self.kept] * len(images)
-    def close(self): pass
+    def resize(self, image): return ResizedPicture(image, image.shape[:2])
+    def segment_resized(self, pictures, options, plans, resize_seconds=0.0): return [self.kept] * len(pictures)
 
 make = app.create_app
-server.create_app = lambda settings, **rest: make(settings, load=lambda given: Stored(), **rest)
+engine = lambda around: InProcessEngine(around, lambda runtime: Stored())
+server.create_app = lambda settings, **rest: make(settings, make_engine=engine, **rest)
 sys.exit(server.run(Settings(port=0, log_level="warning"), lambda url: print(url, flush=True)))
 """
 

@@ -44,6 +44,11 @@ def check_options(options: SegmentationOptions, categories: Sequence[Category], 
         raise ParameterError(f"mask_threshold must lie between 0 and 1, both excluded, not {options.mask_threshold}")
     if options.max_segments is not None and options.max_segments < 1:
         raise ParameterError(f"max_segments must be at least 1, not {options.max_segments}")
+    check_labels(options, categories)
+
+
+def check_labels(options: SegmentationOptions, categories: Sequence[Category]) -> None:
+    """Raise ParameterError when a model of these categories does not have a label that `options` name."""
     if unknown := set(options.labels or ()) - {category.name for category in categories}:
         known = ", ".join(category.name for category in categories)
         raise ParameterError(f"the model has no label {', '.join(sorted(unknown))}; it has {known}")

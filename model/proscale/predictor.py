@@ -144,28 +144,41 @@ class Predictor:
             ParameterError: options that this model cannot do.
             DeviceError: the GPU failed for good.
         """
+        if len(images) != len(options):
+            raise ImageError(f"{len(images)} pictures but {len(options)} options")
         for option in options:
             self.check(option)
         started = time.perf_counter()
-        pictures = [resize_picture(image, self.config.preprocess) for image in images]
-        return self.segment_resized(pictures, options, resize_seconds=time.perf_counter() - started)
+        pictures = [self.resize(image) for image in images]
+        resize_seconds = time.perf_counter() - started
+        plans = [self.plan(*picture.output_size, option.tasks) for picture, option in zip(pictures, options, strict=True)]
+        return self.segment_resized(pictures, options, plans, resize_seconds)
+
+    def resize(self, image: NDArray[np.uint8]) -> ResizedPicture:
+        """A picture (H, W, 3), uint8 RGB, at the network's size. Raises ImageError: it has another form."""
+        return resize_picture(image, self.config.preprocess)
 
     @torch.inference_mode()
     def segment_resized(
-        self, pictures: Sequence[ResizedPicture], options: Sequence[SegmentationOptions], resize_seconds: float = 0.0
+        self,
+        pictures: Sequence[ResizedPicture],
+        options: Sequence[SegmentationOptions],
+        plans: Sequence[Plan],
+        resize_seconds: float = 0.0,
     ) -> list[Prediction]:
-        """`segment` for pictures that were resized elsewhere.
+        """`segment` for pictures that were resized, planned and checked before.
 
         Args:
-            resize_seconds: what that took; counted as part of preprocessing.
+            options: one per picture, which this model can do (`check`).
+            plans: one per picture, from `plan`.
+            resize_seconds: what resizing took; counted as part of preprocessing.
 
         Raises:
             ImageError: padded sizes differ.
-            ParameterError: options that this model cannot do.
             DeviceError: the GPU failed for good.
         """
         try:
-            return self._segment(pictures, options, resize_seconds)
+            return self._segment(pictures, options, plans, resize_seconds)
         except torch.AcceleratorError as error:
             try:
                 torch.cuda.synchronize(self.device)
@@ -174,12 +187,8 @@ class Predictor:
             raise
 
     def _segment(
-        self, pictures: Sequence[ResizedPicture], options: Sequence[SegmentationOptions], resize_seconds: float
+        self, pictures: Sequence[ResizedPicture], options: Sequence[SegmentationOptions], plans: Sequence[Plan], resize_seconds: float
     ) -> list[Prediction]:
-        if len(pictures) != len(options):
-            raise ImageError(f"{len(pictures)} pictures but {len(options)} options")
-        for option in options:
-            self.check(option)
         clock = time.perf_counter
         started = clock()
         on_gpu = self.device.type == "cuda"
@@ -191,8 +200,7 @@ class Predictor:
         inferred = clock()
         shared = {"preprocess": resize_seconds + preprocessed - started, "infer": inferred - preprocessed}
         predictions = []
-        for i, (picture, option) in enumerate(zip(pictures, options, strict=True)):
-            plan = self.plan(*picture.output_size, option.tasks)
+        for i, (picture, option, plan) in enumerate(zip(pictures, options, plans, strict=True)):
             logits = _Picture(self, of_picture(output, i), plan, picture.output_size, option)
             timings = {"postprocess": 0.0, "encode": 0.0}
             results = {task: logits.result(task, timings) for task in option.tasks}

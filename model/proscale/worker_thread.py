@@ -73,7 +73,7 @@ class WorkerThread(Generic[Ticket]):
     def _full(self) -> bool:
         assert self._worker is not None
         pixels = sum(request.pixels for _, request in self._waiting)
-        return len(self._waiting) >= self._worker.max_batch_size or pixels >= self._worker.max_batch_pixels
+        return len(self._waiting) >= self._worker.max_batch_pictures or pixels >= self._worker.max_batch_pixels
 
     def _run(self, load: Callable[[], Worker]) -> None:
         try:

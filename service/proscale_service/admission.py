@@ -1,20 +1,22 @@
 """Bounded admission: how many pictures, and how many of their pixels, may be in the service at once.
 
-Refusing early is what keeps an overloaded service fast: nobody waits for an answer that comes after he stopped caring.
+An overloaded service stays fast by refusing early: nobody waits for an answer that would come too late to matter.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from proscale_service.errors import Overloaded
+from proscale_service.errors import ClientGone, Overloaded
 
 
 class Admission:
-    """Counts what is inside. Used from the event loop's thread only."""
+    """Counts what is inside. `hold_pixels` and `release_pixels` of a permit may be called on any thread."""
 
     def __init__(self, max_pictures: int, max_pixels: int, retry_after: Callable[[], int] = lambda: 1) -> None:
-        """Args: max_pixels: of decoded pictures together; retry_after: seconds to tell those who are refused."""
+        """Args: max_pixels: of pictures that are being decoded together; retry_after: seconds to tell those who are refused."""
         self._max_pictures, self._max_pixels, self._retry_after = max_pictures, max_pixels, retry_after
+        self._lock = threading.Lock()
         self.pictures = 0
         self.pixels = 0
 
@@ -37,16 +39,18 @@ class Admission:
             yield permit
         finally:
             self.pictures -= 1
-            self.pixels -= permit.pixels
+            permit.close()
 
-    def take_pixels(self, pixels: int) -> None:
-        """Raise Overloaded when so many pixels do not fit any more, else count them."""
-        if self.pixels + pixels > self._max_pixels:
-            raise Overloaded(
-                f"{self.pixels} pixels of pictures are being worked on, and {pixels} more do not fit; try again later",
-                retry_after=self._retry_after(),
-            )
-        self.pixels += pixels
+    def move_pixels(self, pixels: int) -> None:
+        """Count so many pixels in, or out when negative; raise Overloaded when they do not fit any more."""
+        with self._lock:
+            if pixels <= 0 or self.pixels + pixels <= self._max_pixels:
+                self.pixels += pixels
+                return
+        raise Overloaded(
+            f"{self.pixels} pixels of pictures are being worked on, and {pixels} more do not fit; try again later",
+            retry_after=self._retry_after(),
+        )
 
 
 class Permit:
@@ -54,6 +58,8 @@ class Permit:
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
+        self._lock = threading.Lock()
+        self._closed = False
         self.pixels = 0
 
     def hold_pixels(self, pixels: int) -> None:
@@ -61,6 +67,21 @@ class Permit:
 
         Raises:
             Overloaded: no room.
+            ClientGone: the place was given back meanwhile, so that nobody waits for the picture.
         """
-        self._admission.take_pixels(pixels)
-        self.pixels += pixels
+        with self._lock:
+            if self._closed:
+                raise ClientGone("nobody waits for the picture any more")
+            self._admission.move_pixels(pixels)
+            self.pixels += pixels
+
+    def release_pixels(self) -> None:
+        """Give the memory back: the picture at its own size is not needed any more."""
+        with self._lock:
+            self._admission.move_pixels(-self.pixels)
+            self.pixels = 0
+
+    def close(self) -> None:
+        """Give everything back; nothing can be claimed afterwards."""
+        self.release_pixels()
+        self._closed = True

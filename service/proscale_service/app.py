@@ -1,4 +1,4 @@
-"""The application: routes, layers around them, errors as problem+json, and the life of the pipeline."""
+"""The application: routes, layers around them, errors as problem+json, and the life of the engine."""
 
 import asyncio
 import logging
@@ -23,14 +23,15 @@ from proscale_service.access.guard import Guard
 from proscale_service.access.keyring import Keyring
 from proscale_service.compression import Compression
 from proscale_service.context import RequestContextMiddleware, context_of
-from proscale_service.engines.base import Engine, RemoteEngine
+from proscale_service.engines.base import MakeEngine
 from proscale_service.errors import PROBLEM_TYPE, ServiceError, encode_problem, plain_problem, problem
+from proscale_service.lifecycle import Lifecycle
 from proscale_service.limits import BodyLimit
 from proscale_service.metrics import Metrics
 from proscale_service.pipeline import Pipeline
 from proscale_service.request_line import HeadAsGet, RootPath
+from proscale_service.responses import Problem
 from proscale_service.routes import health, models, segment
-from proscale_service.schemas import ProblemModel
 from proscale_service.settings import Settings
 
 _LOG = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ _ASSETS = "/docs/assets"
 def create_app(
     settings: Settings | None = None,
     *,
-    load: Callable[[Settings], Engine | RemoteEngine] | None = None,
+    make_engine: MakeEngine | None = None,
     on_ready: Callable[[], None] = lambda: None,
     on_failure: Callable[[str], None] = lambda message: None,
 ) -> FastAPI:
@@ -48,7 +49,7 @@ def create_app(
 
     Args:
         settings: unset: from the environment.
-        load: makes the engine; unset: what the settings name.
+        make_engine: unset: the engine that the settings name.
         on_ready: called when requests can be served.
         on_failure: called with the reason when the engine cannot be loaded, or cannot compute any more. Without it the application
             stays up and not ready, for an orchestrator to end.
@@ -61,15 +62,15 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        pipeline = Pipeline(settings, metrics, load, on_lost=on_failure)
-        app.state.pipeline = pipeline
+        app.state.pipeline = Pipeline(settings, metrics, make_engine, on_lost=on_failure)
+        app.state.lifecycle = lifecycle = app.state.pipeline.lifecycle
         # Beside the server, not before it: /health/live must answer while the model loads.
-        loading = asyncio.create_task(_start(pipeline, on_ready, on_failure), name="loading")
+        loading = asyncio.create_task(_start(lifecycle, on_ready, on_failure), name="loading")
         yield
         loading.cancel()
         with suppress(asyncio.CancelledError):
             await loading
-        await pipeline.stop()
+        await lifecycle.stop()
 
     app = FastAPI(
         title="PRO-SCALE Segmentation Service",
@@ -114,13 +115,13 @@ def _cors(origins: list[str]) -> dict[str, Any]:
     }
 
 
-async def _start(pipeline: Pipeline, on_ready: Callable[[], None], on_failure: Callable[[str], None]) -> None:
-    if await pipeline.start():
-        if pipeline.state == "ready":  # not when it was told to stop meanwhile
+async def _start(lifecycle: Lifecycle, on_ready: Callable[[], None], on_failure: Callable[[str], None]) -> None:
+    if await lifecycle.start():
+        if lifecycle.state == "ready":  # not when it was told to stop meanwhile
             on_ready()
     else:
-        logs.event(_LOG, logging.ERROR, "cannot start", reason=pipeline.failure)
-        on_failure(pipeline.failure)
+        logs.event(_LOG, logging.ERROR, "cannot start", reason=lifecycle.failure)
+        on_failure(lifecycle.failure)
 
 
 def _serve_docs(app: FastAPI) -> None:
@@ -154,7 +155,7 @@ def _describe_problems(app: FastAPI) -> None:
         schema = build()
         if first:
             components = schema.setdefault("components", {}).setdefault("schemas", {})
-            components[ProblemModel.__name__] = ProblemModel.model_json_schema()
+            components[Problem.__name__] = Problem.model_json_schema()
         return schema
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -13,7 +13,7 @@ from proscale.config import PRECISIONS
 from proscale_service import logs
 from proscale_service.access.keys import KeysError
 from proscale_service.certificate import CertificateError
-from proscale_service.settings import PREFIX, Settings, describe_invalid, unknown_variables
+from proscale_service.settings import PREFIX, RENAMED, Settings, describe_invalid, former_variables, unknown_variables
 
 _LOG = logging.getLogger(__name__)
 _HELP = {name: field.description or "" for name, field in Settings.model_fields.items()}
@@ -41,7 +41,8 @@ class _StartFailure(click.ClickException):
 @click.option("--device", help=_HELP["device"])
 @click.option("--precision", type=click.Choice(PRECISIONS), help=_HELP["precision"])
 @click.option("--threads", type=int, help=_HELP["threads"])
-@click.option("--max-queue", type=int, help=_HELP["max_queue"])
+@click.option("--max-concurrent-pictures", type=int, help=_HELP["max_concurrent_pictures"])
+@click.option("--max-queue", "max_queue", type=int, hidden=True)
 @click.option("--deadline-ms", type=int, help=_HELP["deadline_ms"])
 @click.option("--log-level", type=click.Choice(logs.LEVELS), help=_HELP["log_level"])
 @click.option("--log-format", type=click.Choice(["plain", "json"]), help=_HELP["log_format"])
@@ -56,6 +57,10 @@ def serve(**options: Any) -> None:
     asked = {name: given.get(name, os.environ.get(PREFIX + name.upper())) for name in ("log_level", "log_format")}
     if asked["log_format"] == "json":
         logs.configure(asked["log_level"] if asked["log_level"] in logs.LEVELS else "info", "json")
+    for former in RENAMED.keys() & given.keys():
+        click.echo(f"Warning: --{_option(former)} is now called --{_option(RENAMED[former])}", err=True)
+        given.setdefault(RENAMED[former], given[former])
+        del given[former]
     try:
         settings = Settings(**given)
     except ValidationError as error:
@@ -69,6 +74,8 @@ def serve(**options: Any) -> None:
         )
     if not logs.in_json():
         logs.configure(settings.log_level, settings.log_format)
+    for former, name in former_variables(os.environ).items():
+        click.echo(f"Warning: {former} is now called {name}", err=True)
     for name in unknown_variables(os.environ):
         logs.event(_LOG, logging.WARNING, f"{name} is set, but there is no such setting")
 
@@ -84,6 +91,10 @@ def serve(**options: Any) -> None:
         raise _fail(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}. Choose another --host or --port.") from error
     if failure:
         raise _fail(failure)
+
+
+def _option(name: str) -> str:
+    return name.replace("_", "-")
 
 
 def _fail(message: str) -> click.ClickException:

@@ -53,6 +53,61 @@ class Header:
     """EXIF orientation 1..8; 1: as stored."""
 
 
+class OpenedPicture:
+    """A picture whose header was read. `decode` once, on any thread; `close` what is not decoded."""
+
+    def __init__(self, data: bytes, max_pixels: int) -> None:
+        """Read the header. Errors: see `read_header`."""
+        self._data, self._max_pixels = data, max_pixels
+        try:
+            self._image = _open(data, max_pixels)
+            self.header = _header(self._image)
+        except ServiceError:
+            raise
+        except Exception as error:
+            raise UndecodableImage(f"the picture's header cannot be read: {_text(error)}") from error
+
+    def close(self) -> None:
+        """Give back what the decoder holds."""
+        self._image.close()
+
+    def decode(self) -> tuple[NDArray[np.uint8], Header]:
+        """The pixels, and the header as it is known then.
+
+        Returns:
+            (H, W, 3) uint8 RGB, C-contiguous and oriented; the header, which decoding may have made better known.
+
+        Raises:
+            UndecodableImage: data that is cut off or broken, or pixels that have no meaning as RGB.
+            TooManyPixels: more than the header promised.
+        """
+        try:
+            with self._image as image:
+                return self._decode(image)
+        except ServiceError:
+            raise
+        except MemoryError:
+            raise
+        except Exception as error:
+            # Decoders meet broken data with whatever comes first: OSError, SyntaxError, struct.error, ValueError, EOFError ...
+            raise UndecodableImage(f"the picture is broken or cut off: {_text(error)}") from error
+
+    def _decode(self, image: Image.Image) -> tuple[NDArray[np.uint8], Header]:
+        check_single(self._data, image.format or "")
+        if image.mode in _NO_RANGE:
+            raise UndecodableImage(f"{_NO_RANGE[image.mode]} pixels have no fixed range; convert to 8 or 16 bits per channel")
+        image.load()
+        if image.format == "TIFF":  # Pillow turns these itself while loading
+            header = Header("TIFF", image.height, image.width, self.header.orientation)
+            oriented: Image.Image = image
+        else:
+            header = _header(image)
+            oriented = image.transpose(_TRANSPOSE[header.orientation]) if header.orientation in _TRANSPOSE else image
+        # A frame may turn out larger than its file's header promised.
+        _check_pixels(oriented.height, oriented.width, self._max_pixels)
+        return np.ascontiguousarray(_to_rgb(oriented)), header
+
+
 def read_header(data: bytes, max_pixels: int) -> Header:
     """Format and oriented size, without decoding; works on the first kilobytes of a file too (of TIFF and WebP, the whole).
 
@@ -61,49 +116,14 @@ def read_header(data: bytes, max_pixels: int) -> Header:
         UndecodableImage: not a picture of a known format.
         TooManyPixels: more than `max_pixels`.
     """
-    try:
-        with _open(data, max_pixels) as image:
-            return _header(image)
-    except ServiceError:
-        raise
-    except Exception as error:
-        raise UndecodableImage(f"the picture's header cannot be read: {_text(error)}") from error
+    picture = OpenedPicture(data, max_pixels)
+    picture.close()
+    return picture.header
 
 
 def decode(data: bytes, max_pixels: int) -> tuple[NDArray[np.uint8], Header]:
-    """Decode a picture.
-
-    Returns:
-        (H, W, 3) uint8 RGB, C-contiguous and oriented; and the header.
-
-    Raises:
-        MalformedRequest, UndecodableImage, TooManyPixels: as `read_header`; also for data that is cut off or broken, and for
-            pixels that have no meaning as RGB.
-    """
-    try:
-        with _open(data, max_pixels) as image:
-            check_single(data, image.format or "")
-            if image.mode in _NO_RANGE:
-                raise UndecodableImage(f"{_NO_RANGE[image.mode]} pixels have no fixed range; convert to 8 or 16 bits per channel")
-            stored_orientation = _orientation(image) if image.format == "TIFF" else 1
-            image.load()
-            if image.format == "TIFF":  # Pillow turns these itself while loading
-                header = Header("TIFF", image.height, image.width, stored_orientation)
-                oriented: Image.Image = image
-            else:
-                header = _header(image)
-                oriented = image.transpose(_TRANSPOSE[header.orientation]) if header.orientation in _TRANSPOSE else image
-            # A frame may turn out larger than its file's header promised.
-            _check_pixels(oriented.height, oriented.width, max_pixels)
-            rgb = np.ascontiguousarray(_to_rgb(oriented))
-    except ServiceError:
-        raise
-    except MemoryError:
-        raise
-    except Exception as error:
-        # Decoders meet broken data with whatever comes first: OSError, SyntaxError, struct.error, ValueError, EOFError ...
-        raise UndecodableImage(f"the picture is broken or cut off: {_text(error)}") from error
-    return rgb, header
+    """A whole picture. Result and errors: as `OpenedPicture`."""
+    return OpenedPicture(data, max_pixels).decode()
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:

@@ -19,7 +19,7 @@ import uvicorn
 from proscale_service import logs
 from proscale_service.app import create_app
 from proscale_service.certificate import Certificate
-from proscale_service.pipeline import Pipeline
+from proscale_service.lifecycle import Lifecycle
 from proscale_service.settings import Settings
 
 _LOG = logging.getLogger(__name__)
@@ -35,21 +35,21 @@ class Server(uvicorn.Server):
         self,
         config: uvicorn.Config,
         settings: Settings,
-        pipeline: Callable[[], Pipeline | None],
+        lifecycle: Callable[[], Lifecycle | None],
         certificate: Certificate | None = None,
     ) -> None:
-        """Args: pipeline: the application's, or None before it began; certificate: for HTTPS."""
+        """Args: lifecycle: the application's, or None before it began; certificate: for HTTPS."""
         config.timeout_keep_alive = settings.keep_alive_s  # type: ignore[assignment] # uvicorn says int, and gives it to a timer
         super().__init__(config)
-        self._settings, self._pipeline, self._certificate = settings, pipeline, certificate
+        self._settings, self._lifecycle, self._certificate = settings, lifecycle, certificate
         self._exit_at: float | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First signal: drain. Second Ctrl-C: stop at once."""
         if self._exit_at is None:
             self._exit_at = time.monotonic() + self._settings.drain_delay_s
-            if pipeline := self._pipeline():
-                pipeline.begin_drain()
+            if lifecycle := self._lifecycle():
+                lifecycle.begin_drain()
         elif sig == signal.SIGINT:
             # Nothing orderly: the engine's thread may be busy for long, and the interpreter would wait for it.
             os._exit(130)
@@ -65,8 +65,8 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop to listen, finish, and give up what is not done in time."""
         logs.event(_LOG, logging.INFO, "draining")
-        if pipeline := self._pipeline():
-            asyncio.get_running_loop().call_later(self._settings.drain_s, pipeline.abort)
+        if lifecycle := self._lifecycle():
+            asyncio.get_running_loop().call_later(self._settings.drain_s, lifecycle.abort)
         await super().shutdown(sockets)
 
 
@@ -104,7 +104,7 @@ def run(settings: Settings, announce: Callable[[str], None]) -> str:
         lifespan="on",
         ssl_context_factory=(lambda config, default: certificate.context) if certificate else None,
     )
-    server = Server(config, settings, lambda: getattr(app.state, "pipeline", None), certificate)
+    server = Server(config, settings, lambda: getattr(app.state, "lifecycle", None), certificate)
     logs.event(_LOG, logging.INFO, "listening", url=url)
     # uvicorn raises the signals again when it is done; an orderly end that was asked for is no failure.
     for each in (signal.SIGINT, signal.SIGTERM):

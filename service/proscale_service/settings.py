@@ -1,6 +1,7 @@
 """Settings from the environment: prefix `PROSCALE_`, one field each, all described."""
 
 import ipaddress
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,8 +12,12 @@ from pydantic_core import PydanticUseDefault
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from proscale.config import Precision
+from proscale.errors import CheckpointError
+from proscale.runtime import DESCRIPTIONS, MAX_BATCH_PIXELS, RuntimeConfig, warmup_sizes
 
 PREFIX = "PROSCALE_"
+RENAMED = {"max_queue": "max_concurrent_pictures"}
+"""Former names of settings, which are still understood."""
 MIB = 1024 * 1024
 
 _ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)+")
@@ -53,39 +58,26 @@ class Settings(BaseSettings):
     )
     triton_url: str = Field(default="127.0.0.1:8001", description="gRPC addresses HOST:PORT of Triton servers, comma separated.")
     triton_model: str = Field(default="proscale", min_length=1, description="The model's name on the Triton servers.")
-    checkpoint: Path | None = Field(default=None, description="Model folder; unset: the model that comes with the package.")
-    device: str = Field(default="cpu", description="`cpu`, `cuda` or `cuda:N`. The server refuses to start when the device is missing.")
-    precision: Precision | None = Field(
-        default=None,
-        description="What the network computes in, `float32` or `bfloat16`; unset: float32 on a CPU, bfloat16 on a GPU.",
-    )
-    cuda_graphs: bool = Field(
-        default=False, description="On a GPU: record the network's kernels once per batch and padded size, and replay them."
-    )
-    compile: bool = Field(
-        default=False,
-        description="On a CPU: compile the network for the sizes of `PROSCALE_WARMUP` before ready; a minute or so each, needs g++.",
-    )
-    threads: int | None = Field(default=None, ge=1, description="Threads of the network on a CPU; unset: torch decides.")
+    checkpoint: Path | None = Field(default=None, description=DESCRIPTIONS["checkpoint"])
+    device: str = Field(default="cpu", description=DESCRIPTIONS["device"])
+    precision: Precision | None = Field(default=None, description=DESCRIPTIONS["precision"])
+    cuda_graphs: bool = Field(default=False, description=DESCRIPTIONS["cuda_graphs"])
+    compile: bool = Field(default=False, description=DESCRIPTIONS["compile"])
+    threads: int | None = Field(default=None, ge=1, description=DESCRIPTIONS["threads"])
+    warmup: str | None = Field(default=None, description=DESCRIPTIONS["warmup"])
+    max_batch_pixels: int = Field(default=MAX_BATCH_PIXELS, ge=1, description=DESCRIPTIONS["max_batch_pixels"])
     decode_threads: int = Field(default=2, ge=1, le=64, description="Threads that decode pictures and write JSON.")
-    warmup: str | None = Field(
-        default=None,
-        description="Picture sizes HEIGHTxWIDTH, comma separated, computed once before ready; unset: 480x640 on a GPU, none on a CPU.",
-    )
 
     max_upload_bytes: int = Field(default=20 * MIB, ge=1, description="Largest request body in bytes; more is 413.")
     max_buffered_bytes: int = Field(default=256 * MIB, ge=1, description="Bytes of all request bodies held at once; beyond it 429.")
     upload_timeout_s: float = Field(default=30.0, gt=0, description="Seconds in which a request body must arrive; slower is 408.")
     max_pixels: int = Field(default=40_000_000, ge=1, description="Most pixels of one picture, by its header; more is 413.")
-    max_queue: int = Field(default=64, ge=1, description="Pictures in the service at once, computed ones included; beyond it 429.")
-    max_queue_pixels: int = Field(default=160_000_000, ge=1, description="Pixels of all decoded pictures held at once; beyond it 429.")
+    max_concurrent_pictures: int = Field(
+        default=64, ge=1, description="Pictures in the service at once, from upload to answer; beyond it 429."
+    )
+    max_queue_pixels: int = Field(default=160_000_000, ge=1, description="Pixels of all pictures that are decoded at once; beyond it 429.")
     max_items: int = Field(default=16, ge=1, description="Most pictures in one request to /segment/batch.")
 
-    max_batch_pixels: int = Field(
-        default=4_000_000,
-        ge=1,
-        description="Pixels in one batch: of each picture its own or its padded ones, if more; a larger picture runs alone.",
-    )
     max_batch_wait_ms: float = Field(
         default=2.0, ge=0, le=1000, description="How long a picture waits for batch mates that are being decoded."
     )
@@ -101,6 +93,15 @@ class Settings(BaseSettings):
         default="plain", description="`plain` lines for people or `json` lines for machines, and nothing else on standard error."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _former_names(cls, values: Any) -> Any:
+        for former, name in RENAMED.items():
+            text = os.environ.get(PREFIX + former.upper(), "")
+            if text and name not in values and PREFIX + name.upper() not in os.environ:
+                values[name] = text
+        return values
+
     @field_validator("*", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: Any, info: ValidationInfo) -> Any:
@@ -112,7 +113,7 @@ class Settings(BaseSettings):
     @field_validator("warmup")
     @classmethod
     def _sizes(cls, value: str | None) -> str | None:
-        parse_sizes(value or "")
+        warmup_sizes(value, "cpu")
         return value
 
     @field_validator("triton_url")
@@ -171,9 +172,12 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _compiled_for_something(self) -> Self:
-        if self.engine == "in_process" and self.compile and not self.warmup_sizes:
-            raise ValueError("compile needs warmup: the sizes HEIGHTxWIDTH of the pictures that will come, such as 480x640")
+    def _can_run(self) -> Self:
+        if self.engine == "in_process":
+            try:
+                _ = self.runtime
+            except CheckpointError as error:
+                raise ValueError(str(error)) from error
         return self
 
     @property
@@ -192,10 +196,18 @@ class Settings(BaseSettings):
         return _parts(self.triton_url)
 
     @property
-    def warmup_sizes(self) -> list[tuple[int, int]]:
-        """(height, width) in pixels of the pictures to warm up with."""
-        # A GPU compiles and allocates at its first picture; a CPU would only be ready later for nothing.
-        return parse_sizes(("480x640" if self.device.startswith("cuda") else "") if self.warmup is None else self.warmup)
+    def runtime(self) -> RuntimeConfig:
+        """What the engine in process loads, and how it runs."""
+        return RuntimeConfig(
+            checkpoint=self.checkpoint,
+            device=self.device,
+            precision=self.precision,
+            cuda_graphs=self.cuda_graphs,
+            compile=self.compile,
+            threads=self.threads,
+            warmup=warmup_sizes(self.warmup, self.device),
+            max_batch_pixels=self.max_batch_pixels,
+        )
 
 
 def is_loopback(host: str) -> bool:
@@ -211,24 +223,15 @@ def _parts(text: str | None) -> list[str]:
     return list(dict.fromkeys(part.strip() for part in (text or "").split(",") if part.strip()))
 
 
-def parse_sizes(text: str) -> list[tuple[int, int]]:
-    """`"480x640,800x800"` -> [(480, 640), (800, 800)], heights first.
-
-    Raises:
-        ValueError: names the part that is no size.
-    """
-    sizes = []
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        height, cross, width = part.lower().partition("x")
-        if not cross or not height.isdecimal() or not width.isdecimal() or not int(height) or not int(width):
-            raise ValueError(f"{part!r} is no size such as 480x640")
-        sizes.append((int(height), int(width)))
-    return sizes
+def former_variables(names: Iterable[str]) -> dict[str, str]:
+    """Of these environment variables those that have a new name, and that name."""
+    renamed = {PREFIX + former.upper(): PREFIX + name.upper() for former, name in RENAMED.items()}
+    return {name: renamed[name.upper()] for name in sorted(names) if name.upper() in renamed}
 
 
 def unknown_variables(names: Iterable[str]) -> list[str]:
     """Environment variables with our prefix that no setting reads: most often a misspelling."""
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    known = {PREFIX + name.upper() for name in (*Settings.model_fields, *RENAMED)}
     return sorted(name for name in names if name.upper().startswith(PREFIX) and name.upper() not in known)
 
 

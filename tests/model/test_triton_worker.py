@@ -13,7 +13,8 @@ from proscale.errors import CheckpointError
 from proscale.geometry import pad_picture, padded_size, resize_picture
 from proscale.predictor import Predictor
 from proscale.results import SegmentationOptions
-from proscale.triton_worker import Reply, Request, Worker, WorkerConfig, fingerprint, read_config
+from proscale.runtime import RuntimeConfig
+from proscale.triton_worker import Reply, Request, Worker, fingerprint, read_config
 
 
 def request(image: np.ndarray, predictor: Predictor, options: str = "{}") -> Request:
@@ -33,7 +34,7 @@ def handled(worker: Worker, requests: list[Request], gone: set[int] | None = Non
 def test_the_models_parameters_win_over_the_environment() -> None:
     environment = {"PROSCALE_CHECKPOINT": "/a", "PROSCALE_THREADS": "3", "PROSCALE_WARMUP": "48x64, 64x48"}
     config = read_config({"checkpoint": "/b", "threads": "", "precision": "bfloat16"}, "CPU", "0", environment)
-    assert config == WorkerConfig(Path("/b"), "cpu", "bfloat16", threads=3, warmup=((48, 64), (64, 48)))
+    assert config == RuntimeConfig(Path("/b"), "cpu", "bfloat16", threads=3, warmup=((48, 64), (64, 48)))
 
 
 @pytest.mark.parametrize(
@@ -60,18 +61,18 @@ def test_warm_up_runs_every_size_and_task(small_checkpoint: Path, monkeypatch: p
         return segment(self, images, options)
 
     monkeypatch.setattr(Predictor, "segment", watch)
-    Worker.load(WorkerConfig(small_checkpoint, warmup=((48, 64), (64, 48))))
+    Worker.load(RuntimeConfig(small_checkpoint, warmup=((48, 64), (64, 48))))
     assert seen == [((48, 64, 3), TASKS), ((64, 48, 3), TASKS)]
 
 
 def test_cuda_graphs_need_a_gpu(small_checkpoint: Path) -> None:
     with pytest.raises(CheckpointError, match="CUDA graphs need a CUDA device"):
-        Worker.load(WorkerConfig(small_checkpoint, cuda_graphs=True))
+        Worker.load(RuntimeConfig(small_checkpoint, cuda_graphs=True))
 
 
 def test_compiling_needs_sizes(small_checkpoint: Path) -> None:
     with pytest.raises(CheckpointError, match="compile needs warmup"):
-        Worker.load(WorkerConfig(small_checkpoint, compile=True))
+        Worker.load(RuntimeConfig(small_checkpoint, compile=True))
 
 
 @pytest.mark.parametrize(
@@ -104,9 +105,9 @@ def test_a_part_is_answered_before_the_next_is_computed_and_nothing_is_computed_
     computed: list[int] = []
     segment = small_predictor.segment_resized
 
-    def watch(pictures: list, options: list, resize_seconds: float = 0.0) -> list:
+    def watch(pictures: list, options: list, plans: list) -> list:
         computed.append(len(pictures))
-        return segment(pictures, options, resize_seconds)
+        return segment(pictures, options, plans)
 
     monkeypatch.setattr(small_predictor, "segment_resized", watch)
     worker = Worker(small_predictor, "abc", max_batch_pixels=2 * 96 * 128)
@@ -126,10 +127,10 @@ def test_a_part_is_answered_before_the_next_is_computed_and_nothing_is_computed_
 def test_what_cannot_be_computed_fails_alone(small_predictor: Predictor, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     segment = small_predictor.segment_resized
 
-    def fail(pictures: list, options: list, resize_seconds: float = 0.0) -> list:  # a fault that cannot be made with a picture
+    def fail(pictures: list, options: list, plans: list) -> list:  # a fault that cannot be made with a picture
         if any(option.max_segments == 1 for option in options):
             raise RuntimeError("out of memory")
-        return segment(pictures, options, resize_seconds)
+        return segment(pictures, options, plans)
 
     monkeypatch.setattr(small_predictor, "segment_resized", fail)
     options = wire.options_to_json(SegmentationOptions(max_segments=1))
@@ -143,9 +144,9 @@ def test_describing_runs_the_network(small_predictor: Predictor, monkeypatch: py
     seen: list[tuple[int, int]] = []
     segment = small_predictor.segment_resized
 
-    def watch(pictures: list, options: list, resize_seconds: float = 0.0) -> list:
+    def watch(pictures: list, options: list, plans: list) -> list:
         seen.extend(picture.output_size for picture in pictures)
-        return segment(pictures, options, resize_seconds)
+        return segment(pictures, options, plans)
 
     monkeypatch.setattr(small_predictor, "segment_resized", watch)
     (reply,) = handled(Worker(small_predictor, "abc"), [Request(np.zeros((32, 32, 3), np.uint8), (32,) * 4, wire.DESCRIBE.encode())])

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from proscale.errors import CheckpointError
-from proscale.triton_worker import Reply, Request, Worker, WorkerConfig
+from proscale.runtime import RuntimeConfig
+from proscale.triton_worker import Reply, Request, Worker
 from proscale.wire import DESCRIBE
 from proscale.worker_thread import WorkerThread
 
@@ -20,7 +21,7 @@ from proscale.worker_thread import WorkerThread
 class Gated:
     """In a worker's place: every call of `handle` waits until it is let through."""
 
-    max_batch_size, max_batch_pixels = 4, 10_000
+    max_batch_pictures, max_batch_pixels = 4, 10_000
 
     def __init__(self) -> None:
         self.handled: list[list[bytes]] = []
@@ -126,7 +127,7 @@ def test_the_number_that_waits_is_told(gated: Gated) -> None:
 
 def test_a_worker_that_cannot_be_loaded_says_why() -> None:
     with pytest.raises(CheckpointError, match="/nowhere"):
-        WorkerThread[Any](lambda: Worker.load(WorkerConfig(checkpoint=Path("/nowhere"))), lambda ticket, reply: None)
+        WorkerThread[Any](lambda: Worker.load(RuntimeConfig(checkpoint=Path("/nowhere"))), lambda ticket, reply: None)
 
 
 def test_the_network_is_loaded_and_run_on_the_thread_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +140,7 @@ def test_the_network_is_loaded_and_run_on_the_thread_alone(monkeypatch: pytest.M
 
     monkeypatch.setattr(torch.nn.Module, "__call__", watch)
     answered = threading.Event()
-    thread = WorkerThread[str](lambda: Worker.load(WorkerConfig(warmup=((64, 64),))), lambda ticket, reply: answered.set())
+    thread = WorkerThread[str](lambda: Worker.load(RuntimeConfig(warmup=((64, 64),))), lambda ticket, reply: answered.set())
     assert seen == {"worker"}
     thread.submit([("x", Request(np.zeros((32, 32, 3), np.uint8), (32,) * 4, DESCRIBE.encode()))])
     assert answered.wait(60)
@@ -155,7 +156,7 @@ from proscale.errors import DeviceError
 from proscale.worker_thread import WorkerThread
 
 class Lost:
-    max_batch_size, max_batch_pixels = 4, 10_000
+    max_batch_pictures, max_batch_pixels = 4, 10_000
     def handle(self, requests, gone):
         raise DeviceError("cuda:0 failed")
         yield

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-from .engines import ThresholdEngine
+from .predictors import ThresholdPredictor
 from .serving import Running, serving
 
 # Hypothesis times examples and gives up on slow ones; on a busy machine that says nothing about the code.
@@ -21,13 +21,13 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def engine() -> ThresholdEngine:
+def engine() -> ThresholdPredictor:
     """The engine behind `server`."""
-    return ThresholdEngine()
+    return ThresholdPredictor()
 
 
 @pytest.fixture(scope="module")
-def server(engine: ThresholdEngine) -> Iterator[Running]:
+def server(engine: ThresholdPredictor) -> Iterator[Running]:
     """A server shared by a file's tests."""
     with serving(engine, max_upload_bytes=2_000_000, max_items=4) as running:
         yield running

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco
 
+from proscale.results import SegmentationOptions
+from proscale_service.engines.base import Picture
+
 
 def gradient(height: int = 24, width: int = 40) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 that differs under every flip and rotation."""
@@ -76,3 +79,9 @@ def png_header(width: int, height: int, depth: int = 8, color: int = 2) -> bytes
             (b"IEND", b""),
         ]
     )
+
+
+def prepared(planner: Any, image: np.ndarray) -> Picture:
+    """A picture as the pipeline hands it to an engine. Args: planner: resizes and plans."""
+    height, width = image.shape[:2]
+    return Picture(planner.resize(image), SegmentationOptions(), planner.plan(height, width, ("panoptic",)), 0.0, lambda: image)

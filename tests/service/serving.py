@@ -14,8 +14,10 @@ from typing import Any
 import httpx
 import uvicorn
 
+from proscale.runtime import RuntimeConfig
 from proscale_service.app import create_app
-from proscale_service.engines.base import Engine
+from proscale_service.engines.base import MakeEngine, Surroundings
+from proscale_service.engines.in_process import BatchPredictor, InProcessEngine
 from proscale_service.pipeline import Pipeline
 from proscale_service.server import Server, bind, url_of
 from proscale_service.settings import Settings
@@ -51,15 +53,15 @@ class Running:
 
 
 @contextmanager
-def serving(engine: Engine | Callable[[Settings], Engine], *, wait: bool = True, **settings: Any) -> Iterator[Running]:
-    """A server around an engine, or around what loads one. `wait`: until it is ready."""
+def serving(engine: BatchPredictor | MakeEngine, *, wait: bool = True, **settings: Any) -> Iterator[Running]:
+    """A server around a predictor, or around what makes its engine. `wait`: until it is ready."""
     loaded = threading.Event()
-    load = engine if callable(engine) else lambda settings: engine
+    make_engine = engine if callable(engine) else in_process(lambda runtime: engine)
     given = Settings(**({"warmup": "", "decode_threads": 1} | settings))
-    app = create_app(given, load=load, on_ready=loaded.set)
+    app = create_app(given, make_engine=make_engine, on_ready=loaded.set)
     listener = bind("127.0.0.1", 0)
     config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=20)
-    server = Server(config, given, lambda: getattr(app.state, "pipeline", None))
+    server = Server(config, given, lambda: getattr(app.state, "lifecycle", None))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="server")
     thread.start()
     try:
@@ -72,6 +74,15 @@ def serving(engine: Engine | Callable[[Settings], Engine], *, wait: bool = True,
         server.handle_exit(15, None)
         thread.join(PATIENCE_S)
         assert not thread.is_alive(), "the server does not stop"
+
+
+def in_process(load: Callable[[RuntimeConfig], BatchPredictor]) -> MakeEngine:
+    """What makes the engine around a predictor, loaded when the server starts."""
+
+    def make(around: Surroundings) -> InProcessEngine:
+        return InProcessEngine(around, load)
+
+    return make
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from proscale.results import Plan, SegmentationOptions
-from proscale_service.batching import Batcher, Done
+from proscale.results import Plan, Prediction
+from proscale_service.engines.base import Computed, Picture
+from proscale_service.engines.batching import Batcher
 from proscale_service.errors import DeadlineExceeded, Draining, EngineFailure, ServiceError, Unprocessable
 from proscale_service.metrics import Metrics
 
-from .engines import ThresholdEngine
-from .pictures import blob
+from .pictures import blob, prepared
+from .predictors import ThresholdPredictor
 
 SMALL, WIDE, TALL = (30, 60), (30, 100), (100, 30)
 PIXELS = 32 * 64
@@ -22,9 +23,13 @@ PIXELS = 32 * 64
 
 
 @asynccontextmanager
-async def batching(engine: ThresholdEngine, **options: Any) -> AsyncIterator[Batcher]:
+async def batching(engine: ThresholdPredictor, **options: Any) -> AsyncIterator[Batcher]:
+    def compute(pictures: Sequence[Picture]) -> list[Prediction]:
+        return engine.segment_resized(*([getattr(each, name) for each in pictures] for name in ("resized", "options", "plan")))
+
     with ThreadPoolExecutor(1, "engine") as executor:
-        batcher = Batcher(engine, executor, options.pop("metrics", Metrics()), **({"max_batch_pixels": 4 * PIXELS} | options))
+        metrics = options.pop("metrics", Metrics())
+        batcher = Batcher(compute, engine.info, executor, metrics, **({"max_batch_pixels": 4 * PIXELS} | options))
         try:
             yield batcher
         finally:
@@ -32,13 +37,12 @@ async def batching(engine: ThresholdEngine, **options: Any) -> AsyncIterator[Bat
             await batcher.drain(60)
 
 
-def submit(batcher: Batcher, engine: ThresholdEngine, picture: np.ndarray, seconds: float = 60) -> "asyncio.Task[Done]":
+def submit(batcher: Batcher, engine: ThresholdPredictor, picture: np.ndarray, seconds: float = 60) -> "asyncio.Task[Computed]":
     deadline = asyncio.get_running_loop().time() + seconds
-    plan = engine.plan(picture.shape[0], picture.shape[1], ("panoptic",))
-    return asyncio.create_task(batcher.submit(picture, SegmentationOptions(), plan, deadline))
+    return asyncio.create_task(batcher.submit(prepared(engine, picture), deadline))
 
 
-async def hold(batcher: Batcher, engine: ThresholdEngine) -> "asyncio.Task[Done]":
+async def hold(batcher: Batcher, engine: ThresholdPredictor) -> "asyncio.Task[Computed]":
     """Occupy the engine with one picture, so that what follows queues up."""
     engine.gate.clear()
     task = submit(batcher, engine, blob(*SMALL))
@@ -54,7 +58,7 @@ def coloured(colour: tuple[int, int, int]) -> np.ndarray:
 
 
 async def test_a_lone_picture_comes_back_with_its_own_masks() -> None:
-    engine = ThresholdEngine()
+    engine = ThresholdPredictor()
     async with batching(engine) as batcher:
         done = await submit(batcher, engine, blob(box=(10, 20, 30, 25)))
         assert done.prediction.results["panoptic"].segments[0].bbox == (10, 20, 30, 25)
@@ -63,7 +67,7 @@ async def test_a_lone_picture_comes_back_with_its_own_masks() -> None:
 
 
 async def test_what_waits_is_batched_by_padded_size() -> None:
-    engine = ThresholdEngine()
+    engine = ThresholdPredictor()
     async with batching(engine) as batcher:
         tasks = [await hold(batcher, engine)]
         boxes = [(1 + i, 2, 5, 6) for i in range(6)]
@@ -78,7 +82,7 @@ async def test_what_waits_is_batched_by_padded_size() -> None:
 
 
 async def test_the_budget_is_in_pixels_and_never_starves_the_large() -> None:
-    engine = ThresholdEngine()
+    engine = ThresholdPredictor()
     async with batching(engine, max_batch_pixels=3 * PIXELS) as batcher:
         tasks = [await hold(batcher, engine)]
         tasks += [submit(batcher, engine, blob(*SMALL)) for _ in range(7)]
@@ -90,7 +94,7 @@ async def test_the_budget_is_in_pixels_and_never_starves_the_large() -> None:
 
 
 async def test_the_oldest_goes_first_however_busy_another_size_is() -> None:
-    engine = ThresholdEngine()
+    engine = ThresholdPredictor()
     async with batching(engine, max_batch_pixels=2 * PIXELS) as batcher:
         tasks = [await hold(batcher, engine)]
         tasks += [submit(batcher, engine, blob(*SMALL)) for _ in range(2)]
@@ -102,7 +106,7 @@ async def test_the_oldest_goes_first_however_busy_another_size_is() -> None:
 
 
 async def test_a_passed_deadline_is_answered_at_once_and_never_computed() -> None:
-    engine = ThresholdEngine()
+    engine = ThresholdPredictor()
     async with batching(engine) as batcher:
         first = await hold(batcher, engine)
         started = time.monotonic()
@@ -116,7 +120,7 @@ async def test_a_passed_deadline_is_answered_at_once_and_never_computed() -> Non
 
 
 async def test_a_deadline_in_the_past_is_not_computed_even_by_an_idle_engine() -> None:
-    engine = ThresholdEngine()
+    engine = ThresholdPredictor()
     async with batching(engine) as batcher:
         with pytest.raises(DeadlineExceeded):
             await submit(batcher, engine, blob(*SMALL), seconds=-1)
@@ -124,7 +128,7 @@ async def test_a_deadline_in_the_past_is_not_computed_even_by_an_idle_engine() -
 
 
 async def test_a_deadline_that_passes_while_computing_is_kept_too() -> None:
-    engine = ThresholdEngine()
+    engine = ThresholdPredictor()
     async with batching(engine) as batcher:
         engine.gate.clear()
         with pytest.raises(DeadlineExceeded):
@@ -132,7 +136,7 @@ async def test_a_deadline_that_passes_while_computing_is_kept_too() -> None:
 
 
 async def test_who_leaves_is_forgotten() -> None:
-    engine = ThresholdEngine()
+    engine = ThresholdPredictor()
     async with batching(engine) as batcher:
         first = await hold(batcher, engine)
         leaving, staying = submit(batcher, engine, blob(*WIDE)), submit(batcher, engine, blob(*TALL))
@@ -146,25 +150,25 @@ async def test_who_leaves_is_forgotten() -> None:
     assert engine.batches == [[SMALL], [TALL]]
 
 
-@pytest.mark.parametrize(("colour", "error"), [(ThresholdEngine.POISON, EngineFailure), (ThresholdEngine.REFUSED, Unprocessable)])
+@pytest.mark.parametrize(("colour", "error"), [(ThresholdPredictor.POISON, EngineFailure), (ThresholdPredictor.REFUSED, Unprocessable)])
 async def test_one_bad_picture_spoils_no_other(colour: tuple[int, int, int], error: type[ServiceError]) -> None:
-    engine = ThresholdEngine()
+    engine = ThresholdPredictor()
     async with batching(engine) as batcher:
         first = await hold(batcher, engine)
         tasks = [submit(batcher, engine, picture) for picture in (blob(*SMALL), coloured(colour), blob(*SMALL))]
         await asyncio.sleep(0)
         engine.gate.set()
         results = await asyncio.gather(*tasks, return_exceptions=True)
-        assert [type(result) for result in results] == [Done, error, Done]
+        assert [type(result) for result in results] == [Computed, error, Computed]
         assert "poison" not in str(results[1])
         await first
     assert engine.batches[1:] == [[SMALL] * 3, [SMALL], [SMALL], [SMALL]]
 
 
 async def test_an_engine_that_miscounts_is_a_failure_not_a_hang() -> None:
-    class Miscounting(ThresholdEngine):
-        def segment(self, images: Any, options: Any) -> Any:
-            return super().segment(images, options)[1:]
+    class Miscounting(ThresholdPredictor):
+        def segment_resized(self, *arguments: Any) -> Any:
+            return super().segment_resized(*arguments)[1:]
 
     engine = Miscounting()
     async with batching(engine) as batcher:
@@ -179,7 +183,7 @@ async def test_a_fault_in_our_own_loop_does_not_end_it() -> None:
         def stage(self, stage: str, seconds: float) -> None:
             raise ArithmeticError
 
-    engine = ThresholdEngine()
+    engine = ThresholdPredictor()
     async with batching(engine, metrics=Broken()) as batcher:
         for _ in range(2):
             with pytest.raises(EngineFailure):
@@ -187,7 +191,7 @@ async def test_a_fault_in_our_own_loop_does_not_end_it() -> None:
 
 
 async def test_drain_finishes_what_was_taken_and_takes_no_more() -> None:
-    engine = ThresholdEngine()
+    engine = ThresholdPredictor()
     async with batching(engine) as batcher:
         tasks = [await hold(batcher, engine), submit(batcher, engine, blob(*WIDE)), submit(batcher, engine, blob(*TALL))]
         await asyncio.sleep(0)
@@ -197,11 +201,11 @@ async def test_drain_finishes_what_was_taken_and_takes_no_more() -> None:
             await submit(batcher, engine, blob(*SMALL))
         engine.gate.set()
         await draining
-        assert all(isinstance(done, Done) for done in await asyncio.gather(*tasks))
+        assert all(isinstance(done, Computed) for done in await asyncio.gather(*tasks))
 
 
 async def test_what_cannot_be_finished_in_time_is_told_so() -> None:
-    engine = ThresholdEngine()
+    engine = ThresholdPredictor()
     async with batching(engine) as batcher:
         tasks = [await hold(batcher, engine), submit(batcher, engine, blob(*WIDE))]
         await asyncio.sleep(0)
@@ -214,7 +218,7 @@ async def test_what_cannot_be_finished_in_time_is_told_so() -> None:
 
 
 async def test_it_waits_for_mates_that_are_on_their_way_only() -> None:
-    engine, admitted = ThresholdEngine(), [1]
+    engine, admitted = ThresholdPredictor(), [1]
     async with batching(engine, max_wait_s=100, admitted=lambda: admitted[0]) as batcher:
         started = time.monotonic()
         await submit(batcher, engine, blob(*SMALL))
@@ -228,20 +232,20 @@ async def test_it_waits_for_mates_that_are_on_their_way_only() -> None:
 
 
 async def test_the_wait_for_mates_ends() -> None:
-    engine = ThresholdEngine()
+    engine = ThresholdPredictor()
     async with batching(engine, max_wait_s=0.05, admitted=lambda: 2) as batcher:
         assert (await submit(batcher, engine, blob(*SMALL))).queue_seconds >= 0.045
 
 
 async def test_a_full_batch_does_not_wait() -> None:
-    engine = ThresholdEngine()
+    engine = ThresholdPredictor()
     async with batching(engine, max_wait_s=100, admitted=lambda: 9, max_batch_pixels=2 * PIXELS) as batcher:
         done = await asyncio.gather(*[submit(batcher, engine, blob(*SMALL)) for _ in range(2)])
         assert [each.batch_size for each in done] == [2, 2]
 
 
 async def test_expected_time_grows_with_the_queue() -> None:
-    engine = ThresholdEngine()
+    engine = ThresholdPredictor()
     async with batching(engine) as batcher:
         assert batcher.expected_seconds(1000) is None
         batcher.measured(1000, 2.0)
@@ -256,7 +260,7 @@ async def test_expected_time_grows_with_the_queue() -> None:
 
 
 async def test_large_pictures_count_though_the_network_sees_them_small() -> None:
-    class Shrinking(ThresholdEngine):
+    class Shrinking(ThresholdPredictor):
         def plan(self, height: int, width: int, tasks: Any) -> Plan:
             return Plan((32, 32), (32, 32), 3, 4)
 

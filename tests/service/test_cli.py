@@ -199,8 +199,8 @@ def test_a_gpu_that_failed_for_good_ends_the_process_so_that_another_can_start(s
         "from proscale.errors import DeviceError\n"
         "from proscale.predictor import Predictor\n"
         "from proscale_service.cli import serve\n"
-        "def lost(*args): raise DeviceError('cuda:0 failed')\n"
-        "Predictor.segment = lost\n"
+        "def lost(*args, **named): raise DeviceError('cuda:0 failed')\n"
+        "Predictor.segment_resized = lost\n"
         "serve()\n"
     )
     command = [sys.executable, "-c", code, "--port", "0", "--checkpoint", str(small_checkpoint)]

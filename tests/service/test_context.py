@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from proscale_service import logs
 from proscale_service.context import new_id
 
-from .engines import ThresholdEngine
 from .pictures import blob, encoded
+from .predictors import ThresholdPredictor
 from .serving import Running, http, metric, serving, until
 
 ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
@@ -82,7 +82,7 @@ def test_our_own_failure_is_a_problem_with_an_id_and_no_inside(server: Running, 
 
 def test_an_engine_failure_is_logged_with_its_cause_and_id(server: Running) -> None:
     picture = blob()
-    picture[0, 0] = ThresholdEngine.POISON
+    picture[0, 0] = ThresholdPredictor.POISON
     with logged(logs.JsonFormatter()) as stream:
         response = http.post(f"{server.url}/segment", content=encoded(picture), headers=OCTETS)
         until(lambda: "poison" in stream.getvalue())
@@ -94,7 +94,7 @@ def test_an_engine_failure_is_logged_with_its_cause_and_id(server: Running) -> N
 
 
 def test_counts_by_task_and_status() -> None:
-    with serving(ThresholdEngine()) as server:
+    with serving(ThresholdPredictor()) as server:
         http.post(f"{server.url}/segment?task=semantic,panoptic", content=PICTURE, headers=OCTETS)
         http.post(f"{server.url}/segment?task=everything", content=PICTURE, headers=OCTETS)
         http.get(f"{server.url}/models")

@@ -17,7 +17,7 @@ from proscale.network import SegmentationNetwork
 from proscale.predictor import Predictor
 from proscale.results import SegmentationOptions
 from proscale_service.client import Client
-from proscale_service.engines import in_process
+from proscale_service.engines.in_process import InProcessEngine
 
 from .serving import serving
 
@@ -46,7 +46,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def test_a_converted_checkpoint_serves(converted: tuple[Path, Path], picture: np.ndarray) -> None:
     file, folder = converted
-    with serving(in_process.load, checkpoint=folder, threads=1, warmup="") as running:
+    with serving(InProcessEngine, checkpoint=folder, threads=1, warmup="") as running:
         (model,) = httpx.get(f"{running.url}/models").json()["models"]
         with Client(running.url) as client:
             answer = client.segment(picture, task="semantic")

@@ -3,20 +3,18 @@ import asyncio
 import numpy as np
 import pytest
 
-from proscale.results import SegmentationOptions
+from proscale_service.engines.base import Computed
+from proscale_service.engines.forwarding import Forwarder
 from proscale_service.errors import DeadlineExceeded, Draining, EngineFailure, Overloaded, ServiceError, Unavailable, Unprocessable
-from proscale_service.forwarding import Forwarder
 from proscale_service.metrics import Metrics
-from proscale_service.scheduling import Done
 
-from .engines import ThresholdEngine
 from .engines_remote import RemoteThreshold
-from .pictures import blob
+from .pictures import blob, prepared
+from .predictors import ThresholdPredictor
 
 
-def submit(forwarder: Forwarder, engine: RemoteThreshold, picture: np.ndarray, seconds: float = 60) -> "asyncio.Task[Done]":
-    plan = engine.plan(picture.shape[0], picture.shape[1], ("panoptic",))
-    return asyncio.create_task(forwarder.submit(picture, SegmentationOptions(), plan, asyncio.get_running_loop().time() + seconds))
+def submit(forwarder: Forwarder, engine: RemoteThreshold, picture: np.ndarray, seconds: float = 60) -> "asyncio.Task[Computed]":
+    return asyncio.create_task(forwarder.submit(prepared(engine, picture), asyncio.get_running_loop().time() + seconds))
 
 
 def sample(metrics: Metrics, name: str, **labels: str) -> float:
@@ -31,7 +29,7 @@ def coloured(colour: tuple[int, int, int]) -> np.ndarray:
 
 async def test_several_are_on_their_way_at_once_and_each_gets_its_own_masks() -> None:
     engine = RemoteThreshold()
-    forwarder = Forwarder(engine, Metrics())
+    forwarder = engine.forward()
     engine.gate.clear()
     boxes = [(1 + i, 2, 5, 6) for i in range(4)]
     tasks = [submit(forwarder, engine, blob(box=box)) for box in boxes]
@@ -47,7 +45,7 @@ async def test_several_are_on_their_way_at_once_and_each_gets_its_own_masks() ->
 async def test_the_books_count_every_batch_once() -> None:
     metrics = Metrics()
     engine = RemoteThreshold(batch_size=4)
-    forwarder = Forwarder(engine, metrics)
+    forwarder = engine.forward(metrics)
     assert forwarder.expected_seconds(1) is None
     done = await asyncio.gather(*(submit(forwarder, engine, blob()) for _ in range(8)))
     assert [each.batch_size for each in done] == [4] * 8
@@ -63,7 +61,7 @@ async def test_the_books_count_every_batch_once() -> None:
 
 async def test_a_deadline_and_a_client_that_leaves_take_the_picture_back() -> None:
     engine = RemoteThreshold()
-    forwarder = Forwarder(engine, Metrics())
+    forwarder = engine.forward()
     engine.gate.clear()
     late, left = submit(forwarder, engine, blob(), seconds=0.02), submit(forwarder, engine, blob())
     with pytest.raises(DeadlineExceeded):
@@ -80,11 +78,11 @@ async def test_a_deadline_and_a_client_that_leaves_take_the_picture_back() -> No
 
 @pytest.mark.parametrize(
     ("failure", "expected"),
-    [(ThresholdEngine.POISON, EngineFailure), (ThresholdEngine.REFUSED, Unprocessable)],
+    [(ThresholdPredictor.POISON, EngineFailure), (ThresholdPredictor.REFUSED, Unprocessable)],
 )
 async def test_a_failure_is_that_pictures_alone(failure: tuple[int, int, int], expected: type[ServiceError]) -> None:
     engine = RemoteThreshold()
-    forwarder = Forwarder(engine, Metrics())
+    forwarder = engine.forward()
     good, bad = submit(forwarder, engine, blob()), submit(forwarder, engine, coloured(failure))
     with pytest.raises(expected):
         await bad
@@ -94,20 +92,20 @@ async def test_a_failure_is_that_pictures_alone(failure: tuple[int, int, int], e
 async def test_refusals_keep_their_meaning() -> None:
     engine = RemoteThreshold(up=False)
     with pytest.raises(Unavailable, match="away"):
-        await submit(Forwarder(engine, Metrics()), engine, blob())
+        await submit(engine.forward(), engine, blob())
 
     async def refuse(*_: object) -> None:
         raise Overloaded("full")
 
-    engine.segment_one = refuse  # type: ignore[method-assign, assignment]
+    engine.send = refuse  # type: ignore[method-assign, assignment]
     with pytest.raises(Overloaded, match="full") as caught:
-        await submit(Forwarder(engine, Metrics(), retry_after=lambda: 17), engine, blob())
-    assert caught.value.retry_after == 17
+        await submit(engine.forward(), engine, blob())
+    assert caught.value.retry_after == 1
 
 
 async def test_draining_finishes_what_was_sent_and_takes_no_more() -> None:
     engine = RemoteThreshold()
-    forwarder = Forwarder(engine, Metrics())
+    forwarder = engine.forward()
     engine.gate.clear()
     task = submit(forwarder, engine, blob())
     await asyncio.sleep(0.01)
@@ -122,7 +120,7 @@ async def test_draining_finishes_what_was_sent_and_takes_no_more() -> None:
 
 async def test_what_is_not_done_in_time_is_given_up() -> None:
     engine = RemoteThreshold()
-    forwarder = Forwarder(engine, Metrics())
+    forwarder = engine.forward()
     engine.gate.clear()
     task = submit(forwarder, engine, blob())
     await asyncio.sleep(0.01)

@@ -11,8 +11,8 @@ import pytest
 from proscale_service.errors import ClientGone
 from proscale_service.limits import unless_client_leaves
 
-from .engines import ThresholdEngine
 from .pictures import blob, encoded
+from .predictors import ThresholdPredictor
 from .serving import PATIENCE_S, Running, http, metric, serving, until
 
 PICTURE = encoded(blob())
@@ -79,7 +79,7 @@ def test_the_server_serves_on_and_forgets(server: Running) -> None:
 
 
 def test_all_bodies_together_are_bounded() -> None:
-    engine = ThresholdEngine()
+    engine = ThresholdPredictor()
     with serving(engine, max_upload_bytes=1000, max_buffered_bytes=1500) as server:
         address = httpx.URL(server.url)
         half = HEAD + b"content-length: 999\r\n\r\n" + b"x" * 900
@@ -92,7 +92,7 @@ def test_all_bodies_together_are_bounded() -> None:
 
 
 def test_a_slow_body_is_given_up() -> None:
-    with serving(ThresholdEngine(), upload_timeout_s=0.2) as server:
+    with serving(ThresholdPredictor(), upload_timeout_s=0.2) as server:
         started = time.monotonic()
         answer = converse(server, HEAD + b"content-length: 999\r\n\r\nabc")
         assert answer.startswith(b"HTTP/1.1 408 ")
@@ -137,7 +137,7 @@ async def test_work_that_ends_first_counts() -> None:
 
 
 def test_the_picture_of_a_client_that_left_is_never_computed() -> None:
-    engine = ThresholdEngine()
+    engine = ThresholdPredictor()
     with serving(engine) as server:
         engine.gate.clear()
         address = httpx.URL(server.url)

@@ -1,4 +1,5 @@
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -7,14 +8,17 @@ from hypothesis import strategies as st
 
 from proscale.config import TASKS
 from proscale.labels import Category
+from proscale_service.engines.base import retry_after
 from proscale_service.errors import DeadlineExceeded, InvalidParameter, Loading, Unavailable
 from proscale_service.metrics import Metrics
-from proscale_service.pipeline import Pipeline, options_of, resolve_labels
-from proscale_service.schemas import SegmentParameters
+from proscale_service.options import options_of, resolve_labels
+from proscale_service.pipeline import Pipeline, SegmentedPicture
+from proscale_service.requests import SegmentParameters
 from proscale_service.settings import Settings
 
-from .engines import ThresholdEngine
 from .pictures import blob, encoded
+from .predictors import ThresholdPredictor
+from .serving import in_process
 
 NAMES = ("cat", "potted plant", "chest, of drawers", "Sky")
 CATEGORIES = [Category(i, name, True) for i, name in enumerate(NAMES)]
@@ -50,84 +54,84 @@ def test_parameters_become_options() -> None:
     given = SegmentParameters(
         task=("semantic", "semantic"), threshold=0.1, mask_threshold=0.2, overlap_threshold=0.3, labels=["BLOB"], max_segments=4
     )
-    options = options_of(given, ThresholdEngine().info)
+    options = options_of(given, ThresholdPredictor().info)
     assert (options.tasks, options.threshold, options.mask_threshold, options.overlap_threshold) == (("semantic",), 0.1, 0.2, 0.3)
     assert (options.labels, options.max_segments) == (("blob",), 4)
-    assert options_of(SegmentParameters(), ThresholdEngine().info).labels is None
+    assert options_of(SegmentParameters(), ThresholdPredictor().info).labels is None
 
 
-def pipeline(engine: ThresholdEngine, **settings: Any) -> Pipeline:
-    return Pipeline(Settings(**settings), Metrics(), lambda given: engine)
+def pipeline(predictor: ThresholdPredictor, on_lost: Callable[[str], None] = lambda reason: None, **settings: Any) -> Pipeline:
+    return Pipeline(Settings(**settings), Metrics(), in_process(lambda runtime: predictor), on_lost)
+
+
+async def segment(made: Pipeline, picture: bytes, parameters: SegmentParameters, arrived: float) -> SegmentedPicture:
+    return await made.segment(made.enter(), picture, parameters, arrived)
 
 
 async def test_warm_up_computes_every_size_and_measures() -> None:
-    engine = ThresholdEngine()
+    engine = ThresholdPredictor()
     made = pipeline(engine, warmup="40x50,64x64")
-    assert made.expected_seconds(1) is None
-    assert await made.start()
+    assert await made.lifecycle.start()
     assert engine.batches == [[(40, 50)], [(64, 64)]]
-    seconds = made.expected_seconds(engine.plan(64, 64, TASKS).flops)
+    seconds = made.lifecycle.engine().expected_seconds(engine.plan(64, 64, TASKS).flops)
     assert seconds == pytest.approx(0.010)
     assert engine.threads == {"engine_0"}
-    await made.stop()
-    assert engine.closed
+    await made.lifecycle.stop()
 
 
 async def test_places_are_given_back_whatever_happens() -> None:
-    engine = ThresholdEngine()
+    engine = ThresholdPredictor()
     made = pipeline(engine, warmup="")
     now = asyncio.get_running_loop().time
     with pytest.raises(Loading):
-        await made.segment(PICTURE, SegmentParameters(), now())
-    await made.start()
+        await segment(made, PICTURE, SegmentParameters(), now())
+    await made.lifecycle.start()
     poison = blob()
-    poison[0, 0] = ThresholdEngine.POISON
+    poison[0, 0] = ThresholdPredictor.POISON
     tries = [
-        made.segment(PICTURE, SegmentParameters(), now()),
-        made.segment(b"no picture", SegmentParameters(), now()),
-        made.segment(encoded(poison), SegmentParameters(), now()),
-        made.segment(PICTURE, SegmentParameters(), now() - 1000),
+        segment(made, PICTURE, SegmentParameters(), now()),
+        segment(made, b"no picture", SegmentParameters(), now()),
+        segment(made, encoded(poison), SegmentParameters(), now()),
+        segment(made, PICTURE, SegmentParameters(), now() - 1000),
     ]
     results = await asyncio.gather(*tries, return_exceptions=True)
     assert isinstance(results[3], DeadlineExceeded)
     assert (made.admission.pictures, made.admission.pixels) == (0, 0)
-    await made.stop()
+    await made.lifecycle.stop()
 
 
 async def test_a_deadline_in_the_past_is_not_even_decoded() -> None:
-    engine = ThresholdEngine()
+    engine = ThresholdPredictor()
     made = pipeline(engine, warmup="")
-    await made.start()
+    await made.lifecycle.start()
     with pytest.raises(DeadlineExceeded, match="decoded"):
-        await made.segment(PICTURE, SegmentParameters(deadline_ms=1), asyncio.get_running_loop().time() - 1)
+        await segment(made, PICTURE, SegmentParameters(deadline_ms=1), asyncio.get_running_loop().time() - 1)
     assert not engine.batches
-    await made.stop()
+    await made.lifecycle.stop()
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(0.0, 1), (3.2, 4), (1e6, 60)])
-def test_retry_after_is_the_work_ahead_within_bounds(monkeypatch: pytest.MonkeyPatch, seconds: float, told: int) -> None:
-    made = pipeline(ThresholdEngine())
-    monkeypatch.setattr(made, "expected_seconds", lambda flops: seconds)
-    assert made.retry_after() == told
+def test_retry_after_is_the_work_ahead_within_bounds(seconds: float, told: int) -> None:
+    assert retry_after(seconds) == told
 
 
 async def test_an_engine_that_is_lost_answers_everybody_and_takes_no_more() -> None:
-    engine, reasons = ThresholdEngine(), list[str]()
-    made = Pipeline(Settings(warmup=""), Metrics(), lambda given: engine, on_lost=reasons.append)
-    await made.start()
+    engine, reasons = ThresholdPredictor(), list[str]()
+    made = pipeline(engine, on_lost=reasons.append, warmup="")
+    await made.lifecycle.start()
     now = asyncio.get_running_loop().time
     fatal = blob()
-    fatal[0, 0] = ThresholdEngine.FATAL
+    fatal[0, 0] = ThresholdPredictor.FATAL
     engine.gate.clear()
-    tries = [asyncio.create_task(made.segment(each, SegmentParameters(), now())) for each in (encoded(fatal), PICTURE, PICTURE)]
+    tries = [asyncio.create_task(segment(made, each, SegmentParameters(), now())) for each in (encoded(fatal), PICTURE, PICTURE)]
     while made.admission.pictures < 3:
         await asyncio.sleep(0.01)
     engine.gate.set()
     results = await asyncio.gather(*tries, return_exceptions=True)
     assert [getattr(result, "status", None) for result in results] == [503] * 3
-    assert (made.state, made.failure, reasons) == ("failed", "cuda:0 failed", ["cuda:0 failed"])
+    assert (made.lifecycle.state, made.lifecycle.failure, reasons) == ("failed", "cuda:0 failed", ["cuda:0 failed"])
     assert b"proscale_engine_up 0.0" in made.metrics.text()
     with pytest.raises(Unavailable, match="its GPU failed"):
-        await made.segment(PICTURE, SegmentParameters(), now())
+        await segment(made, PICTURE, SegmentParameters(), now())
     assert (made.admission.pictures, made.admission.pixels) == (0, 0)
-    await made.stop()
+    await made.lifecycle.stop()

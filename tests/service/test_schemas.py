@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proscale_service.errors import InvalidParameter
-from proscale_service.schemas import PlanParameters, SegmentParameters, parse_parameters
+from proscale_service.requests import PlanParameters, SegmentParameters, parse_parameters
 
 
 def parse(**values: object) -> SegmentParameters:

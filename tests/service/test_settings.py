@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from proscale_service.settings import PREFIX, Settings, describe_invalid, parse_sizes, unknown_variables
+from proscale.runtime import parse_sizes
+from proscale_service.settings import PREFIX, Settings, describe_invalid, former_variables, unknown_variables
 
 
 def test_every_setting_is_described() -> None:
@@ -16,9 +17,9 @@ def test_every_setting_is_described() -> None:
 
 def test_environment_then_constructor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROSCALE_PORT", "9001")
-    monkeypatch.setenv("PROSCALE_MAX_QUEUE", "3")
-    assert (Settings().port, Settings().max_queue) == (9001, 3)
-    assert (Settings(port=5).port, Settings(port=5).max_queue) == (5, 3)
+    monkeypatch.setenv("PROSCALE_MAX_CONCURRENT_PICTURES", "3")
+    assert (Settings().port, Settings().max_concurrent_pictures) == (9001, 3)
+    assert (Settings(port=5).port, Settings(port=5).max_concurrent_pictures) == (5, 3)
 
 
 @pytest.mark.parametrize("name", sorted(Settings.model_fields.keys() - {"warmup", "triton_url"}))
@@ -43,7 +44,7 @@ def test_thirty_megabytes_and_twenty_thousand_squared_are_too_much() -> None:
     ("given", "words"),
     [
         ({"port": "http"}, r"--port: .*\(it is 'http'\)"),
-        ({"max_queue": 0}, "--max-queue: .*greater than or equal to 1"),
+        ({"max_concurrent_pictures": 0}, "--max-concurrent-pictures: .*greater than or equal to 1"),
         ({"precision": "half"}, "--precision: .*float32.*bfloat16"),
         ({"engine": "magic"}, "--engine: .*in_process"),
         ({"warmup": "640"}, "no size such as 480x640"),
@@ -72,7 +73,7 @@ def test_misspelt_variables_are_found() -> None:
 
 @given(st.lists(st.tuples(st.integers(1, 9999), st.integers(1, 9999))))
 def test_sizes_round_trip(sizes: list[tuple[int, int]]) -> None:
-    assert parse_sizes(", ".join(f"{height}x{width}" for height, width in sizes)) == sizes
+    assert parse_sizes(", ".join(f"{height}x{width}" for height, width in sizes)) == tuple(sizes)
 
 
 @pytest.mark.parametrize("text", ["640", "0x5", "5x0", "axb", "5x5x5", "-1x5", "5 x"])
@@ -86,7 +87,7 @@ def test_what_is_no_size(text: str) -> None:
     [("cpu", None, []), ("cuda:1", None, [(480, 640)]), ("cuda", "", []), ("cpu", "32x64, 8x9", [(32, 64), (8, 9)])],
 )
 def test_a_gpu_is_warmed_up_and_a_cpu_on_demand(device: str, warmup: str | None, sizes: list[tuple[int, int]]) -> None:
-    assert Settings(device=device, warmup=warmup).warmup_sizes == sizes
+    assert Settings(device=device, warmup=warmup).runtime.warmup == tuple(sizes)
 
 
 def test_triton_addresses_are_taken_apart() -> None:
@@ -97,3 +98,13 @@ def test_triton_addresses_are_taken_apart() -> None:
 def test_what_is_no_triton_address_is_named(url: str) -> None:
     with pytest.raises(ValidationError, match="8001"):
         Settings(triton_url=url)
+
+
+def test_a_former_name_is_understood_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROSCALE_MAX_QUEUE", "3")
+    assert Settings().max_concurrent_pictures == 3
+    assert former_variables(["PROSCALE_MAX_QUEUE", "PROSCALE_PORT"]) == {"PROSCALE_MAX_QUEUE": "PROSCALE_MAX_CONCURRENT_PICTURES"}
+    assert unknown_variables(["PROSCALE_MAX_QUEUE"]) == []
+    monkeypatch.setenv("PROSCALE_MAX_CONCURRENT_PICTURES", "4")
+    assert Settings().max_concurrent_pictures == 4
+    assert Settings(max_concurrent_pictures=5).max_concurrent_pictures == 5

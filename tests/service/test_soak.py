@@ -35,7 +35,7 @@ def test_a_crowd(small_checkpoint: Path) -> None:
     statuses: Counter[int] = Counter()
     wrong: list[object] = []
     seconds: dict[int, list[float]] = {200: [], 429: []}
-    settings = {"PROSCALE_MAX_QUEUE": "4", "PROSCALE_MAX_UPLOAD_BYTES": "1000000", "PROSCALE_LOG_LEVEL": "warning"}
+    settings = {"PROSCALE_MAX_CONCURRENT_PICTURES": "4", "PROSCALE_MAX_UPLOAD_BYTES": "1000000", "PROSCALE_LOG_LEVEL": "warning"}
     with process("--checkpoint", str(small_checkpoint), "--threads", "1", **settings) as (url, started):
         begin = time.monotonic()
 

@@ -14,17 +14,25 @@ from tritonclient.grpc import InferInput
 
 from proscale import wire
 from proscale.errors import ImageError, ParameterError
+from proscale.geometry import resize_picture
 from proscale.planning import plan_picture
 from proscale.results import ModelInfo, Prediction, SegmentationOptions
-from proscale_service.engines.triton import TritonEngine, prepare
-from proscale_service.engines.triton_errors import ModelChanged, ProcessDied, ServerGone, WorkerFailure, meaning
+from proscale_service.engines.base import Picture, Surroundings
+from proscale_service.engines.triton import TritonEngine, tensors_of
+from proscale_service.engines.triton_connection import TritonConnection
+from proscale_service.engines.triton_errors import ModelChanged, ProcessDied, ServerGone, WorkerFailure, to_exception
 from proscale_service.engines.triton_server import Served, TritonServer
 from proscale_service.errors import DeadlineExceeded, Overloaded, Unavailable
+from proscale_service.metrics import Metrics
+from proscale_service.settings import Settings
 
 from .serving import process
 
 INFO = ModelInfo("small", "proscale", (1, 1, 1), "resnet", SMALL_CATEGORIES, "memory")
 PICTURE = np.zeros((60, 80, 3), np.uint8)
+READ = Picture(
+    resize_picture(PICTURE, SMALL_CONFIG.preprocess), SegmentationOptions(), plan_picture(SMALL_CONFIG, 60, 80), 0.1, lambda: PICTURE
+)
 ANSWER = wire.prediction_to_json(Prediction({}, plan_picture(SMALL_CONFIG, 60, 80), {"infer": 0.5}), 3, "first").encode()
 
 
@@ -46,14 +54,14 @@ ANSWER = wire.prediction_to_json(Prediction({}, plan_picture(SMALL_CONFIG, 60, 8
 )
 def test_what_a_refusal_means(message: str, status: str, expected: type[Exception], text: str) -> None:
     with pytest.raises(expected, match=text):
-        raise meaning(message, f"StatusCode.{status}")
+        raise to_exception(message, f"StatusCode.{status}")
 
 
 class Scripted(TritonServer):
     """A server that does what the test says; one that is there can be had in tests/deploy."""
 
     def __init__(self, *outcomes: Exception | bytes, up: bool = True) -> None:
-        super().__init__("nowhere:1", "proscale")
+        super().__init__(TritonConnection("nowhere:1", "proscale"))
         self.outcomes, self.up, self.asked, self.described = list(outcomes), up, 0, 0
         self.served = Served(INFO, SMALL_CONFIG, "first")
 
@@ -72,11 +80,14 @@ class Scripted(TritonServer):
             self.served = Served(INFO, SMALL_CONFIG, "second")
 
 
+def engine_of(*servers: TritonServer) -> TritonEngine:
+    return TritonEngine(Surroundings(Settings(engine="triton"), Metrics(), ThreadPoolExecutor(2)), servers)
+
+
 async def segment(*servers: TritonServer, times: int = 1) -> list[object]:
-    engine = TritonEngine(servers)
-    engine._pool = ThreadPoolExecutor(2)
+    engine = engine_of(*servers)
     deadline = asyncio.get_running_loop().time() + 60
-    asked = [engine.segment_one(PICTURE, SegmentationOptions(), deadline) for _ in range(times)]
+    asked = [engine.send(READ, deadline) for _ in range(times)]
     return list(await asyncio.gather(*asked, return_exceptions=True))
 
 
@@ -87,7 +98,7 @@ def kinds(results: list[object]) -> list[str]:
 async def test_the_least_loaded_of_those_that_are_up_is_asked() -> None:
     servers = [Scripted(), Scripted(), Scripted(up=False)]
     servers[0].in_flight = 2
-    assert kinds(await segment(*servers, times=4)) == ["RemoteAnswer"] * 4
+    assert kinds(await segment(*servers, times=4)) == ["Computed"] * 4
     # With two more in flight the first gets its share only when the second has as many.
     assert [server.asked for server in servers] == [1, 3, 0]
     assert [server.in_flight for server in servers] == [2, 0, 0]
@@ -95,16 +106,15 @@ async def test_the_least_loaded_of_those_that_are_up_is_asked() -> None:
 
 async def test_equals_take_turns() -> None:
     servers = [Scripted(), Scripted()]
-    engine = TritonEngine(servers)
-    engine._pool = ThreadPoolExecutor(1)
+    engine = engine_of(*servers)
     for _ in range(6):
-        await engine.segment_one(PICTURE, SegmentationOptions(), asyncio.get_running_loop().time() + 60)
+        await engine.send(READ, asyncio.get_running_loop().time() + 60)
     assert [server.asked for server in servers] == [3, 3]
 
 
 async def test_a_picture_that_was_lost_with_its_server_is_sent_once_more() -> None:
     servers = [Scripted(ServerGone("gone")), Scripted(), Scripted()]
-    assert kinds(await segment(*servers)) == ["RemoteAnswer"]
+    assert kinds(await segment(*servers)) == ["Computed"]
     assert sum(server.asked for server in servers) == 2
     lost = [Scripted(ServerGone("gone")) for _ in range(3)]
     assert kinds(await segment(*lost)) == ["Unavailable"]
@@ -117,7 +127,7 @@ async def test_nobody_there_is_unavailable_at_once() -> None:
     assert error.retry_after
     assert kinds(await segment(Scripted(ServerGone("gone")))) == ["Unavailable"]
     with pytest.raises(Unavailable):
-        TritonEngine([Scripted(up=False)]).plan(60, 80, ("panoptic",))
+        engine_of(Scripted(up=False)).plan(60, 80, ("panoptic",))
 
 
 @pytest.mark.parametrize("error", [Overloaded("full"), DeadlineExceeded("late"), ParameterError("no"), WorkerFailure("out of memory")])
@@ -129,7 +139,7 @@ async def test_other_failures_are_not_sent_again(error: Exception) -> None:
 
 async def test_a_changed_model_is_described_and_asked_again() -> None:
     server = Scripted(ModelChanged("other sizes"))
-    assert kinds(await segment(server)) == ["RemoteAnswer"]
+    assert kinds(await segment(server)) == ["Computed"]
     assert (server.asked, server.described) == (2, 1)
     stubborn = Scripted(*[ModelChanged("other sizes") for _ in range(9)])
     assert kinds(await segment(stubborn)) == ["ModelChanged"]
@@ -141,11 +151,11 @@ async def test_an_answer_carries_plan_batch_and_times() -> None:
     assert answer.prediction.plan == plan_picture(SMALL_CONFIG, 60, 80)  # type: ignore[attr-defined]
     assert (answer.batch_size, answer.info) == (3, INFO)  # type: ignore[attr-defined]
     assert answer.prediction.timings["infer"] == 0.5  # type: ignore[attr-defined]
-    assert answer.prediction.timings["preprocess"] > 0  # type: ignore[attr-defined]
 
 
 def test_only_pixels_that_the_network_sees_are_sent() -> None:
-    inputs, _ = prepare(np.full((600, 800, 3), 9, np.uint8), SegmentationOptions(), SMALL_CONFIG)
+    picture = resize_picture(np.full((600, 800, 3), 9, np.uint8), SMALL_CONFIG.preprocess)
+    inputs = tensors_of(picture, SegmentationOptions(), Served(INFO, SMALL_CONFIG, "first"))
     assert {tensor.name(): tensor.shape() for tensor in inputs} == {"PICTURE": [1, 96, 128, 3], "SIZES": [1, 4], "OPTIONS": [1, 1]}
 
 

@@ -15,6 +15,7 @@ from tritonclient.utils import InferenceServerException
 from proscale import wire
 from proscale.config_json import config_to_json
 from proscale.results import ModelInfo
+from proscale_service.engines.triton_connection import TritonConnection
 from proscale_service.engines.triton_errors import ServerGone
 from proscale_service.engines.triton_server import TritonServer
 from proscale_service.errors import DeadlineExceeded
@@ -75,9 +76,9 @@ def client() -> Client:
 @pytest_asyncio.fixture
 async def server(client: Client) -> TritonServer:
     """A server that `client` has found up."""
-    server = TritonServer("nowhere:1", "proscale")
-    server._client = client
-    await server.look()
+    server = TritonServer(TritonConnection("nowhere:1", "proscale"))
+    server.connection._client = client
+    await server.probe()
     assert server.up
     return server
 
@@ -89,9 +90,9 @@ async def test_a_dead_model_is_loaded_again_as_it_was(server: TritonServer, clie
     changes: list[bool] = []
     server.on_change = lambda: changes.append(server.up)
     client.answer = DEAD
-    await server.look()
+    await server.probe()
     assert (server.up, client.told) == (False, [])
-    await server.look()
+    await server.probe()
     assert (server.up, client.told) == (True, HEALED)
     assert changes == [False, True]
 
@@ -99,44 +100,44 @@ async def test_a_dead_model_is_loaded_again_as_it_was(server: TritonServer, clie
 async def test_a_busy_server_stays_and_a_silent_one_is_healed(server: TritonServer, client: Client) -> None:
     client.answer = LATE
     for _ in range(5):
-        await server.look()
+        await server.probe()
     assert (server.up, client.told) == (True, [])
-    server._heard -= 61
-    await server.look()
+    server._last_answer -= 61
+    await server.probe()
     assert (server.up, client.told) == (False, [])
-    await server.look()
+    await server.probe()
     assert (server.up, client.told) == (True, HEALED)
 
 
 async def test_a_busy_server_is_not_healed_by_a_gateway_that_just_started() -> None:
-    server, client = TritonServer("nowhere:1", "proscale"), Client()
-    server._client, client.answer = client, LATE
+    server, client = TritonServer(TritonConnection("nowhere:1", "proscale")), Client()
+    server.connection._client, client.answer = client, LATE
     for _ in range(5):
-        await server.look()
+        await server.probe()
     assert (server.up, client.told) == (False, [])
 
 
 async def test_a_server_that_hangs_is_down_at_once(server: TritonServer, client: Client) -> None:
     client.answer, client.live = LATE, False
     for _ in range(3):
-        await server.look()
+        await server.probe()
         assert (server.up, client.told) == (False, [])
 
 
 async def test_a_server_that_is_gone_or_whose_model_was_unloaded_is_left_alone(server: TritonServer, client: Client) -> None:
     client.answer, client.live = AWAY, False
     for _ in range(3):
-        await server.look()
+        await server.probe()
     client.live, client.loaded = True, False
     for _ in range(3):
-        await server.look()
+        await server.probe()
     assert (server.up, client.told) == (False, [])
 
 
 async def test_a_worker_of_another_version_is_down_but_not_dead(server: TritonServer, client: Client) -> None:
     client.answer = wire.description_to_json(INFO, config_to_json(SMALL_CONFIG) | {"name": "x", "backbone": {"type": "new"}}, "p2")
     for _ in range(5):
-        await server.look()
+        await server.probe()
     assert (server.up, client.told) == (False, [])
 
 
@@ -146,7 +147,7 @@ async def test_when_models_may_not_be_loaded_the_log_says_what_to_do(
     client.answer, client.loadable = DEAD, FORBIDDEN
     with caplog.at_level(logging.ERROR):
         for _ in range(5):
-            await server.look()
+            await server.probe()
     assert (server.up, client.told) == (False, [])
     (record,) = caplog.records  # once per backoff, not once per canary
     assert record.fields["remedy"] == "start it with --model-control-mode=explicit"  # type: ignore[attr-defined]
@@ -166,9 +167,9 @@ async def test_a_model_that_cannot_be_loaded_as_it_was_is_loaded_as_the_reposito
 
     client.answer, client.unload_model = DEAD, unload_then_break  # type: ignore[method-assign]
     for _ in range(2):
-        await server.look()
+        await server.probe()
     client.loadable = None
-    await server.look()
+    await server.probe()
     assert (server.up, client.told) == (True, [*HEALED, ("load", "proscale", None)])
 
 
@@ -198,7 +199,7 @@ async def test_pictures_that_are_lost_are_given_up_and_those_of_a_busy_server_ar
     client.infer = hang  # type: ignore[method-assign]
     calls = [asyncio.create_task(server.infer([], 60.0)) for _ in range(3)]
     await asyncio.sleep(0)
-    await server.look()
+    await server.probe()
     assert (server.up, sum(call.done() for call in calls)) == (True, 0)
     # Whoever leaves takes his own picture back, and no other.
     calls[0].cancel()
@@ -211,10 +212,10 @@ async def test_pictures_that_are_lost_are_given_up_and_those_of_a_busy_server_ar
         client.answer = DEAD
     else:
         client.answer = InferenceServerException("Request for unknown model: 'proscale'", "StatusCode.NOT_FOUND")
-        await server.look()
+        await server.probe()
         assert (server.up, sum(call.done() for call in calls)) == (False, 1)  # it may have been unloaded after they are done
         client.answer = Client().answer
-    await server.look()
+    await server.probe()
     results = await asyncio.gather(*calls[1:], return_exceptions=True)
     assert [type(result) for result in results] == [ServerGone] * 2
-    assert (server.up, len(cancelled), server._calls) == (False, 3, set())
+    assert (server.up, len(cancelled), server.connection._calls) == (False, 3, set())

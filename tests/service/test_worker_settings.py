@@ -31,10 +31,7 @@ def test_a_variable_means_to_the_worker_what_it_means_to_the_server(
         monkeypatch.setenv(variable, text)
     server = Settings()
     worker = read_config(dict.fromkeys(("checkpoint", "device", "cuda_graphs", "warmup"), ""), "CPU", "0", environment)
-    assert (worker.checkpoint, worker.device, worker.precision) == (server.checkpoint, server.device, server.precision)
-    assert (worker.cuda_graphs, worker.compile) == (server.cuda_graphs, server.compile)
-    assert (worker.threads, worker.max_batch_pixels) == (server.threads, server.max_batch_pixels)
-    assert list(worker.warmup) == server.warmup_sizes
+    assert worker == server.runtime
 
 
 def test_a_parameter_of_the_model_wins_over_the_environment() -> None:

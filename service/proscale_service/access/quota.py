@@ -1,6 +1,7 @@
 """What one key may use: token buckets of requests and of pixels per second, and pictures at once."""
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,21 +20,23 @@ class Bucket:
         self._rate, self._clock = per_second, clock
         self._most = max(1.0, per_second * BURST_S)
         self._level, self._at = self._most, clock()
+        self._lock = threading.Lock()
 
     def take(self, amount: float) -> float:
         """Take so much, if anything is left. Returns seconds to wait when there is not, else 0."""
-        now = self._clock()
-        # A clock that steps back gives nothing.
-        self._level = min(self._most, self._level + max(0.0, now - self._at) * self._rate)
-        self._at = now
-        if self._level < min(1.0, amount):
-            return (min(1.0, amount) - self._level) / self._rate
-        self._level -= amount
-        return 0.0
+        with self._lock:
+            now = self._clock()
+            # A clock that steps back gives nothing.
+            self._level = min(self._most, self._level + max(0.0, now - self._at) * self._rate)
+            self._at = now
+            if self._level < min(1.0, amount):
+                return (min(1.0, amount) - self._level) / self._rate
+            self._level -= amount
+            return 0.0
 
 
 class Quota:
-    """The use of one key. Used from the event loop's thread only."""
+    """The use of one key. Pixels may be taken on any thread; all else belongs to the event loop's."""
 
     def __init__(
         self,

@@ -1,64 +1,75 @@
-"""The interfaces between the service and whatever computes.
+"""The interface between the service and whatever computes: one for the network in this process and for networks elsewhere."""
 
-An `Engine` computes batches that the service forms (`batching`); a `RemoteEngine` takes pictures one by one and batches them where it
-computes (`forwarding`).
-"""
-
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from proscale.batches import budget_pixels
 from proscale.config import Task
+from proscale.errors import ProscaleError
+from proscale.geometry import ResizedPicture
 from proscale.results import ModelInfo, Plan, Prediction, SegmentationOptions
+from proscale_service.errors import EngineFailure, ServiceError, Unprocessable
+from proscale_service.metrics import Metrics
+from proscale_service.settings import Settings
 
-
-class Planner(Protocol):
-    """What every engine can say without computing. Any thread may ask."""
-
-    @property
-    def info(self) -> ModelInfo:
-        """What is being served."""
-        ...
-
-    def plan(self, height: int, width: int, tasks: Sequence[Task]) -> Plan:
-        """Cost of an oriented picture of this size in pixels. Fast: the event loop calls it."""
-        ...
-
-
-class Engine(Planner, Protocol):
-    """Computes batches. `segment` blocks and is only ever called by one thread."""
-
-    def segment(self, images: Sequence[NDArray[np.uint8]], options: Sequence[SegmentationOptions]) -> Sequence[Prediction]:
-        """Segment pictures (H, W, 3), uint8 RGB, that share `plan().padded`; one prediction each, in order.
-
-        Raises:
-            ProscaleError: the caller's fault, with a text for the caller.
-            Exception: anything else is the engine's failure.
-        """
-        ...
-
-    def close(self) -> None:
-        """Give back what the engine holds."""
-        ...
+MAX_RETRY_AFTER = 60
+"""Seconds."""
 
 
 @dataclass(frozen=True)
-class RemoteAnswer:
-    """A picture that was computed elsewhere."""
+class Surroundings:
+    """What an engine is given of the service."""
+
+    settings: Settings
+    metrics: Metrics
+    pool: Executor
+    """Threads that read and write pictures."""
+    admitted: Callable[[], int] = lambda: 0
+    """Pictures in the service, those in the engine included."""
+    on_change: Callable[[], None] = lambda: None
+    """To be called when `Engine.capacity` changes."""
+    on_lost: Callable[[str], None] = lambda reason: None
+    """To be called with the reason when the engine cannot compute any more in this process."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that was decoded and resized for the engine's model."""
+
+    resized: ResizedPicture
+    options: SegmentationOptions
+    plan: Plan
+    """Of the model that it was resized for."""
+    resize_seconds: float
+    decode_again: Callable[[], NDArray[np.uint8]]
+    """The picture at its own size, (H, W, 3) uint8 RGB, for an engine whose model changed meanwhile; blocks."""
+
+    @property
+    def pixels(self) -> int:
+        """What it takes of a batch's budget."""
+        return budget_pixels(self.plan.padded, self.resized.output_size)
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A picture's masks."""
 
     prediction: Prediction
     info: ModelInfo
-    """Of the model that answered."""
+    """Of the model that computed it."""
     batch_size: int
+    """Pictures computed together with this one, itself included."""
+    queue_seconds: float
 
 
-class RemoteEngine(ABC):
-    """Computes elsewhere, many pictures at once. Everything but `plan` and `info` belongs to the event loop's thread."""
+class Engine(ABC):
+    """Computes many pictures at once. `info`, `resize` and `plan` may be asked on any thread; all else belongs to the event loop's."""
 
     @property
     @abstractmethod
@@ -66,36 +77,96 @@ class RemoteEngine(ABC):
         """What is being served; Unavailable when that is not known."""
 
     @abstractmethod
+    def resize(self, image: NDArray[np.uint8]) -> ResizedPicture:
+        """A picture (H, W, 3), uint8 RGB, at the network's size. Unavailable when it is not known what is served."""
+
+    @abstractmethod
     def plan(self, height: int, width: int, tasks: Sequence[Task]) -> Plan:
-        """As `Planner.plan`, without asking anybody; Unavailable when it is not known what is served."""
+        """Cost of an oriented picture of this size in pixels. Fast. Unavailable when it is not known what is served."""
 
     @property
     @abstractmethod
     def capacity(self) -> int:
-        """How many servers can compute now; with 0 requests are refused with Unavailable."""
+        """How many computers of pictures there are now; with 0 requests are refused with Unavailable."""
+
+    @property
+    @abstractmethod
+    def depth(self) -> int:
+        """Pictures that wait."""
 
     @abstractmethod
-    async def open(self, pool: Executor, changed: Callable[[], None]) -> None:
-        """Connect, and return when it is known for the first time who can compute.
+    def expected_seconds(self, flops: int) -> float | None:
+        """How long until a picture of so many FLOPs would be done if it came now; None before anything was measured."""
 
-        Args:
-            pool: threads that prepare pictures.
-            changed: called when `capacity` changes.
+    @abstractmethod
+    async def open(self) -> None:
+        """Load or connect, warm up, and return when it is known for the first time what can compute.
+
+        Raises:
+            ProscaleError: it cannot be used; the text names the remedy.
         """
 
     @abstractmethod
-    async def segment_one(self, image: NDArray[np.uint8], options: SegmentationOptions, deadline: float) -> RemoteAnswer:
-        """Segment a picture (H, W, 3), uint8 RGB. Cancelling the caller takes the request back from where it is.
+    async def segment(self, picture: Picture, deadline: float) -> Computed:
+        """Segment a picture. Cancelling the caller takes it back from where it is.
 
         Args:
             deadline: in seconds of the event loop's clock.
 
         Raises:
-            ServiceError: refused, late, or nobody is there.
-            ProscaleError: the caller's fault, with a text for the caller.
-            Exception: anything else is the engine's failure.
+            DeadlineExceeded: not done by then.
+            Draining: the server goes down.
+            Overloaded, Unavailable: refused, or nothing can compute.
+            EngineFailure, Unprocessable: of this picture alone.
         """
 
     @abstractmethod
-    async def aclose(self) -> None:
-        """Give back what the engine holds."""
+    async def drain(self, timeout_s: float) -> None:
+        """Take no more, finish what was taken, and stop. What is not done within `timeout_s` fails with Draining."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Take no more, and fail whatever is not done with Draining."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Give back what the engine holds, after `drain`."""
+
+
+MakeEngine = Callable[[Surroundings], Engine]
+
+
+class SpeedEstimate:
+    """A running estimate of seconds per FLOP."""
+
+    _SMOOTHING = 0.2
+    """Weight of the newest measurement."""
+
+    def __init__(self) -> None:
+        self._seconds_per_flop: float | None = None
+
+    def measured(self, flops: int, seconds: float) -> None:
+        """Take a measurement in."""
+        rate = seconds / max(flops, 1)
+        known, weight = self._seconds_per_flop, self._SMOOTHING
+        self._seconds_per_flop = rate if known is None else (1 - weight) * known + weight * rate
+
+    def seconds(self, flops: int) -> float | None:
+        """What so many FLOPs should take; None before anything was measured."""
+        return None if self._seconds_per_flop is None else flops * self._seconds_per_flop
+
+
+def retry_after(seconds: float | None) -> int:
+    """What to tell those who are refused. Args: seconds: in which the work of now should be done; None: nobody knows. Returns 1..60."""
+    return max(1, min(MAX_RETRY_AFTER, math.ceil(seconds or 1)))
+
+
+def failure_for_caller(error: Exception) -> ServiceError:
+    """What the caller gets to see: the model's own words about the picture, nothing about our inside (that stays as the cause)."""
+    if isinstance(error, ServiceError):
+        return error
+    if isinstance(error, ProscaleError):
+        return Unprocessable(str(error))
+    failure = EngineFailure("the network failed on this picture; the server's log tells more under this request's id")
+    failure.__cause__ = error
+    return failure

@@ -1,58 +1,139 @@
-"""The engine that runs the network in the server's own process."""
+"""The engine that runs the network in the server's own process, on one thread."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from proscale.config import Task
+from proscale.geometry import ResizedPicture
 from proscale.results import ModelInfo, Plan, Prediction, SegmentationOptions
-from proscale_service.settings import Settings
+from proscale.runtime import RuntimeConfig, warm_up
+from proscale_service.engines.base import Computed, Engine, Picture, Surroundings
+from proscale_service.engines.batching import Batcher
 
-if TYPE_CHECKING:
-    from proscale.predictor import Predictor
 
-
-class InProcessEngine:
-    """A `Predictor` behind the Engine interface."""
-
-    def __init__(self, predictor: "Predictor") -> None:
-        self._predictor = predictor
+class BatchPredictor(Protocol):
+    """What `proscale.predictor.Predictor` offers an engine."""
 
     @property
     def info(self) -> ModelInfo:
-        return self._predictor.info
+        """What is being served."""
+        ...
+
+    def resize(self, image: NDArray[np.uint8]) -> ResizedPicture:
+        """A picture (H, W, 3), uint8 RGB, at the network's size."""
+        ...
 
     def plan(self, height: int, width: int, tasks: Sequence[Task]) -> Plan:
-        return self._predictor.plan(height, width, tuple(tasks))
+        """Cost of an oriented picture of this size in pixels."""
+        ...
 
-    def segment(self, images: Sequence[NDArray[np.uint8]], options: Sequence[SegmentationOptions]) -> Sequence[Prediction]:
-        return self._predictor.segment(images, options)
+    def segment_resized(
+        self,
+        pictures: Sequence[ResizedPicture],
+        options: Sequence[SegmentationOptions],
+        plans: Sequence[Plan],
+        resize_seconds: float = 0.0,
+    ) -> Sequence[Prediction]:
+        """Segment pictures that share `Plan.padded`; one prediction each, in order. Errors: see `Predictor`."""
+        ...
 
-    def close(self) -> None:
-        """Nothing to give back: memory goes with the process."""
 
-
-def load(settings: Settings) -> InProcessEngine:
-    """Load the model of `settings`; call it on the thread that will compute, because torch counts threads per thread.
-
-    Raises:
-        CheckpointError: checkpoint or device cannot be used; the text says what to do.
-    """
+def load_predictor(runtime: RuntimeConfig) -> BatchPredictor:
+    """The model of `runtime`. Errors: see `proscale.loading`."""
     # Here and not above: torch takes seconds to import, and no other engine needs it.
-    import torch
+    from proscale.loading import load_predictor as load
 
-    from proscale.predictor import Predictor
+    return load(runtime)
 
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-    return InProcessEngine(
-        Predictor.load(
-            settings.checkpoint,
-            device=settings.device,
-            precision=settings.precision,
-            cuda_graphs=settings.cuda_graphs,
-            compile_for=settings.warmup_sizes if settings.compile else (),
+
+class InProcessEngine(Engine):
+    """A predictor, its thread, and the batcher that feeds it."""
+
+    def __init__(self, around: Surroundings, load: Callable[[RuntimeConfig], BatchPredictor] = load_predictor) -> None:
+        """Args: load: called on the thread that computes, because torch counts threads per thread."""
+        self._around, self._load = around, load
+        self._thread = ThreadPoolExecutor(1, "engine")
+        self._predictor: BatchPredictor | None = None
+        self._batcher: Batcher | None = None
+        self._lost = False
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._loaded.info
+
+    def resize(self, image: NDArray[np.uint8]) -> ResizedPicture:
+        return self._loaded.resize(image)
+
+    def plan(self, height: int, width: int, tasks: Sequence[Task]) -> Plan:
+        return self._loaded.plan(height, width, tasks)
+
+    @property
+    def capacity(self) -> int:
+        return int(self._batcher is not None and not self._lost)
+
+    @property
+    def depth(self) -> int:
+        return self._batcher.depth if self._batcher else 0
+
+    def expected_seconds(self, flops: int) -> float | None:
+        return self._batcher.expected_seconds(flops) if self._batcher else None
+
+    async def open(self) -> None:
+        around, runtime = self._around, self._around.settings.runtime
+        loop = asyncio.get_running_loop()
+        predictor = self._predictor = await loop.run_in_executor(self._thread, self._load, runtime)
+        predictions = await loop.run_in_executor(self._thread, warm_up, self._segment_sample, runtime, predictor.info.tasks)
+        self._batcher = Batcher(
+            self._compute,
+            predictor.info,
+            self._thread,
+            around.metrics,
+            max_batch_pixels=runtime.max_batch_pixels,
+            max_wait_s=around.settings.max_batch_wait_ms / 1000,
+            admitted=around.admitted,
+            on_lost=self._on_lost,
         )
-    )
+        if predictions:
+            self._batcher.measured(predictions[-1].plan.flops, sum(predictions[-1].timings.values()))
+        around.on_change()
+
+    async def segment(self, picture: Picture, deadline: float) -> Computed:
+        assert self._batcher is not None
+        return await self._batcher.submit(picture, deadline)
+
+    async def drain(self, timeout_s: float) -> None:
+        if self._batcher:
+            await self._batcher.drain(timeout_s)
+
+    def abort(self) -> None:
+        if self._batcher:
+            self._batcher.abort()
+
+    async def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def _loaded(self) -> BatchPredictor:
+        assert self._predictor is not None, "asked before it was open"
+        return self._predictor
+
+    def _on_lost(self, reason: str) -> None:
+        self._lost = True
+        self._around.on_change()
+        self._around.on_lost(reason)
+
+    def _segment_sample(self, image: NDArray[np.uint8], options: SegmentationOptions) -> Prediction:
+        plan = self._loaded.plan(image.shape[0], image.shape[1], options.tasks)
+        return self._loaded.segment_resized([self.resize(image)], [options], [plan])[0]
+
+    def _compute(self, pictures: Sequence[Picture]) -> Sequence[Prediction]:
+        """On the engine's thread."""
+        seconds = sum(picture.resize_seconds for picture in pictures)
+        parts = [(picture.resized, picture.options, picture.plan) for picture in pictures]
+        resized, options, plans = zip(*parts, strict=True)
+        return self._loaded.segment_resized(resized, options, plans, seconds)

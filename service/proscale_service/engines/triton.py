@@ -1,9 +1,7 @@
 """The engine that sends pictures to Triton servers: each to the least loaded of those that can compute."""
 
 import asyncio
-import time
-from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import Executor
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,52 +9,81 @@ from numpy.typing import NDArray
 from tritonclient.grpc import InferInput
 
 from proscale import wire
-from proscale.config import NetworkConfig, Task
-from proscale.geometry import pad_picture, padded_size, resize_picture
-from proscale.planning import check_options, plan_picture
+from proscale.config import Task
+from proscale.geometry import ResizedPicture, pad_picture, padded_size, resize_picture, resized_size
+from proscale.planning import check_labels, plan_picture
 from proscale.results import ModelInfo, Plan, SegmentationOptions
-from proscale_service.engines.base import RemoteAnswer, RemoteEngine
+from proscale_service.engines.base import Computed, Engine, Picture, Surroundings
+from proscale_service.engines.forwarding import Forwarder
+from proscale_service.engines.triton_connection import TritonConnection, request_tensors
 from proscale_service.engines.triton_errors import ModelChanged, ServerGone
-from proscale_service.engines.triton_server import Served, TritonServer, request_tensors
+from proscale_service.engines.triton_server import Served, TritonServer
 from proscale_service.errors import Unavailable
-from proscale_service.settings import Settings
 
 _RETRY_AFTER = 3
 """Seconds; a server that returns is found in less."""
 
 
-class TritonEngine(RemoteEngine):
-    """Several servers that serve the same model behind the RemoteEngine interface."""
+class TritonEngine(Engine):
+    """Several servers that serve the same model."""
 
-    def __init__(self, servers: Sequence[TritonServer]) -> None:
-        self._servers = tuple(servers)
-        self._turns = dict.fromkeys(self._servers, 0)
-        self._pool: Executor | None = None
+    def __init__(self, around: Surroundings, servers: Sequence[TritonServer] | None = None) -> None:
+        """Args: servers: unset: those that the settings name."""
+        settings = around.settings
+        if servers is None:
+            servers = [TritonServer(TritonConnection(url, settings.triton_model)) for url in settings.triton_urls]
+        self._around, self._servers = around, tuple(servers)
+        self._last_chosen = dict.fromkeys(self._servers, 0)
+        self._forwarder = Forwarder(self.send, around.metrics, lambda: self.capacity)
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._served().info
 
     @property
     def capacity(self) -> int:
         return sum(server.up for server in self._servers)
 
     @property
-    def info(self) -> ModelInfo:
-        return self._served().info
+    def depth(self) -> int:
+        return self._forwarder.depth
+
+    def resize(self, image: NDArray[np.uint8]) -> ResizedPicture:
+        return resize_picture(image, self._served().config.preprocess)
 
     def plan(self, height: int, width: int, tasks: Sequence[Task]) -> Plan:
         return plan_picture(self._served().config, height, width, tasks)
 
-    async def open(self, pool: Executor, changed: Callable[[], None]) -> None:
-        self._pool = pool
-        for server in self._servers:
-            server.on_change = changed
-        await asyncio.gather(*(server.open() for server in self._servers))
+    def expected_seconds(self, flops: int) -> float | None:
+        return self._forwarder.expected_seconds(flops)
 
-    async def segment_one(self, image: NDArray[np.uint8], options: SegmentationOptions, deadline: float) -> RemoteAnswer:
+    async def open(self) -> None:
+        for server in self._servers:
+            server.on_change = self._around.on_change
+        await asyncio.gather(*(server.open() for server in self._servers))
+        self._around.on_change()
+
+    async def segment(self, picture: Picture, deadline: float) -> Computed:
+        return await self._forwarder.submit(picture, deadline)
+
+    async def drain(self, timeout_s: float) -> None:
+        await self._forwarder.drain(timeout_s)
+
+    def abort(self) -> None:
+        self._forwarder.abort()
+
+    async def close(self) -> None:
+        await asyncio.gather(*(server.close() for server in self._servers))
+
+    async def send(self, picture: Picture, deadline: float) -> Computed:
+        """Have a picture computed by one server, or, when that is lost with it, by another one. Errors: `triton_errors` has them."""
         gone: list[TritonServer] = []
         changed = False
         while True:
             server, served = self._choose(gone)
             try:
-                return await self._ask(server, served, image, options, deadline)
+                picture = await self._for_model(picture, served)
+                return await self._ask(server, served, picture, deadline)
             except ServerGone as error:
                 # Once more elsewhere, for a picture that was lost with its server. Not a third time: it may be what kills them.
                 gone.append(server)
@@ -68,33 +95,35 @@ class TritonEngine(RemoteEngine):
                     raise
                 changed = True
 
-    async def aclose(self) -> None:
-        await asyncio.gather(*(server.close() for server in self._servers))
+    async def _for_model(self, picture: Picture, served: Served) -> Picture:
+        """The picture as this model wants it; it was resized for the model that was served when it was read."""
+        height, width = picture.resized.output_size
+        if picture.resized.pixels.shape[:2] == resized_size(height, width, served.config.preprocess):
+            return picture
+        check_labels(picture.options, served.info.categories)
 
-    async def _ask(
-        self, server: TritonServer, served: Served, image: NDArray[np.uint8], options: SegmentationOptions, deadline: float
-    ) -> RemoteAnswer:
-        check_options(options, served.info.categories)
+        def anew() -> ResizedPicture:
+            return resize_picture(picture.decode_again(), served.config.preprocess)
+
+        resized = await asyncio.get_running_loop().run_in_executor(self._around.pool, anew)
+        return replace(picture, resized=resized, plan=plan_picture(served.config, height, width, picture.options.tasks))
+
+    async def _ask(self, server: TritonServer, served: Served, picture: Picture, deadline: float) -> Computed:
         loop = asyncio.get_running_loop()
-        with server.place():
-            inputs, seconds = await loop.run_in_executor(self._pool, prepare, image, options, served.config)
-            text = await server.infer(inputs, deadline - loop.time())
-        del inputs
-        size = (image.shape[0], image.shape[1])
-        plan = plan_picture(served.config, *size, options.tasks)
-        answer = await loop.run_in_executor(self._pool, wire.prediction_from_json, text, size, plan)
+        with server.track_in_flight():
+            text = await server.infer(tensors_of(picture.resized, picture.options, served), deadline - loop.time())
+        size = picture.resized.output_size
+        answer = await loop.run_in_executor(self._around.pool, wire.prediction_from_json, text, size, picture.plan)
         server.check(answer.fingerprint)
-        timings = dict(answer.prediction.timings)
-        timings["preprocess"] = timings.get("preprocess", 0.0) + seconds
-        return RemoteAnswer(replace(answer.prediction, timings=timings), served.info, answer.batch_size)
+        return Computed(answer.prediction, served.info, answer.batch_size, queue_seconds=0.0)
 
     def _choose(self, gone: Collection[TritonServer]) -> tuple[TritonServer, Served]:
         """The least loaded server that can compute; of equals the one that was chosen longest ago."""
         able = [server for server in self._servers if server.up and server.served and server not in gone]
         if not able:
             raise _unavailable()
-        chosen = min(able, key=lambda server: (server.in_flight, self._turns[server]))
-        self._turns[chosen] = max(self._turns.values()) + 1
+        chosen = min(able, key=lambda server: (server.in_flight, self._last_chosen[server]))
+        self._last_chosen[chosen] = max(self._last_chosen.values()) + 1
         assert chosen.served is not None
         return chosen, chosen.served
 
@@ -105,19 +134,11 @@ class TritonEngine(RemoteEngine):
         return served
 
 
-def prepare(image: NDArray[np.uint8], options: SegmentationOptions, config: NetworkConfig) -> tuple[list[InferInput], float]:
-    """A picture (H, W, 3), uint8 RGB, as a request, and the seconds that it took."""
-    started = time.perf_counter()
-    picture = resize_picture(image, config.preprocess)
+def tensors_of(picture: ResizedPicture, options: SegmentationOptions, served: Served) -> list[InferInput]:
+    """A picture as a request to a server."""
     resized = (picture.pixels.shape[0], picture.pixels.shape[1])
-    padded = pad_picture(picture.pixels, padded_size(*resized, config.preprocess))
-    inputs = request_tensors(padded, (*resized, *picture.output_size), wire.options_to_json(options))
-    return inputs, time.perf_counter() - started
-
-
-def load(settings: Settings) -> TritonEngine:
-    """The engine that `settings` name; it connects in `open`."""
-    return TritonEngine([TritonServer(url, settings.triton_model) for url in settings.triton_urls])
+    padded = pad_picture(picture.pixels, padded_size(*resized, served.config.preprocess))
+    return request_tensors(padded, (*resized, *picture.output_size), wire.options_to_json(options))
 
 
 def _unavailable() -> Unavailable:

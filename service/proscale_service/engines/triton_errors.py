@@ -46,7 +46,7 @@ class WorkerFailure(Exception):  # noqa: N818
     """The worker failed on this picture."""
 
 
-def meaning(message: str, status: str) -> Exception:
+def to_exception(message: str, status: str) -> Exception:
     """The exception that a failed call stands for.
 
     Args:

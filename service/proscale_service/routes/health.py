@@ -8,9 +8,9 @@
 from fastapi import APIRouter, Response
 
 from proscale_service.errors import Draining, Loading, Unavailable
+from proscale_service.responses import HealthResponse
+from proscale_service.routes.dependencies import GetLifecycle, GetPipeline
 from proscale_service.routes.openapi import problems
-from proscale_service.routes.segment import GetPipeline
-from proscale_service.schemas import HealthResponse
 
 router = APIRouter(tags=["operations"])
 
@@ -22,22 +22,22 @@ async def live() -> HealthResponse:
 
 
 @router.get("/health/startup", summary="Is the model loaded?", responses=problems(503))
-async def startup(pipeline: GetPipeline) -> HealthResponse:
+async def startup(lifecycle: GetLifecycle) -> HealthResponse:
     """200 once the model is loaded and warm, 503 before. In front of Triton: once its servers were looked for."""
-    if pipeline.state == "loading":
+    if lifecycle.state == "loading":
         raise Loading("the model is being loaded", retry_after=5)
-    if pipeline.state == "failed":
+    if lifecycle.state == "failed":
         raise Unavailable("the model could not be loaded or its GPU failed; see the server's log", retry_after=60)
     return HealthResponse(status="ok")
 
 
 @router.get("/health/ready", summary="Should traffic be sent here?", responses=problems(503))
-async def ready(pipeline: GetPipeline) -> HealthResponse:
+async def ready(lifecycle: GetLifecycle) -> HealthResponse:
     """200 when requests are served, 503 while loading, while no worker can compute, and while shutting down."""
-    if pipeline.state == "draining":
+    if lifecycle.state == "draining":
         raise Draining("the server is shutting down", retry_after=5)
-    await startup(pipeline)
-    pipeline.engine()
+    await startup(lifecycle)
+    lifecycle.engine()
     return HealthResponse(status="ready")
 
 

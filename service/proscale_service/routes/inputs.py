@@ -16,9 +16,9 @@ from typing import Any
 from starlette.requests import ClientDisconnect, Request
 
 from proscale_service.errors import ClientGone, InvalidParameter, MalformedRequest, UnsupportedMedia
+from proscale_service.requests import LIST_PARAMETERS
 from proscale_service.routes.json_body import read_json
 from proscale_service.routes.multipart import read_form
-from proscale_service.schemas import LIST_PARAMETERS
 
 KINDS = 'multipart/form-data with a file part `image`, an image/* body, or application/json with {"image": {"base64": ...}}'
 BYTES = frozenset(

@@ -2,14 +2,15 @@
 
 from fastapi import APIRouter
 
+from proscale_service.rendering import models_response
+from proscale_service.responses import ModelsResponse
+from proscale_service.routes.dependencies import GetLifecycle
 from proscale_service.routes.openapi import problems
-from proscale_service.routes.segment import GetPipeline
-from proscale_service.schemas import ModelsResponse, models_response
 
 router = APIRouter(tags=["models"])
 
 
 @router.get("/models", summary="Models and their labels", responses=problems(503))
-async def models(pipeline: GetPipeline) -> ModelsResponse:
+async def models(lifecycle: GetLifecycle) -> ModelsResponse:
     """The served models and the labels that `labels` may name."""
-    return models_response([pipeline.engine().info])
+    return models_response([lifecycle.engine().info])

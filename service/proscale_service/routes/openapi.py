@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from proscale_service.schemas import ProblemModel
+from proscale_service.responses import Problem
 
 _BINARY = {"type": "string", "contentMediaType": "application/octet-stream", "format": "binary"}
 _FILE = _BINARY | {"description": "A JPEG, PNG, WebP, TIFF, BMP or GIF file."}
@@ -45,7 +45,7 @@ def picture_request(parameters: type[BaseModel], *, many: bool = False, required
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """`responses` of a route that may answer with these errors."""
-    content = {"application/problem+json": {"schema": {"$ref": f"#/components/schemas/{ProblemModel.__name__}"}}}
+    content = {"application/problem+json": {"schema": {"$ref": f"#/components/schemas/{Problem.__name__}"}}}
     return {status: {"description": _MEANING[status], "content": content} for status in statuses}
 
 

@@ -51,7 +51,7 @@ def gateway(*servers: TritonServer, **settings: str) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def url(triton: TritonServer) -> Iterator[str]:
     """A gateway in front of the shared server, with more places than Triton's queue."""
-    with gateway(triton, PROSCALE_MAX_QUEUE="200") as url:
+    with gateway(triton, PROSCALE_MAX_CONCURRENT_PICTURES="200") as url:
         yield url
 
 
@@ -67,7 +67,7 @@ def slow_triton(tmp_path_factory: pytest.TempPathFactory, small_checkpoint: Path
 
 @pytest.fixture(scope="module")
 def slow_url(slow_triton: TritonServer) -> Iterator[str]:
-    with gateway(slow_triton, PROSCALE_MAX_QUEUE="200") as url:
+    with gateway(slow_triton, PROSCALE_MAX_CONCURRENT_PICTURES="200") as url:
         yield url
 
 

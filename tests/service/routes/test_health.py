@@ -4,11 +4,11 @@ import httpx
 import pytest
 
 from proscale.errors import CheckpointError
-from proscale_service.settings import Settings
+from proscale.runtime import RuntimeConfig
 
-from ..engines import ThresholdEngine
 from ..pictures import blob, encoded
-from ..serving import PATIENCE_S, Running, http, metric, serving, until
+from ..predictors import ThresholdPredictor
+from ..serving import PATIENCE_S, Running, http, in_process, metric, serving, until
 
 OCTETS = {"content-type": "application/octet-stream"}
 
@@ -26,11 +26,11 @@ def test_a_serving_server_is_live_started_and_ready(server: Running) -> None:
 def test_while_loading_it_lives_and_asks_for_patience() -> None:
     go = threading.Event()
 
-    def load(settings: Settings) -> ThresholdEngine:
+    def load(runtime: RuntimeConfig) -> ThresholdPredictor:
         assert go.wait(PATIENCE_S)
-        return ThresholdEngine()
+        return ThresholdPredictor()
 
-    with serving(load, wait=False) as server:
+    with serving(in_process(load), wait=False) as server:
         assert status(server, "/health/live") == 200
         assert metric(server.url, "proscale_engine_up") == 0
         for path in ("/health/startup", "/health/ready", "/models"):
@@ -46,12 +46,12 @@ def test_while_loading_it_lives_and_asks_for_patience() -> None:
 
 @pytest.mark.parametrize("error", [CheckpointError("no weights; do this"), RuntimeError("secret")])
 def test_a_model_that_cannot_be_loaded_is_never_ready(error: Exception) -> None:
-    def load(settings: Settings) -> ThresholdEngine:
+    def load(runtime: RuntimeConfig) -> ThresholdPredictor:
         raise error
 
-    with serving(load, wait=False) as server:
-        until(lambda: server.pipeline.state == "failed")
-        assert str(error) in server.pipeline.failure
+    with serving(in_process(load), wait=False) as server:
+        until(lambda: server.pipeline.lifecycle.state == "failed")
+        assert str(error) in server.pipeline.lifecycle.failure
         assert status(server, "/health/live") == 200
         for path in ("/health/startup", "/health/ready", "/models"):
             response = http.get(f"{server.url}{path}")
@@ -60,7 +60,7 @@ def test_a_model_that_cannot_be_loaded_is_never_ready(error: Exception) -> None:
 
 
 def test_draining_is_not_ready_yet_serves_and_loses_nothing() -> None:
-    engine = ThresholdEngine()
+    engine = ThresholdPredictor()
     with serving(engine, drain_delay_s=600) as server:
         engine.gate.clear()
         answers: list[int] = []
@@ -86,13 +86,12 @@ def test_draining_is_not_ready_yet_serves_and_loses_nothing() -> None:
         assert answers == [200, 200]
         server.thread.join(PATIENCE_S)
         assert not server.thread.is_alive()
-        assert engine.closed
         with pytest.raises(httpx.ConnectError):
             status(server, "/health/live")
 
 
 def test_what_cannot_be_finished_is_answered_503() -> None:
-    engine = ThresholdEngine()
+    engine = ThresholdPredictor()
     with serving(engine, drain_s=0.3) as server:
         engine.gate.clear()
         answers: list[httpx.Response] = []

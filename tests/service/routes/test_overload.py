@@ -6,14 +6,14 @@ from contextlib import contextmanager
 
 import httpx
 
-from ..engines import ThresholdEngine
+from ..predictors import ThresholdPredictor
 from ..serving import PATIENCE_S, Running, metric, serving, until
 from .asking import post, problem
 
 
 def test_a_full_house_answers_429_at_once() -> None:
-    engine = ThresholdEngine()
-    with serving(engine, max_queue=1) as server:
+    engine = ThresholdPredictor()
+    with serving(engine, max_concurrent_pictures=1) as server:
         engine.gate.clear()
         with ThreadPoolExecutor(1) as executor:
             held = executor.submit(post, server)
@@ -34,7 +34,7 @@ def test_a_full_house_answers_429_at_once() -> None:
 
 
 def test_pixels_are_bounded_too() -> None:
-    with serving(ThresholdEngine(), max_pixels=6144, max_queue_pixels=6144) as server:
+    with serving(ThresholdPredictor(), max_pixels=6144, max_queue_pixels=6144) as server:
         assert post(server).status_code == 200
         with occupied(server, 6000):
             problem(post(server), 429, "overloaded")

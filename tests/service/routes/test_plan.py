@@ -1,10 +1,10 @@
-from ..engines import ThresholdEngine
 from ..pictures import encoded, gradient, png_header
+from ..predictors import ThresholdPredictor
 from ..serving import Running, http
 from .asking import in_json, post, problem
 
 
-def test_a_plan_from_a_header_and_from_numbers(server: Running, engine: ThresholdEngine) -> None:
+def test_a_plan_from_a_header_and_from_numbers(server: Running, engine: ThresholdPredictor) -> None:
     computed = len(engine.batches)
     by_picture = post(server, encoded(gradient(50, 70))[:200], "/segment/plan").json()
     by_numbers = http.post(f"{server.url}/segment/plan?width=70&height=50").json()

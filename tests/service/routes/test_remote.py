@@ -9,7 +9,7 @@ OCTETS = {"content-type": "application/octet-stream"}
 
 def test_ready_follows_the_engine() -> None:
     engine = RemoteThreshold(batch_size=2, up=False)
-    with serving(lambda settings: engine) as server:
+    with serving(engine) as server:
         assert http.get(f"{server.url}/health/startup").status_code == 200
         for _ in range(2):
             for response in (

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proscale_service.schemas import SegmentParameters
+from proscale_service.requests import SegmentParameters
 
-from ..engines import ThresholdEngine
 from ..pictures import blob, coco_mask, encoded, exif, stored_for
+from ..predictors import ThresholdPredictor
 from ..serving import Running, http
 from .asking import BOX, OCTETS, PICTURE, base64_of, comparable, in_json, post, problem
 
@@ -93,7 +93,7 @@ def test_gzip_is_offered(server: Running) -> None:
     assert packed.json()["segments"] == plain.json()["segments"]
 
 
-def test_deadlines(server: Running, engine: ThresholdEngine) -> None:
+def test_deadlines(server: Running, engine: ThresholdPredictor) -> None:
     engine.gate.clear()
     try:
         started = time.monotonic()

@@ -1,4 +1,4 @@
-"""A real, tiny engine: what is bright is a blob, the rest is ground; tests can tell its predictions from the picture."""
+"""A real, tiny predictor: what is bright is a blob, the rest is ground; tests can tell its predictions from the picture."""
 
 import threading
 import time
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from proscale.config import Task
 from proscale.errors import DeviceError, ImageError
+from proscale.geometry import ResizedPicture
 from proscale.labels import Category
 from proscale.results import ModelInfo, Plan, Prediction, Segment, Segmentation, SegmentationOptions
 from proscale.rle import encode, measure
@@ -17,7 +18,7 @@ BLOB, GROUND = Category(7, "blob", True), Category(9, "ground", False)
 CELL = 32
 
 
-class ThresholdEngine:
+class ThresholdPredictor:
     """Records its batches; `gate` holds it up, `delay_s` slows it, pictures with certain colours in their corner break it."""
 
     POISON = (255, 0, 255)
@@ -31,20 +32,29 @@ class ThresholdEngine:
         self.gate.set()
         self.delay_s = delay_s
         self.calls = 0
-        self.closed = False
         self.threads: set[str] = set()
 
     def plan(self, height: int, width: int, tasks: Sequence[Task]) -> Plan:
         padded = (-(-height // CELL) * CELL, -(-width // CELL) * CELL)
         return Plan((height, width), padded, flops=3 * padded[0] * padded[1], baseline_flops=4 * padded[0] * padded[1])
 
-    def segment(self, images: Sequence[NDArray[np.uint8]], options: Sequence[SegmentationOptions]) -> list[Prediction]:
+    def resize(self, image: NDArray[np.uint8]) -> ResizedPicture:
+        return ResizedPicture(image, (image.shape[0], image.shape[1]))
+
+    def segment_resized(
+        self,
+        pictures: Sequence[ResizedPicture],
+        options: Sequence[SegmentationOptions],
+        plans: Sequence[Plan],
+        resize_seconds: float = 0.0,
+    ) -> list[Prediction]:
+        images = [picture.pixels for picture in pictures]
         self.calls += 1
         assert self.gate.wait(120)
         time.sleep(self.delay_s)
         self.threads.add(threading.current_thread().name)
         self.batches.append([image.shape[:2] for image in images])
-        padded = {self.plan(*image.shape[:2], ()).padded for image in images}
+        padded = {plan.padded for plan in plans}
         assert len(padded) == 1, f"padded sizes mixed: {padded}"
         for image in images:
             if tuple(image[0, 0]) == self.POISON:
@@ -53,12 +63,9 @@ class ThresholdEngine:
                 raise ImageError("this picture is refused")
             if tuple(image[0, 0]) == self.FATAL:
                 raise DeviceError("cuda:0 failed")
-        return [self._predict(image, option) for image, option in zip(images, options, strict=True)]
+        return [self._predict(*each) for each in zip(images, options, plans, strict=True)]
 
-    def close(self) -> None:
-        self.closed = True
-
-    def _predict(self, image: NDArray[np.uint8], options: SegmentationOptions) -> Prediction:
+    def _predict(self, image: NDArray[np.uint8], options: SegmentationOptions, plan: Plan) -> Prediction:
         threshold = 0.5 if options.mask_threshold is None else options.mask_threshold
         bright = image.mean(axis=2) > threshold * 255
         segments = []
@@ -71,4 +78,4 @@ class ThresholdEngine:
         kept = tuple(segments[: options.max_segments])
         size = (image.shape[0], image.shape[1])
         timings = {"preprocess": 0.001, "infer": 0.002, "postprocess": 0.003, "encode": 0.004}
-        return Prediction({task: Segmentation(task, size, kept) for task in options.tasks}, self.plan(*size, options.tasks), timings)
+        return Prediction({task: Segmentation(task, size, kept) for task in options.tasks}, plan, timings)

@@ -1,0 +1,62 @@
+"""Parameters of a request -> what the engine is asked for; labels as users spell them -> labels as the model has them."""
+
+import difflib
+from collections.abc import Sequence
+
+from proscale.errors import ParameterError
+from proscale.labels import Category
+from proscale.planning import check_tasks
+from proscale.results import ModelInfo, SegmentationOptions
+from proscale_service.errors import InvalidParameter
+from proscale_service.requests import SegmentParameters
+
+
+def options_of(parameters: SegmentParameters, info: ModelInfo) -> SegmentationOptions:
+    """What to ask the engine for. Ranges were checked where the parameters were parsed.
+
+    Raises:
+        InvalidParameter: a task that the model cannot do, or a label that it does not have.
+    """
+    try:
+        check_tasks(parameters.tasks, info.tasks)
+    except ParameterError as error:
+        raise InvalidParameter(str(error)) from error
+    return SegmentationOptions(
+        tasks=parameters.tasks,
+        threshold=parameters.threshold,
+        mask_threshold=parameters.mask_threshold,
+        overlap_threshold=parameters.overlap_threshold,
+        labels=None if parameters.labels is None else resolve_labels(parameters.labels, info.categories),
+        max_segments=parameters.max_segments,
+    )
+
+
+def resolve_labels(asked: Sequence[str], categories: Sequence[Category]) -> tuple[str, ...]:
+    """The model's own spelling of every asked label, each once.
+
+    Args:
+        asked: labels, or several of them comma separated; a value that is a label as a whole is not split. Case does not matter.
+
+    Raises:
+        InvalidParameter: names every unknown label and the nearest known ones.
+    """
+    exact = {category.name: category.name for category in categories}
+    known = {category.name.casefold(): category.name for category in categories} | exact
+    found, unknown = [], []
+    for value in asked:
+        parts = [value] if value in known or value.casefold() in known else [part.strip() for part in value.split(",")]
+        for part in parts:
+            label = known.get(part) or known.get(part.casefold())
+            if label is None:
+                unknown.append(part)
+            else:
+                found.append(label)
+    if unknown:
+        raise InvalidParameter("; ".join(_unknown_label(label, known) for label in dict.fromkeys(unknown)))
+    return tuple(dict.fromkeys(found))
+
+
+def _unknown_label(label: str, known: dict[str, str]) -> str:
+    near = list(dict.fromkeys(known[name] for name in difflib.get_close_matches(label.casefold(), known, n=3)))
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "GET /models lists the known ones"
+    return f"labels: the model has no label {label[:80]!r}; {hint}"

@@ -1,0 +1,175 @@
+"""Answers as JSON: pydantic models, documented for OpenAPI. Their class names are the names that users see there."""
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from proscale.config import Task
+
+EXAMPLE_ID = "01JD0V3W8Y5S2Z7QK4M9XB6TRC"
+
+
+class Mask(BaseModel):
+    """A binary mask as COCO run-length encoding; `counts` is pycocotools' compressed string."""
+
+    size: tuple[int, int] = Field(description="(height, width) in pixels: the oriented input picture's.", examples=[[427, 640]])
+    counts: str = Field(description="Runs in column-major order, zeros first, compressed as pycocotools does.")
+
+
+class Segment(BaseModel):
+    """One segment."""
+
+    id: int = Field(description="1, 2, ... within one result.")
+    category_id: int = Field(description="Id of the category in the model's data set.")
+    label: str = Field(description="The category's name.")
+    isthing: bool = Field(description="True for countable things, false for stuff.")
+    score: float = Field(description="Confidence in 0..1.")
+    bbox: tuple[int, int, int, int] = Field(description="x, y, width, height in pixels of the oriented input picture.")
+    area: int = Field(description="Pixels of the mask.")
+    segmentation: Mask
+
+
+class TaskResult(BaseModel):
+    """The segments of one task."""
+
+    segments: list[Segment]
+
+
+class Image(BaseModel):
+    """The picture as it was understood."""
+
+    width: int = Field(description="Pixels, after orientation.", examples=[640])
+    height: int = Field(description="Pixels, after orientation.", examples=[427])
+    orientation_applied: int = Field(description="EXIF orientation that was applied, 1..8; 1: as stored.", examples=[1])
+
+
+class Encoding(BaseModel):
+    """How masks are written."""
+
+    type: Literal["coco_rle"] = "coco_rle"
+    order: Literal["column_major"] = "column_major"
+
+
+class ModelSummary(BaseModel):
+    """Which model answered."""
+
+    name: str
+    encoder: str = Field(description="`proscale` or `mask2former`.")
+    layers: list[int] = Field(description="[p1, p2, p3] of a PRO-SCALE encoder, [n] of a Mask2Former encoder.", examples=[[3, 3, 3]])
+
+
+class Cost(BaseModel):
+    """What a picture costs. 1 FLOP = 1 multiply-accumulate."""
+
+    flops: int = Field(description="Spent.")
+    baseline_flops: int = Field(description="Of Mask2Former with 6 encoder layers, same backbone, padded size and outputs.")
+    saved_ratio: float = Field(description="1 - flops / baseline_flops.", examples=[0.266])
+    padded_size: tuple[int, int] = Field(description="(height, width) of the network's input.", examples=[[800, 1088]])
+
+
+class Compute(Cost):
+    """What the answer cost."""
+
+    batch_size: int = Field(description="Pictures computed together with this one, itself included.")
+    degraded: bool = Field(description="True when less was computed than asked, to keep a deadline or budget; never so far.")
+
+
+class Timings(BaseModel):
+    """Milliseconds per stage. `preprocess` and `infer` are those of the whole batch."""
+
+    decode: float
+    queue: float
+    preprocess: float
+    infer: float
+    postprocess: float
+    encode: float
+
+
+class SegmentResponse(BaseModel):
+    """The answer: `task` and `segments` when one task was asked, `results` when several were."""
+
+    id: str = Field(description="The request's id.", examples=[EXAMPLE_ID])
+    task: Task | None = Field(default=None, description="The asked task, if it was one.")
+    image: Image
+    segments: list[Segment] | None = Field(default=None, description="The segments, if one task was asked.")
+    results: dict[Task, TaskResult] | None = Field(default=None, description="Task -> segments, if several were asked.")
+    encoding: Encoding = Encoding()
+    model: ModelSummary
+    compute: Compute
+    timings_ms: Timings
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 has it (application/problem+json)."""
+
+    type: str = Field(examples=["urn:proscale:problem:invalid-parameter"])
+    title: str = Field(examples=["Invalid parameter"])
+    status: int = Field(examples=[422])
+    detail: str = Field(examples=["threshold: should be less than or equal to 1 (it is 7)"])
+    instance: str = Field(description="Path of the request.", examples=["/segment"])
+    request_id: str = Field(examples=[EXAMPLE_ID])
+
+
+class BatchItem(BaseModel):
+    """One picture of a batch: an answer or a problem."""
+
+    index: int = Field(description="Position in the request, from 0.")
+    result: SegmentResponse | None = None
+    error: Problem | None = None
+
+
+class BatchResponse(BaseModel):
+    """One item per picture, in the order of the request."""
+
+    id: str = Field(examples=[EXAMPLE_ID])
+    items: list[BatchItem]
+
+
+class PlanResponse(BaseModel):
+    """What a picture would cost now."""
+
+    id: str = Field(examples=[EXAMPLE_ID])
+    image: Image
+    tasks: list[Task]
+    resized_size: tuple[int, int] = Field(description="(height, width) of the picture as the network sees it.")
+    compute: Cost
+    expected_ms: float | None = Field(description="Expected time until the masks, the queue included; null before anything was measured.")
+    model: ModelSummary
+
+
+class Category(BaseModel):
+    """One label."""
+
+    id: int
+    name: str
+    isthing: bool
+
+
+class Origin(BaseModel):
+    """What a converted model was made from."""
+
+    name: str = Field(description="File name, or hf:OWNER/NAME@commit.")
+    sha256: str = Field(description="Of the weight file that was converted.")
+    layout: str
+    changes: list[str] = Field(description="What makes the network another than the source's; empty for a faithful copy.")
+
+
+class ServedModel(ModelSummary):
+    """A served model."""
+
+    backbone: str
+    tasks: list[Task]
+    categories: list[Category]
+    origin: Origin | None = Field(description="What the weights were converted from; null for a model trained here.")
+
+
+class ModelsResponse(BaseModel):
+    """What is served."""
+
+    models: list[ServedModel]
+
+
+class HealthResponse(BaseModel):
+    """State of the server."""
+
+    status: Literal["ok", "loading", "ready", "draining", "failed"]
