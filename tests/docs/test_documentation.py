@@ -10,7 +10,7 @@ from prometheus_client.metrics_core import Metric
 
 from proscale.cli import main
 from proscale_service.metrics import Metrics
-from proscale_service.settings import PREFIX, Settings
+from proscale_service.settings import PREFIX, RENAMED, Settings
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")])
@@ -39,6 +39,7 @@ def test_files_that_are_named_exist(name: str) -> None:
         ROOT / "model/proscale",
         ROOT / "model/proscale/pixel_decoder",
         ROOT / "service/proscale_service",
+        ROOT / "service/proscale_service/engines",
     ]
     for path in re.findall(r"`([\w./-]+\.(?:py|md|toml|txt|json|yml|yaml|jpg|png|safetensors))`", TEXT[name]):
         made_by_commands = path.startswith(("demo/", "runs/")) or path in FILES_OF_MODELS
@@ -80,7 +81,7 @@ def test_every_setting_is_documented_with_its_default() -> None:
 
 
 def test_no_setting_is_made_up() -> None:
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    known = {PREFIX + name.upper() for name in (*Settings.model_fields, *RENAMED)}
     assert set(re.findall(r"\bPROSCALE_[A-Z_]+\b", EVERYTHING)) <= known
 
 

@@ -14,8 +14,8 @@ from PIL import Image
 from proscale_service.client import Answer, Client, picture_bytes
 from proscale_service.errors import InvalidParameter, Overloaded, ServiceError, TooManyPixels, UndecodableImage
 
-from .engines import ThresholdEngine
 from .pictures import blob, encoded, exif, gradient, png_header
+from .predictors import ThresholdPredictor
 from .serving import Running, http, serving
 
 BOX = (10, 20, 30, 25)
@@ -250,7 +250,7 @@ def test_a_new_connection_that_is_closed_is_an_error() -> None:
 
 
 def test_connections_stay_open_as_long_as_the_setting_says() -> None:
-    with serving(ThresholdEngine(), keep_alive_s=0.3) as short, serving(ThresholdEngine()) as long:
+    with serving(ThresholdPredictor(), keep_alive_s=0.3) as short, serving(ThresholdPredictor()) as long:
         for running, closed in ((short, True), (long, False)):
             address = httpx.URL(running.url)
             with socket.create_connection((address.host, address.port or 80), timeout=6) as connection:

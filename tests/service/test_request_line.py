@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from proscale_service.client import Client
 from proscale_service.settings import Settings
 
-from .engines import ThresholdEngine
 from .pictures import blob
+from .predictors import ThresholdPredictor
 from .routes.asking import PICTURE
 from .serving import Running, http, metric, serving, until
 
@@ -42,14 +42,14 @@ def test_head_of_what_is_not_there_or_not_ready(server: Running) -> None:
     refused = httpx.head(f"{server.url}/segment")
     assert (refused.status_code, refused.headers["allow"], refused.content) == (405, "POST", b"")
     assert http.delete(f"{server.url}/models").headers["allow"] == "GET, HEAD"
-    with serving(ThresholdEngine()) as draining:
-        draining.pipeline.begin_drain()
+    with serving(ThresholdPredictor()) as draining:
+        draining.pipeline.lifecycle.begin_drain()
         assert httpx.head(f"{draining.url}/health/ready").status_code == 503
 
 
 @pytest.fixture(scope="module")
 def prefixed() -> Iterator[Running]:
-    with serving(ThresholdEngine(), root_path="/vision/masks/") as running:
+    with serving(ThresholdPredictor(), root_path="/vision/masks/") as running:
         yield running
 
 
@@ -104,7 +104,7 @@ def test_other_origins_get_nothing_unless_they_are_named(server: Running) -> Non
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Running]:
     with serving(
-        ThresholdEngine(), cors_origins=f"{APP}, https://*.pages.example, http://localhost:3000", max_upload_bytes=100_000
+        ThresholdPredictor(), cors_origins=f"{APP}, https://*.pages.example, http://localhost:3000", max_upload_bytes=100_000
     ) as running:
         yield running
 
@@ -158,7 +158,7 @@ def test_errors_of_every_layer_can_be_read_by_pages(shared: Running, monkeypatch
     def broken(*_: object) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr(type(shared.pipeline), "expected_seconds", broken)
+    monkeypatch.setattr(type(shared.pipeline.lifecycle.engine()), "expected_seconds", broken)
     answers[500] = http.post(f"{url}/segment/plan?width=1&height=1", headers=headers)
     for status, answer in answers.items():
         assert answer.status_code == status
@@ -167,7 +167,7 @@ def test_errors_of_every_layer_can_be_read_by_pages(shared: Running, monkeypatch
 
 
 def test_all_origins() -> None:
-    with serving(ThresholdEngine(), cors_origins="*") as server:
+    with serving(ThresholdPredictor(), cors_origins="*") as server:
         answer = http.get(f"{server.url}/models", headers={"origin": "https://anyone.example"})
         assert answer.headers["access-control-allow-origin"] == "*"
         assert "access-control-allow-credentials" not in answer.headers

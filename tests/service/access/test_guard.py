@@ -18,8 +18,8 @@ from proscale_service.access.keys import KeysError, hash_of, new_key
 from proscale_service.client import Client
 from proscale_service.errors import Forbidden, QuotaExceeded, Unauthorized
 
-from ..engines import ThresholdEngine
 from ..pictures import blob
+from ..predictors import ThresholdPredictor
 from ..routes.asking import PICTURE, base64_of, problem
 from ..serving import Running, http, metric, serving, until
 
@@ -40,12 +40,12 @@ def write(path: Path, entries: object) -> None:
 
 
 @pytest.fixture(scope="module")
-def engine() -> ThresholdEngine:
-    return ThresholdEngine()
+def engine() -> ThresholdPredictor:
+    return ThresholdPredictor()
 
 
 @pytest.fixture(scope="module")
-def guarded(engine: ThresholdEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def guarded(engine: ThresholdPredictor, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     path = tmp_path_factory.mktemp("keys") / "keys.yaml"
     write(path, ENTRIES)
     with serving(engine, keys_file=path, cors_origins="*", root_path="/api", max_items=4) as running:
@@ -142,7 +142,7 @@ def test_pixels_per_second_are_bounded_picture_by_picture(guarded: Running) -> N
     assert int(response.headers["retry-after"]) > 1000
 
 
-def test_pictures_at_once_are_bounded(guarded: Running, engine: ThresholdEngine) -> None:
+def test_pictures_at_once_are_bounded(guarded: Running, engine: ThresholdPredictor) -> None:
     engine.gate.clear()
     calls, answers = engine.calls, []
     ask = threading.Thread(
@@ -199,7 +199,7 @@ def test_keys_are_read_anew_when_the_file_changes(tmp_path: Path) -> None:
     path = tmp_path / "keys.yaml"
     write(path, ENTRIES[:1])
     second = new_key()
-    with serving(ThresholdEngine(), keys_file=path) as server:
+    with serving(ThresholdPredictor(), keys_file=path) as server:
 
         def status(key: str) -> int:
             return http.get(f"{server.url}/models", headers=bearer(key)).status_code

@@ -6,7 +6,7 @@ import json
 import httpx
 import pytest
 
-from ..engines import ThresholdEngine
+from ..predictors import ThresholdPredictor
 from ..serving import Running, http, serving
 from .asking import BOX, PICTURE, base64_of, in_json, post, problem
 
@@ -235,7 +235,7 @@ def test_one_value_in_two_places_may_be_written_twice(server: Running) -> None:
 
 
 def test_query_parameters_of_gateways_are_ignored_when_named() -> None:
-    with serving(ThresholdEngine(), ignored_query="utm_*, gclid,trace?,task") as server:
+    with serving(ThresholdPredictor(), ignored_query="utm_*, gclid,trace?,task") as server:
         found(post(server, utm_source="x", utm_medium="y", gclid="1", trace1="a"))
         found(http.post(f"{server.url}/segment?gclid=1&gclid=2", content=PICTURE))
         assert "unknown parameter 'gclidx'" in problem(post(server, gclidx="1"), 422, "invalid-parameter")
@@ -245,5 +245,5 @@ def test_query_parameters_of_gateways_are_ignored_when_named() -> None:
         assert http.post(f"{server.url}/segment/plan?width=5&height=5&utm_x=1").is_success
         # In a body they come from the client, not from a gateway.
         problem(in_json(server, image=base64_of(PICTURE), gclid="1"), 422, "invalid-parameter")
-    with serving(ThresholdEngine()) as server:
+    with serving(ThresholdPredictor()) as server:
         problem(post(server, utm_source="x"), 422, "invalid-parameter")
