@@ -1,22 +1,32 @@
-# The two commands: `make demo` and `make test`. Everything they need is installed into .venv.
+# `make demo` shows the service, `make quick` and `make test` check the sources. Everything they need is installed into .venv.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 TRITON := .venv-triton
 SOURCES := model service tests examples benchmarks docker k8s setup.py
+# Tests run in this many processes. Each computes with one thread: sums in another order have other last bits.
+JOBS ?= 2
+# A file's tests share one process, since they share fixtures; files start in order, so the longest do not come last.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # The attention operator is compiled by the installation.
 OPERATOR := setup.py $(wildcard model/proscale/ops/csrc/*)
 
-.PHONY: help demo serve test lint types imports unit triton-env compose-test manifests format lock clean
+.PHONY: help install demo serve quick test lint types imports unit triton-env compose-test manifests format lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(VENV)/run ## install the package, as it stands here, with everything it needs into .venv
+	@echo "Installed. Next: . $(VENV)/bin/activate; proscale --help"
 
 demo: $(VENV)/run ## install, start the service, segment real pictures over HTTP, stop it
 	$(BIN)/python examples/demo.py
 
 serve: $(VENV)/run ## install, start the service, segment real pictures over HTTP, stay until Ctrl-C
 	$(BIN)/python examples/demo.py --stay
+
+quick: lint types imports ## two minutes: lint, types, import floors, and the tests that are not marked `slow`
+	$(PYTEST) -m "not slow"
 
 test: lint types imports unit ## everything: lint, types, import floors, tests
 
@@ -30,8 +40,8 @@ types: $(VENV)/test ## mypy
 imports: $(VENV)/test ## import-linter: imports point down only
 	$(BIN)/lint-imports
 
-unit: $(VENV)/test ## pytest
-	$(BIN)/python -m pytest
+unit: $(VENV)/test ## pytest; JOBS=0 runs the tests one after another in one process
+	$(PYTEST)
 
 triton-env: $(TRITON)/done ## a real Triton Inference Server for the tests, in an environment of its own (.venv-triton)
 

@@ -18,6 +18,8 @@ from proscale.rle import decode
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:

@@ -31,6 +31,7 @@ def faults_of_a_late_round(mode: str) -> int:
     return int(run.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
 def test_kept_memory_is_not_mapped_anew() -> None:
     kept = faults_of_a_late_round("keep")

@@ -21,6 +21,7 @@ TASKS = SegmentationOptions(("panoptic", "instance", "semantic"))
 needs_compiler = pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="needs a C++ compiler")
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler uses what torch deprecates
 def test_a_compiled_size_gets_the_same_answers_and_no_other_is_compiled(small_predictor: Predictor, picture: np.ndarray) -> None:
@@ -55,6 +56,7 @@ def test_a_gpu_is_not_compiled_for(monkeypatch: pytest.MonkeyPatch) -> None:
         Predictor(SegmentationNetwork(SMALL_CONFIG), SMALL_CATEGORIES, compile_for=[(60, 80)])
 
 
+@pytest.mark.slow
 def test_without_a_compiler_it_says_what_to_do(small_checkpoint: Path, tmp_path: Path) -> None:
     code = f"from proscale.predictor import Predictor; Predictor.load({str(small_checkpoint)!r}, compile_for=[(60, 80)])"
     environment = os.environ | {"CXX": "/nowhere/g++", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}

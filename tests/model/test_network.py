@@ -104,6 +104,7 @@ def test_nothing_waits_for_the_device(name: str, device: str) -> None:
     assert [name for name in seen.names if any(word in name for word in waiting)] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_one_graph(name: str) -> None:
     network, images = network_of(CONFIGS[name]), torch.randn(1, 3, 96, 160)

@@ -34,6 +34,7 @@ def test_a_wrong_checkpoint_is_refused_at_once_with_the_remedy(tmp_path: Path) -
     assert time.process_time() - started < 1
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_none_ends_the_process(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     ended = subprocess.run(
@@ -45,6 +46,7 @@ def test_a_checkpoint_that_is_none_ends_the_process(tmp_path: Path) -> None:
     assert ended.stdout == ""
 
 
+@pytest.mark.slow
 def test_a_missing_device_is_refused(small_checkpoint: Path) -> None:
     device = "nowhere" if torch.cuda.is_available() else "cuda"
     command = [*COMMAND, "--port", "0", "--checkpoint", str(small_checkpoint), "--device", device]
@@ -92,6 +94,7 @@ def test_help_does_not_load_the_web_or_torch() -> None:
     assert "Serving on URL" in ended.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 def test_it_ends_in_order_and_loses_nothing(small_checkpoint: Path, sign: signal.Signals) -> None:
     with process("--checkpoint", str(small_checkpoint), PROSCALE_PROT="1") as (url, started), httpx.Client() as client:
@@ -144,6 +147,7 @@ server.run = noisy
 """
 
 
+@pytest.mark.slow
 def test_in_json_no_line_is_raw(small_checkpoint: Path) -> None:
     arguments = ("--checkpoint", str(small_checkpoint), "--log-format", "json", "--threads", "1")
     with process(*arguments, first=NOISY, PROSCALE_PROT="1") as (url, started):
@@ -183,6 +187,7 @@ def test_in_json_a_start_that_fails_is_a_record_too(setting: dict[str, str]) -> 
     assert next(iter(setting)) in lines[-1]["message"] or next(iter(setting.values())) in lines[-1]["message"]
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_ends_it_at_once(small_checkpoint: Path) -> None:
     with process("--checkpoint", str(small_checkpoint), PROSCALE_DRAIN_DELAY_S="60") as (url, started):
         started.send_signal(signal.SIGINT)
@@ -194,6 +199,7 @@ def test_a_second_interrupt_ends_it_at_once(small_checkpoint: Path) -> None:
         assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_a_gpu_that_failed_for_good_ends_the_process_so_that_another_can_start(small_checkpoint: Path) -> None:
     code = (
         "from proscale.errors import DeviceError\n"

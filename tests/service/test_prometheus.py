@@ -37,6 +37,7 @@ def test_promtool_finds_nothing_to_say(used: str) -> None:
     assert not done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_real_prometheus_scrapes_and_answers(used: str, tmp_path: Path) -> None:
     if shutil.which("prometheus") is None:
         pytest.skip("needs prometheus (Debian: prometheus)")

@@ -10,6 +10,7 @@ from statistics import median
 
 import httpx
 import numpy as np
+import pytest
 
 from .pictures import blob, encoded, gradient, png_header
 from .serving import http, metric, process, until
@@ -31,6 +32,7 @@ EXPECTED: list[tuple[bytes, str, set[int]]] = [
 WANTED = {200, 400, 413, 422, 429}
 
 
+@pytest.mark.slow
 def test_a_crowd(small_checkpoint: Path) -> None:
     statuses: Counter[int] = Counter()
     wrong: list[object] = []

@@ -24,7 +24,7 @@ from tests.service.serving import metric, process, until
 
 from proscale.checkpoints.model_folder import DEFAULT_FOLDER
 
-pytestmark = needs_triton
+pytestmark = [pytest.mark.slow, needs_triton]
 ROOT = Path(__file__).parents[3]
 EXAMPLES = sorted(path for path in (ROOT / "examples").iterdir() if path.suffix in (".jpg", ".png"))
 NO_TORCH = "import sys; sys.modules['torch'] = None  # importing it fails from here on"

@@ -19,7 +19,7 @@ from proscale.geometry import pad_picture, padded_size, resize_picture
 from proscale.predictor import Predictor
 from proscale.results import SegmentationOptions
 
-pytestmark = needs_triton
+pytestmark = [pytest.mark.slow, needs_triton]
 TASKS = SegmentationOptions(("panoptic", "instance", "semantic"))
 
 

@@ -115,6 +115,7 @@ def refusals(done: subprocess.CompletedProcess[str]) -> list[str]:
     return [line for line in done.stdout.splitlines() if line.startswith("refused:")]
 
 
+@pytest.mark.slow
 def test_fetched_recognised_written(hub: str, tmp_path: Path) -> None:
     out, source = tmp_path / "out", f"hf:{REPOSITORY}@v1"
     done = convert_each(hub, tmp_path / "home", out, source, source, *UNFETCHABLE)

@@ -58,6 +58,7 @@ def within_tolerance(difference: Difference) -> bool:
     return logits < LIMIT and difference.iou > 0.9999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_same_logits_and_masks(name: str, tmp_path: Path) -> None:
     kind, backbone, head, sizes = CASES[name]

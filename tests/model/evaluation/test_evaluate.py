@@ -60,6 +60,7 @@ def test_segments_become_a_map() -> None:
     assert np.array_equal(to_map(segmentation(ids, [3, 0, 1])), ids)
 
 
+@pytest.mark.slow
 def test_the_embedded_model_finds_nuclei(tmp_path: Path) -> None:
     """The promise of the documentation, on the whole validation split and at the model's own thresholds."""
     out = tmp_path / "report.json"

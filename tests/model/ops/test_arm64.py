@@ -20,7 +20,10 @@ FLAGS += ["-Wno-maybe-uninitialized", "-Wno-uninitialized"]  # as in setup.py
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"
 TYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="no cross compiler (apt install g++-aarch64-linux-gnu)")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(COMPILER is None, reason="no cross compiler (apt install g++-aarch64-linux-gnu)"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import proscale.ops
 SOURCES = Path(proscale.ops.__file__).parent / "csrc"
 NVCC = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
 
-pytestmark = [pytest.mark.nvcc, pytest.mark.skipif(NVCC is None, reason="no nvcc")]
+pytestmark = [pytest.mark.slow, pytest.mark.nvcc, pytest.mark.skipif(NVCC is None, reason="no nvcc")]
 
 SOURCE = """
 #include "cuda_kernel.cuh"

@@ -15,6 +15,8 @@ import proscale.ops
 SOURCES = Path(proscale.ops.__file__).parent / "csrc"
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
+pytestmark = pytest.mark.slow
+
 Operator = Callable[..., Tensor]
 
 

@@ -193,6 +193,7 @@ print(native.STATUS.cpu)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("capability", ["plain", "avx2"])
 def test_every_instruction_set(capability: str) -> None:
     """The kernels that this machine would not choose by itself."""

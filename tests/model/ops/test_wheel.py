@@ -55,6 +55,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
+@pytest.mark.slow
 def test_the_operator_is_inside(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "proscale/ops/_native.so" in names
@@ -62,6 +63,7 @@ def test_the_operator_is_inside(wheel: Path) -> None:
     assert not any(name.startswith("proscale/ops/") and name.endswith(".txt") for name in names)  # notes of what failed
 
 
+@pytest.mark.slow
 def test_it_runs_where_only_the_wheel_is_installed(installed: Path, tmp_path: Path) -> None:
     others = str(Path(torch.__file__).parents[1])
     code = "import proscale, sys; from proscale.cli import main; print(proscale.__file__); sys.argv[1:] = ['doctor']; main()"
@@ -103,6 +105,7 @@ def device_code(fatbin: bytes) -> Iterator[tuple[str, int]]:
             entry += entry_header + entry_size
 
 
+@pytest.mark.slow
 class TestCudaLibrary:
     """What nvcc and the linker made, without a GPU."""
 

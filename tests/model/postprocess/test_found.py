@@ -159,6 +159,7 @@ def test_wrong_arguments_are_refused() -> None:
             op(*arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("capability", ["plain", "avx2"])
 def test_every_instruction_set(capability: str) -> None:
     """The kernels that this machine would not choose by itself: all of the tests above that compare with the twin."""

@@ -60,6 +60,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
     assert records[-1]["step"] == 6
 
 
+@pytest.mark.slow
 def test_it_learns_two_pictures_by_heart(tmp_path: Path) -> None:
     config = replace(
         CONFIG, steps=100, batch_size=4, learning_rate=2e-3, ema_decay=0.9, data_augmentation=Augmentation(scale=(1, 1.001), noise=0)
