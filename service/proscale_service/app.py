@@ -28,6 +28,8 @@ from proscale_service.errors import PROBLEM_TYPE, ServiceError, encode_problem, 
 from proscale_service.lifecycle import Lifecycle
 from proscale_service.limits import BodyLimit
 from proscale_service.metrics import Metrics
+from proscale_service.picture_urls.fetching import Fetcher
+from proscale_service.picture_urls.rules import UrlRules
 from proscale_service.pipeline import Pipeline
 from proscale_service.request_line import HeadAsGet, RootPath
 from proscale_service.responses import Problem
@@ -81,6 +83,7 @@ def create_app(
         lifespan=lifespan,
         exception_handlers={ServiceError: _on_service_error, HTTPException: _on_http_error, RequestValidationError: _on_validation_error},
     )
+    app.state.fetcher = _fetcher(settings)
     for router in (segment.router, models.router, health.router):
         app.include_router(router)
     _serve_docs(app)
@@ -101,6 +104,19 @@ def create_app(
         # The outermost, so that errors of every layer carry its headers; without them a page could not even read what went wrong.
         app.add_middleware(CORSMiddleware, **_cors(settings.cors_origin_list))
     return app
+
+
+def _fetcher(settings: Settings) -> Fetcher | None:
+    if settings.picture_urls == "off":
+        return None
+    rules = UrlRules(
+        schemes=("https", "http") if settings.picture_urls == "http" else ("https",),
+        hosts=tuple(settings.picture_url_host_list),
+        networks=settings.picture_url_network_list,
+        max_bytes=settings.max_upload_bytes,
+        timeout_s=settings.picture_url_timeout_s,
+    )
+    return Fetcher(rules, settings.max_concurrent_pictures)
 
 
 def _cors(origins: list[str]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ ServiceError                    500
 │   └── TooManyPixels                 pixels, by the picture's header
 ├── UnsupportedMedia            415   a content type or encoding that is not taken
 ├── Unprocessable               422
+│   ├── UnfetchablePicture            a URL that is not allowed, or gives no picture
 │   ├── UndecodableImage              not a picture, a broken one, or a kind that cannot be shown as RGB
 │   └── InvalidParameter              unknown name, value out of range, label that the model does not have
 ├── Overloaded                  429   queue or buffers are full; Retry-After tells when to come back
@@ -111,6 +112,12 @@ class Unprocessable(ServiceError):
     """The request can be read, but not done."""
 
     status, reason, title = 422, "unprocessable", "Unprocessable request"
+
+
+class UnfetchablePicture(Unprocessable):
+    """A picture's URL is not allowed, or nothing could be had from it."""
+
+    reason, title = "unfetchable_picture", "Picture cannot be fetched"
 
 
 class UndecodableImage(Unprocessable):

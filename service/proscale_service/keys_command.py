@@ -24,7 +24,7 @@ def keys() -> None:
     nobody who reads it can ask; a server reads it anew when it changes.
 
     \b
-    proscale keys add FILE NAME [--right segment|plan|models] [--requests-per-s N] [--pixels-per-s N] [--concurrent-pictures N]
+    proscale keys add FILE NAME [--right segment|plan|models|url] [--requests-per-s N] [--pixels-per-s N] [--concurrent-pictures N]
     proscale keys list FILE
     proscale keys remove FILE NAME
     proscale keys hash < KEY

@@ -1,7 +1,7 @@
 """Bounds on what a client may send and on how long we work for one that left. Pure ASGI: nothing here hides a disconnect."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -40,6 +40,8 @@ class BodyLimit:
                 raise Overloaded("too many uploads at once; try again later", retry_after=1)
             self._held += count
             body.held += count
+
+        scope.setdefault("state", {})["claim"] = claim
 
         async def limited_receive() -> Message:
             if body.complete or answered:
@@ -103,6 +105,12 @@ class _Body:
     def expected(self, scope: Scope) -> bool:
         """Whether the request announces a body at all."""
         return _header(scope, b"transfer-encoding") is not None or _header(scope, b"content-length") not in (None, b"0")
+
+
+def claim_of(scope: Scope) -> Callable[[int], None]:
+    """Counts bytes that are held for a request besides its body, until it is answered. Raises Overloaded when they do not fit."""
+    claim: Callable[[int], None] = scope["state"]["claim"]
+    return claim
 
 
 async def unless_client_leaves(receive: Receive, work: Coroutine[Any, Any, T]) -> T:

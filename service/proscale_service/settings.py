@@ -21,6 +21,7 @@ RENAMED = {"max_queue": "max_concurrent_pictures"}
 MIB = 1024 * 1024
 
 _ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)+")
+_HOST = re.compile(r"([A-Za-z0-9._*-]+|\[[0-9A-Fa-f:.]+\])(:(\d{1,5}|\*))?")
 _OWN_PATHS = {"/segment", "/models", "/health", "/metrics", "/docs", "/openapi.json"}
 _ORIGIN = re.compile(r"\*|https?://(\*\.)?[A-Za-z0-9._-]+(:\d{1,5})?|https?://\[[0-9A-Fa-f:]+\](:\d{1,5})?")
 
@@ -77,6 +78,18 @@ class Settings(BaseSettings):
     )
     max_queue_pixels: int = Field(default=160_000_000, ge=1, description="Pixels of all pictures that are decoded at once; beyond it 429.")
     max_items: int = Field(default=16, ge=1, description="Most pictures in one request to /segment/batch.")
+
+    picture_urls: Literal["off", "https", "http"] = Field(
+        default="off", description="Fetch pictures that requests name by URL: `off`, `https` alone, or `http` too."
+    )
+    picture_url_hosts: str | None = Field(
+        default=None,
+        description="Hosts to fetch from, comma separated, such as `img.example,*.cdn.example:8443`; unset: all public ones.",
+    )
+    picture_url_networks: str | None = Field(
+        default=None, description="Networks that pictures may be fetched from although they are not public, such as `10.1.0.0/16`."
+    )
+    picture_url_timeout_s: float = Field(default=10.0, gt=0, description="Seconds in which a picture must come from its URL.")
 
     max_batch_wait_ms: float = Field(
         default=2.0, ge=0, le=1000, description="How long a picture waits for batch mates that are being decoded."
@@ -148,6 +161,24 @@ class Settings(BaseSettings):
                 )
         return value
 
+    @field_validator("picture_url_networks")
+    @classmethod
+    def _networks(cls, value: str | None) -> str | None:
+        for part in _parts(value):
+            try:
+                ipaddress.ip_network(part)
+            except ValueError as error:
+                raise ValueError(f"{part!r} is no network such as 10.1.0.0/16 ({error})") from error
+        return value
+
+    @field_validator("picture_url_hosts")
+    @classmethod
+    def _hosts(cls, value: str | None) -> str | None:
+        for part in _parts(value):
+            if not _HOST.fullmatch(part):
+                raise ValueError(f"{part!r} is no host such as images.example, *.cdn.example:8443 or images.example:* (no scheme, no path)")
+        return value
+
     @model_validator(mode="after")
     def _one_picture_fits(self) -> Self:
         if self.max_queue_pixels < self.max_pixels:
@@ -189,6 +220,16 @@ class Settings(BaseSettings):
     def ignored_query_names(self) -> list[str]:
         """The names and patterns in `ignored_query`."""
         return _parts(self.ignored_query)
+
+    @property
+    def picture_url_host_list(self) -> list[str]:
+        """The hosts in `picture_url_hosts`."""
+        return _parts(self.picture_url_hosts)
+
+    @property
+    def picture_url_network_list(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+        """The networks in `picture_url_networks`."""
+        return tuple(ipaddress.ip_network(part) for part in _parts(self.picture_url_networks))
 
     @property
     def triton_urls(self) -> list[str]:

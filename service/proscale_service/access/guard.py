@@ -56,6 +56,13 @@ def presented_key(headers: Headers) -> str | None:
     return keys.pop() or None if len(keys) == 1 else None
 
 
+def check_right(scope: Scope, right: Right) -> None:
+    """Raise Forbidden when the caller of a request has a key without this right."""
+    caller: Caller | None = scope["state"].get("caller")
+    if caller is not None and right not in caller.key.rights:
+        raise Forbidden("this API key may not do this")
+
+
 def quota_of(scope: Scope) -> Quota:
     """What the caller of a request may use."""
     caller: Caller | None = scope["state"].get("caller")

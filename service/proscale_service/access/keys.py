@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-Right = Literal["segment", "plan", "models"]
+Right = Literal["segment", "plan", "models", "url"]
 RIGHTS: tuple[Right, ...] = get_args(Right)
 PREFIX = "ps_"
 MAX_KEY_CHARACTERS = 256

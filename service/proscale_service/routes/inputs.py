@@ -8,16 +8,20 @@ Parameters may stand in the query in all three; one that has two values is an er
 count as left out, wherever they stand.
 """
 
+import asyncio
 import fnmatch
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
-from proscale_service.errors import ClientGone, InvalidParameter, MalformedRequest, UnsupportedMedia
+from proscale_service.access.guard import check_right
+from proscale_service.errors import ClientGone, InvalidParameter, MalformedRequest, ServiceError, UnsupportedMedia
+from proscale_service.limits import claim_of, unless_client_leaves
+from proscale_service.picture_urls.fetching import Fetcher
 from proscale_service.requests import LIST_PARAMETERS
-from proscale_service.routes.json_body import read_json
+from proscale_service.routes.json_body import PictureUrl, read_json
 from proscale_service.routes.multipart import read_form
 
 KINDS = 'multipart/form-data with a file part `image`, an image/* body, or application/json with {"image": {"base64": ...}}'
@@ -49,14 +53,20 @@ InPool = Callable[..., Awaitable[Any]]
 class Input:
     """What was sent."""
 
-    pictures: list[bytes]
-    """Encoded pictures; empty when the body has none."""
+    pictures: list[bytes | ServiceError]
+    """Encoded pictures, and in a batch what was wrong with those that could not be fetched; empty when the body has none."""
     values: dict[str, Any]
     """Parameters by name: strings, lists of strings for those that take several, or what JSON held."""
 
 
 async def read_input(
-    request: Request, in_pool: InPool, max_pictures: int = 1, *, known: Collection[str] = (), ignored: Collection[str] = ()
+    request: Request,
+    in_pool: InPool,
+    max_pictures: int = 1,
+    *,
+    known: Collection[str] = (),
+    ignored: Collection[str] = (),
+    fetcher: Fetcher | None = None,
 ) -> Input:
     """Read and take apart a request's body and query.
 
@@ -65,23 +75,26 @@ async def read_input(
         max_pictures: more is an error. With 1 the picture is called `image` in JSON, with more `images`, a list.
         known: names of parameters, which are never ignored.
         ignored: names, or patterns such as `utm_*`, of query parameters that gateways add and that mean nothing here.
+        fetcher: of pictures by URL; None: they are not taken.
 
     Raises:
         MalformedRequest: the body is not what its content type says, or holds too many pictures.
         UnsupportedMedia: none of the three ways.
         InvalidParameter: given twice.
+        UnfetchablePicture: the one picture could not be had from its URL.
         ServiceError: whatever limits.BodyLimit raises while the body comes in.
     """
     if request.headers.get("content-encoding", "").strip().lower() not in ("", "identity"):
         raise UnsupportedMedia("compressed request bodies are not taken; send the picture as it is")
     content_type = request.headers.get("content-type", "")
     kind = content_type.partition(";")[0].strip().lower()
+    pictures: Sequence[bytes | PictureUrl]
     try:
         if kind == "multipart/form-data":
             pictures, fields = await read_form(content_type, request.stream(), max_pictures)
             values = _collect(fields)
         elif kind == "application/json" or (kind.endswith("+json") and not kind.startswith("image/")):
-            pictures, values = await in_pool(read_json, await request.body(), max_pictures)
+            pictures, values = await in_pool(read_json, await request.body(), max_pictures, urls=fetcher is not None)
         elif kind.startswith("image/") or kind in BYTES:
             body = await request.body()
             pictures, values = ([body] if body else []), {}
@@ -92,7 +105,7 @@ async def read_input(
     except ClientDisconnect as error:
         raise ClientGone("the client closed the connection while sending") from error
     asked = [(name, value) for name, value in request.query_params.multi_items() if not _matches(name, known, ignored)]
-    return Input(pictures, _merge(values, _collect(asked)))
+    return Input(await _fetched(request, pictures, fetcher), _merge(values, _collect(asked)))
 
 
 def require_picture(given: Input) -> bytes:
@@ -100,10 +113,39 @@ def require_picture(given: Input) -> bytes:
 
     Raises:
         MalformedRequest: there is none.
+        ServiceError: it could not be fetched.
     """
+    require_any(given)
+    picture = given.pictures[0]
+    if isinstance(picture, ServiceError):
+        raise picture
+    return picture
+
+
+def require_any(given: Input) -> None:
+    """Raise MalformedRequest when there is no picture."""
     if not given.pictures:
         raise MalformedRequest(f"the request has no picture; send {KINDS}")
-    return given.pictures[0]
+
+
+async def _fetched(request: Request, pictures: Sequence[bytes | PictureUrl], fetcher: Fetcher | None) -> list[bytes | ServiceError]:
+    async def fetched(picture: bytes | PictureUrl) -> bytes | ServiceError:
+        if isinstance(picture, bytes):
+            return picture
+        assert fetcher is not None
+        try:
+            return await fetcher.fetch(picture.url, claim_of(request.scope))
+        except ServiceError as error:
+            return error
+
+    if not any(isinstance(picture, PictureUrl) for picture in pictures):
+        return [picture for picture in pictures if isinstance(picture, bytes)]
+    check_right(request.scope, "url")
+    return list(await unless_client_leaves(request.receive, _all(map(fetched, pictures))))
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, bytes | ServiceError]]) -> list[bytes | ServiceError]:
+    return list(await asyncio.gather(*work))
 
 
 def _not_taken(kind: str) -> str:

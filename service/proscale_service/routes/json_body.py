@@ -1,6 +1,10 @@
-"""A JSON body -> pictures and parameters: `{"image": {"base64": "..."}, "threshold": 0.5}`, or a list `images` for a batch."""
+"""A JSON body -> pictures and parameters: `{"image": {"base64": "..."}, "threshold": 0.5}`, or a list `images` for a batch.
+
+Where pictures by URL are taken, `{"url": "https://..."}` stands in the place of `{"base64": "..."}`.
+"""
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from proscale_service.errors import InvalidParameter, MalformedRequest
@@ -8,11 +12,19 @@ from proscale_service.routes.base64_text import from_base64
 from proscale_service.routes.multipart import check_count
 
 
-def read_json(body: bytes, max_pictures: int) -> tuple[list[bytes], dict[str, Any]]:
+@dataclass(frozen=True)
+class PictureUrl:
+    """Where a picture is to be had."""
+
+    url: str
+
+
+def read_json(body: bytes, max_pictures: int, *, urls: bool = False) -> tuple[list[bytes | PictureUrl], dict[str, Any]]:
     """Pictures and parameters of a body. Null and empty strings count as left out, as empty fields of a form do.
 
     Args:
         max_pictures: with 1 the picture is called `image`, with more `images`, a list.
+        urls: whether `{"url": "https://..."}` is taken for a picture.
 
     Raises:
         MalformedRequest: no JSON, no object, broken pictures or too many.
@@ -44,14 +56,20 @@ def read_json(body: bytes, max_pictures: int) -> tuple[list[bytes], dict[str, An
         raise MalformedRequest(f"images: must be a list, even of one picture: {_form(one)}")
     pictures = [given] if one else given
     check_count(len(pictures), max_pictures)
-    return [_picture(picture, one) for picture in pictures], values
+    return [_picture(picture, one, urls) for picture in pictures], values
 
 
-def _picture(picture: Any, one: bool) -> bytes:
-    if not isinstance(picture, dict) or picture.keys() != {"base64"} or not isinstance(picture["base64"], str):
-        several = "; several pictures go to /segment/batch" if one and isinstance(picture, list) else ""
-        raise MalformedRequest(f'a picture in JSON must be {{"base64": "..."}} and nothing else{several}')
-    return from_base64(picture["base64"])
+def _picture(picture: Any, one: bool, urls: bool) -> bytes | PictureUrl:
+    kind, value = next(iter(picture.items())) if isinstance(picture, dict) and len(picture) == 1 else ("", None)
+    if kind == "base64" and isinstance(value, str):
+        return from_base64(value)
+    if kind == "url" and isinstance(value, str):
+        if urls:
+            return PictureUrl(value)
+        raise MalformedRequest('pictures by URL are not taken here; send {"base64": "..."}')
+    several = "; several pictures go to /segment/batch" if one and isinstance(picture, list) else ""
+    or_url = ' or {"url": "https://..."}' if urls else ""
+    raise MalformedRequest(f'a picture in JSON must be {{"base64": "..."}}{or_url} and nothing else{several}')
 
 
 def _form(one: bool) -> str:
@@ -60,7 +78,7 @@ def _form(one: bool) -> str:
 
 def _looks_like_pictures(value: Any) -> bool:
     first = value[0] if isinstance(value, list) and value else value
-    return isinstance(first, dict) and "base64" in first
+    return isinstance(first, dict) and bool({"base64", "url"} & first.keys())
 
 
 def _cut(error: Exception) -> str:

@@ -21,7 +21,7 @@ from proscale_service.rendering import plan_response, render_batch, render_pictu
 from proscale_service.requests import PlanParameters, SegmentParameters, parse_parameters
 from proscale_service.responses import BatchResponse, PlanResponse, SegmentResponse
 from proscale_service.routes.dependencies import GetPipeline
-from proscale_service.routes.inputs import Input, read_input, require_picture
+from proscale_service.routes.inputs import Input, read_input, require_any, require_picture
 from proscale_service.routes.openapi import picture_request, problems
 
 A = ParamSpec("A")
@@ -69,11 +69,13 @@ async def segment_batch(request: Request, pipeline: GetPipeline) -> Response:
     given = await _input(request, pipeline, SegmentParameters, max(2, pipeline.settings.max_items))
     parameters = parse_parameters(SegmentParameters, given.values)
     context.task = task_label(parameters.tasks)
-    require_picture(given)
+    require_any(given)
     quota = quota_of(request.scope)
 
-    async def item(picture: bytes) -> SegmentedPicture | ServiceError:
+    async def item(picture: bytes | ServiceError) -> SegmentedPicture | ServiceError:
         try:
+            if isinstance(picture, ServiceError):
+                raise picture
             return await pipeline.segment(engine, picture, parameters, context.arrived, quota)
         except ServiceError as error:
             pipeline.metrics.rejected.labels(error.reason).inc()
@@ -129,5 +131,10 @@ async def plan(request: Request, pipeline: GetPipeline) -> PlanResponse:
 
 async def _input(request: Request, pipeline: Pipeline, parameters: type[BaseModel], max_pictures: int = 1) -> Input:
     return await read_input(
-        request, pipeline.in_pool, max_pictures, known=parameters.model_fields, ignored=pipeline.settings.ignored_query_names
+        request,
+        pipeline.in_pool,
+        max_pictures,
+        known=parameters.model_fields,
+        ignored=pipeline.settings.ignored_query_names,
+        fetcher=request.app.state.fetcher,
     )
