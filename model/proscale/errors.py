@@ -2,6 +2,7 @@
 
 ProscaleError
 ├── CheckpointError      weights or configuration cannot be used; the message says what to do
+├── DataError            an annotated data set or predictions are missing something or contradict themselves
 ├── DeviceError          the GPU failed; only a new process can use it again
 ├── ImageError           a picture that the network cannot take (wrong shape, dtype, too small a side)
 └── ParameterError       a request parameter out of range or unknown label
@@ -14,6 +15,10 @@ class ProscaleError(Exception):
 
 class CheckpointError(ProscaleError):
     """A checkpoint is missing, malformed, or does not fit the network; the text names the remedy."""
+
+
+class DataError(ProscaleError):
+    """Annotated data or predictions are missing something or contradict themselves; the text names file, field and remedy."""
 
 
 class DeviceError(ProscaleError):

@@ -7,11 +7,11 @@ import pytest
 from tests.model.checkpoints.test_convert import SMALL, detectron2_file
 
 from proscale.checkpoints.array_pickles import ALLOWED
-from proscale.checkpoints.choose_labels import SELF_EVIDENT, read_labels
+from proscale.checkpoints.choose_labels import SELF_EVIDENT
 from proscale.checkpoints.command import convert
 from proscale.checkpoints.published_models import published_models
 from proscale.checkpoints.warm_start import source_layers
-from proscale.labels import label_table, table_names
+from proscale.labels import label_table, read_categories_file, table_names
 
 PAGE = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text(encoding="utf-8")
 
@@ -37,7 +37,11 @@ def test_numbers_in_the_text() -> None:
 
 def test_labels_example(tmp_path: Path) -> None:
     (tmp_path / "labels.json").write_text(re.findall(r"```json\n(.*?)```", PAGE, re.S)[0])
-    assert [(c.id, c.name, c.isthing) for c in read_labels(tmp_path / "labels.json")] == [(1, "cell", True), (7, "background", False)]
+    categories = read_categories_file(tmp_path / "labels.json")
+    assert [(c.id, c.name, c.isthing) for c in categories] == [
+        (1, "cell", True),
+        (7, "background", False),
+    ]
 
 
 def test_repositories_on_the_page_are_known() -> None:

@@ -1,12 +1,20 @@
 """Which categories a checkpoint's classes are: from what it says itself, or from what the user says."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from proscale.checkpoints.stated_settings import StatedSettings
 from proscale.errors import CheckpointError
-from proscale.labels import Category, LabelTable, contiguous_categories, label_table, names_agree, table_names, tables_of
+from proscale.labels import (
+    Category,
+    LabelTable,
+    contiguous_categories,
+    label_table,
+    names_agree,
+    read_categories_file,
+    table_names,
+    tables_of,
+)
 
 NUMBERED = "numbered"
 SELF_EVIDENT = {
@@ -57,24 +65,6 @@ def choose_labels(classes: int, hints: StatedSettings, asked: str | None) -> Lab
     raise CheckpointError(f"nothing says what the {classes} classes are. {_remedy()}")
 
 
-def read_labels(path: Path) -> tuple[Category, ...]:
-    """Categories of a `labels.json` (a list of id, name, isthing), or of a text file with a name per line (all things, ids from 0).
-
-    Raises:
-        CheckpointError: the file is neither.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        if not text.lstrip().startswith(("[", "{")):
-            names = [line.strip() for line in text.splitlines() if line.strip()]
-            return tuple(Category(i, name, True) for i, name in enumerate(names))
-        values = json.loads(text)
-        rows = values["categories"] if isinstance(values, dict) else values
-        return tuple(Category(int(row["id"]), str(row["name"]), bool(row["isthing"])) for row in rows)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is neither a list of {{id, name, isthing}} nor a name per line: {error!r}") from error
-
-
 def _asked(classes: int, asked: str) -> Labels:
     if asked == NUMBERED:
         return Labels(contiguous_categories(classes), "numbered, as asked; all are things")
@@ -83,7 +73,7 @@ def _asked(classes: int, asked: str) -> Labels:
         table = label_table(name)
         labels = Labels(table.categories, f"{table.title}, as asked", table)
     elif Path(asked).is_file():
-        labels = Labels(read_labels(Path(asked)), f"the file {Path(asked).name}")
+        labels = Labels(read_categories_file(Path(asked)), f"the file {Path(asked).name}")
     else:
         raise CheckpointError(f"--labels {asked} is neither a file nor one of {', '.join((*table_names(), NUMBERED))}")
     if len(labels.categories) != classes:

@@ -6,12 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from proscale.errors import ProscaleError
+from proscale.errors import DataError as DataError
 from proscale.labels import Category
-
-
-class DataError(ProscaleError):
-    """A data folder is missing something or contradicts itself; the text says where and what to do."""
 
 
 @dataclass(frozen=True)
