@@ -11,7 +11,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -
 # The attention operator is compiled by the installation.
 OPERATOR := setup.py $(wildcard model/proscale/ops/csrc/*)
 
-.PHONY: help install demo serve quick test lint types imports unit triton-env compose-test manifests format lock clean
+.PHONY: help install demo serve quick test lint types imports unit bench-check triton-env compose-test manifests format lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,6 +42,9 @@ imports: $(VENV)/test ## import-linter: imports point down only
 
 unit: $(VENV)/test ## pytest; JOBS=0 runs the tests one after another in one process
 	$(PYTEST)
+
+bench-check: $(VENV)/test ## is every path that is chosen by processor faster than the one below it? fails if not; minutes
+	$(BIN)/python benchmarks/dispatch.py
 
 triton-env: $(TRITON)/done ## a real Triton Inference Server for the tests, in an environment of its own (.venv-triton)
 

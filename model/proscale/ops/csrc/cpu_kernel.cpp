@@ -63,7 +63,9 @@ struct Rows {
     prefetch((const char*)own_offsets + ahead * problem.offsets_strides.row * sizeof(S), plan.samples * 2 * sizeof(S));
     prefetch((const char*)own_logits + ahead * problem.logits_strides.row * sizeof(S), plan.samples * sizeof(S));
     at.at(q);
-    return PROSCALE_SET::locate<with_slopes>(plan, at, own_offsets, own_logits, i * plan.padded, s, slopes);
+    const int own = i * plan.padded;
+    if (plan.few) return PROSCALE_SET::locate<typename Lanes<A>::Few, with_slopes>(plan, at, own_offsets, own_logits, own, s, slopes);
+    return PROSCALE_SET::locate<typename Lanes<A>::V, with_slopes>(plan, at, own_offsets, own_logits, own, s, slopes);
   }
 };
 
@@ -123,38 +125,24 @@ void forward(const Problem& problem, const Plan<A>& plan, int64_t b, int64_t h, 
   }
 }
 
-template <class A, class T, class S, class V, int chunks>
-void backward(const Problem& problem, const Plan<A>& plan, int64_t b, int64_t h, const A* packed, A* gradient) {
-  typedef Lanes<A> L;
-  typedef typename L::V W;
+// What the pixels of each sample's window contribute, without their weights: the incoming gradient times their values, summed up.
+template <class A>
+struct Dots {
+  alignas(64) A corner[4][max_samples] = {};
+};
+
+// One query: the dots of its samples, and what it adds to the gradient of the values.
+template <class A, class V, int chunks>
+inline void scatter(
+    const Problem& problem, const Plan<A>& plan, const Samples<A>& s, int first, const V (&g)[chunks], const A* packed, A* gradient,
+    Dots<A>& dots
+) {
   constexpr int width = lanes_of<V>, stride = width * chunks;
-  const int block = max_samples / plan.padded;
-  Samples<A> s;
-  Slopes<A> slopes;
-  alignas(64) A dot00[max_samples], dot01[max_samples], dot10[max_samples], dot11[max_samples];
-  alignas(64) A by_logit[max_samples], by_offset[2 * max_samples];
-  memset(dot00, 0, sizeof dot00), memset(dot01, 0, sizeof dot01), memset(dot10, 0, sizeof dot10), memset(dot11, 0, sizeof dot11);
-  Rows<A, S> rows(problem, plan, b, h, 0);
-  for (int64_t q = 0; q < problem.queries; ++q) {
-    const int i = (int)(q % block), own = i * plan.padded;  // the query's first sample in `s`
-    if (i == 0)
-      for (int j = 0; j < block && q + j < problem.queries; ++j) rows.template locate<true>(q + j, j, s, &slopes);
-    const int64_t row = (b * problem.queries + q) * problem.heads + h;
-    const T* const from = (const T*)problem.out_gradient + row * problem.channels;
-    prefetch((const char*)from + ahead * problem.heads * problem.channels * sizeof(T), problem.channels * sizeof(T));
-    alignas(64) A incoming[stride < 16 ? 16 : stride] = {};
-    if (problem.channels == stride) {
-      widen(from, incoming, stride);
-    } else {
-      widen(from, incoming, problem.channels);
-    }
-    V g[chunks];
-    for (int c = 0; c < chunks; ++c) g[c] = load<V>(incoming + c * width);
-    for (int k = 0, l = 0, left = problem.points; k < plan.samples; ++k) {
-      const int64_t place = (int64_t)s.token[own + k] * stride;
-      const int64_t right = (int64_t)plan.step_x[l] * stride, down = (int64_t)plan.step_y[l] * stride;
-      if (--left == 0) ++l, left = problem.points;
-      const A w00 = s.corner[0][own + k], w01 = s.corner[1][own + k], w10 = s.corner[2][own + k], w11 = s.corner[3][own + k];
+  for (int k = first, l = 0; l < problem.levels; ++l) {
+    const int64_t right = (int64_t)plan.step_x[l] * stride, down = (int64_t)plan.step_y[l] * stride;
+    for (int p = 0; p < problem.points; ++p, ++k) {
+      const int64_t place = (int64_t)s.token[k] * stride;
+      const A w00 = s.corner[0][k], w01 = s.corner[1][k], w10 = s.corner[2][k], w11 = s.corner[3][k];
       V sum00 = {}, sum01 = {}, sum10 = {}, sum11 = {};
       for (int c = 0; c < chunks; ++c) {
         const int64_t i = place + c * width;
@@ -168,35 +156,82 @@ void backward(const Problem& problem, const Plan<A>& plan, int64_t b, int64_t h,
         store(gradient + i + down, load<V>(gradient + i + down) + g[c] * w10);
         store(gradient + i + down + right, load<V>(gradient + i + down + right) + g[c] * w11);
       }
-      dot00[k] = total(sum00), dot01[k] = total(sum01), dot10[k] = total(sum10), dot11[k] = total(sum11);
+      const auto sums = four_totals(sum00, sum01, sum10, sum11);
+      for (int corner = 0; corner < 4; ++corner) dots.corner[corner][k] = sums[corner];
     }
-    W mean = {};
-    for (int k = 0; k < plan.padded; k += L::count) {
-      const W x0 = load<W>(slopes.x0 + own + k), x1 = load<W>(slopes.x1 + own + k);
-      const W y0 = load<W>(slopes.y0 + own + k), y1 = load<W>(slopes.y1 + own + k);
-      const W d00 = load<W>(dot00 + k), d01 = load<W>(dot01 + k), d10 = load<W>(dot10 + k), d11 = load<W>(dot11 + k);
-      const W a = load<W>(s.attention + own + k);
-      const W upper = d00 * x0 + d01 * x1, lower = d10 * x0 + d11 * x1;
-      const W sample = upper * y0 + lower * y1;
-      const W by_x = (d00 * load<W>(slopes.slope_x0 + own + k) + d01 * load<W>(slopes.slope_x1 + own + k)) * y0 +
-                     (d10 * load<W>(slopes.slope_x0 + own + k) + d11 * load<W>(slopes.slope_x1 + own + k)) * y1;
-      const W by_y = upper * load<W>(slopes.slope_y0 + own + k) + lower * load<W>(slopes.slope_y1 + own + k);
-      mean += a * sample;
-      store(by_logit + k, sample);
-      W first, second;
-      interleave(a * by_x, a * by_y, first, second);
-      store(by_offset + 2 * k, first), store(by_offset + 2 * k + L::count, second);
+  }
+}
+
+// One query: the gradients of its logits and offsets from the dots of its samples.
+template <class W, class A, class S>
+inline void differentiate(
+    const Plan<A>& plan, const Samples<A>& s, const Slopes<A>& slopes, const Dots<A>& dots, int first, S* to_logits, S* to_offsets
+) {
+  constexpr int width = lanes_of<W>;
+  alignas(64) A by_logit[max_samples], by_offset[2 * max_samples];
+  W mean = {};
+  for (int i = 0; i < plan.padded; i += width) {
+    const int k = first + i;
+    const W x0 = load<W>(slopes.x0 + k), x1 = load<W>(slopes.x1 + k), y0 = load<W>(slopes.y0 + k), y1 = load<W>(slopes.y1 + k);
+    const W d00 = load<W>(dots.corner[0] + k), d01 = load<W>(dots.corner[1] + k);
+    const W d10 = load<W>(dots.corner[2] + k), d11 = load<W>(dots.corner[3] + k);
+    const W a = load<W>(s.attention + k);
+    const W upper = d00 * x0 + d01 * x1, lower = d10 * x0 + d11 * x1;
+    const W sample = upper * y0 + lower * y1;
+    const W by_x = (d00 * load<W>(slopes.slope_x0 + k) + d01 * load<W>(slopes.slope_x1 + k)) * y0 +
+                   (d10 * load<W>(slopes.slope_x0 + k) + d11 * load<W>(slopes.slope_x1 + k)) * y1;
+    const W by_y = upper * load<W>(slopes.slope_y0 + k) + lower * load<W>(slopes.slope_y1 + k);
+    mean += a * sample;
+    store(by_logit + i, sample);
+    W even, odd;
+    interleave(a * by_x, a * by_y, even, odd);
+    store(by_offset + 2 * i, even), store(by_offset + 2 * i + width, odd);
+  }
+  const A expected = total(mean);
+  for (int i = 0; i < plan.padded; i += width) {
+    store(by_logit + i, load<W>(s.attention + first + i) * (load<W>(by_logit + i) - expected));
+  }
+  narrow(by_logit, to_logits, plan.samples);
+  narrow(by_offset, to_offsets, plan.samples * 2);
+}
+
+template <class A, class T, class S, class V, int chunks>
+void backward(const Problem& problem, const Plan<A>& plan, int64_t b, int64_t h, const A* packed, A* gradient) {
+  constexpr int width = lanes_of<V>, stride = width * chunks;
+  const int block = max_samples / plan.padded;  // queries that are worked on together: a step of one query does not wait for its last
+  Samples<A> s;
+  Slopes<A> slopes;
+  Dots<A> dots;
+  Rows<A, S> rows(problem, plan, b, h, 0);
+  const int64_t head = b * problem.queries * problem.heads + h;  // row of the head's first query; the next is `heads` further
+  for (int64_t first = 0; first < problem.queries; first += block) {
+    const int count = (int)(problem.queries - first < block ? problem.queries - first : block);
+    for (int i = 0; i < count; ++i) rows.template locate<true>(first + i, i, s, &slopes);
+    for (int i = 0; i < count; ++i) {
+      const T* const from = (const T*)problem.out_gradient + (head + (first + i) * problem.heads) * problem.channels;
+      prefetch((const char*)from + ahead * problem.heads * problem.channels * sizeof(T), problem.channels * sizeof(T));
+      alignas(64) A incoming[stride < 16 ? 16 : stride] = {};
+      if (problem.channels == stride) {
+        widen(from, incoming, stride);
+      } else {
+        widen(from, incoming, problem.channels);
+      }
+      V g[chunks];
+      for (int c = 0; c < chunks; ++c) g[c] = load<V>(incoming + c * width);
+      scatter(problem, plan, s, i * plan.padded, g, packed, gradient, dots);
     }
-    const A expected = total(mean);
-    for (int k = 0; k < plan.padded; k += L::count) {
-      store(by_logit + k, load<W>(s.attention + own + k) * (load<W>(by_logit + k) - expected));
+    for (int i = 0; i < count; ++i) {
+      const int64_t row = head + (first + i) * problem.heads;
+      S* const to_logits = (S*)problem.logits_gradient + row * plan.samples;
+      S* const to_offsets = (S*)problem.offsets_gradient + row * plan.samples * 2;
+      prefetch_to_write((const char*)to_logits + ahead * problem.heads * plan.samples * sizeof(S), plan.samples * sizeof(S));
+      prefetch_to_write((const char*)to_offsets + ahead * problem.heads * plan.samples * 2 * sizeof(S), plan.samples * 2 * sizeof(S));
+      if (plan.few) {
+        differentiate<typename Lanes<A>::Few>(plan, s, slopes, dots, i * plan.padded, to_logits, to_offsets);
+      } else {
+        differentiate<typename Lanes<A>::V>(plan, s, slopes, dots, i * plan.padded, to_logits, to_offsets);
+      }
     }
-    S* const to_logits = (S*)problem.logits_gradient + row * plan.samples;
-    S* const to_offsets = (S*)problem.offsets_gradient + row * plan.samples * 2;
-    prefetch_to_write((const char*)to_logits + ahead * problem.heads * plan.samples * sizeof(S), plan.samples * sizeof(S));
-    prefetch_to_write((const char*)to_offsets + ahead * problem.heads * plan.samples * 2 * sizeof(S), plan.samples * 2 * sizeof(S));
-    narrow(by_logit, to_logits, plan.samples);
-    narrow(by_offset, to_offsets, plan.samples * 2);
   }
 }
 
@@ -266,6 +301,7 @@ template <class A>
 Kernels<A> kernels() {
   return {
       Lanes<A>::count,
+      Lanes<A>::few,
       [](const Problem& p, const Plan<A>& plan, int64_t b, int64_t h, int64_t begin, int64_t end, A* packed) {
         by_value_type<A>(p, [&]<class T>() { pack<A, T>(p, plan, b, h, begin, end, packed); });
       },

@@ -13,6 +13,7 @@ constexpr double no_logit = -1e30;  // of lanes that hold no sample: e^no_logit 
 template <class A>
 struct Plan {
   int32_t samples, padded;  // levels * points; rounded up to whole vectors
+  bool few;                 // samples fit the kernels' smaller vectors
   int32_t padded_channels;  // elements between two tokens of a packed head
   const int32_t* width;
   const int32_t* start;
@@ -35,7 +36,7 @@ struct Plan {
 
 template <class A>
 struct Kernels {
-  int32_t lanes;  // elements of A in a vector
+  int32_t lanes, few_lanes;  // elements of A in a vector; in the vectors for queries of so few samples or fewer
   // Head h of image b as (tokens, padded_channels) of A, channels beyond the head's own zero; tokens begin..end.
   void (*pack)(const Problem&, const Plan<A>&, int64_t b, int64_t h, int64_t begin, int64_t end, A* packed);
   void (*forward)(const Problem&, const Plan<A>&, int64_t b, int64_t h, int64_t begin, int64_t end, const A* packed);

@@ -44,7 +44,7 @@ void forward(const Problem& problem) {
   constexpr int64_t block = 64;                              // queries
   constexpr int64_t cache = (int64_t{4} << 20) / sizeof(A);  // elements packed at once
   const Kernels<A>& run = kernels<A>();
-  const PlanTables<A> tables(problem, run.lanes);
+  const PlanTables<A> tables(problem, run);
   const Plan<A>& plan = tables.plan;
   const int64_t pairs = problem.batch * problem.heads, size = problem.tokens * plan.padded_channels;
   const int64_t group = std::clamp<int64_t>(cache / size, 1, pairs);
@@ -77,7 +77,7 @@ void forward(const Problem& problem) {
 template <class A>
 void backward(const Problem& problem) {
   const Kernels<A>& run = kernels<A>();
-  const PlanTables<A> tables(problem, run.lanes);
+  const PlanTables<A> tables(problem, run);
   const Plan<A>& plan = tables.plan;
   const int64_t size = problem.tokens * plan.padded_channels;
   torch::stable::parallel_for(0, problem.batch * problem.heads, grain(problem, problem.queries), [&](int64_t begin, int64_t end) {

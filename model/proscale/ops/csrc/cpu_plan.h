@@ -15,9 +15,10 @@ class PlanTables {
  public:
   Plan<A> plan{};
 
-  // `lanes`: of the kernels that the plan is for.
-  PlanTables(const Problem& problem, int32_t lanes) {
+  PlanTables(const Problem& problem, const Kernels<A>& kernels) {
     plan.samples = problem.levels * problem.points;
+    plan.few = plan.samples <= kernels.few_lanes;
+    const int32_t lanes = plan.few ? kernels.few_lanes : kernels.lanes;
     plan.padded = (plan.samples + lanes - 1) / lanes * lanes;
     // Of the counts that cpu_kernel.cpp has instances for.
     plan.padded_channels = problem.channels <= 8 ? 8 : problem.channels <= 16 ? 16 : problem.channels <= 32 ? 32 : 64;

@@ -45,7 +45,6 @@ typedef Vector<uint32_t, lanes> U32;
 typedef Vector<int16_t, lanes> I16;   // half a register
 typedef Vector<uint16_t, lanes> U16;  // half a register
 typedef Vector<double, lanes / 2> F64;
-typedef Vector<int64_t, lanes / 2> I64;
 
 template <class V>
 constexpr int lanes_of = sizeof(V) / sizeof(V{}[0]);
@@ -80,9 +79,10 @@ inline V greater(V a, V b) {
 #if defined(__AVX512F__)
 inline F32 smaller(F32 a, F32 b) { return (F32)_mm512_min_ps((__m512)a, (__m512)b); }
 inline F32 greater(F32 a, F32 b) { return (F32)_mm512_max_ps((__m512)a, (__m512)b); }
-#elif defined(__AVX2__)
-inline F32 smaller(F32 a, F32 b) { return (F32)_mm256_min_ps((__m256)a, (__m256)b); }
-inline F32 greater(F32 a, F32 b) { return (F32)_mm256_max_ps((__m256)a, (__m256)b); }
+#endif
+#if defined(__AVX2__)
+inline Vector<float, 8> smaller(Vector<float, 8> a, Vector<float, 8> b) { return (Vector<float, 8>)_mm256_min_ps((__m256)a, (__m256)b); }
+inline Vector<float, 8> greater(Vector<float, 8> a, Vector<float, 8> b) { return (Vector<float, 8>)_mm256_max_ps((__m256)a, (__m256)b); }
 #elif defined(PROSCALE_X86)
 inline F32 smaller(F32 a, F32 b) { return (F32)_mm_min_ps((__m128)a, (__m128)b); }
 inline F32 greater(F32 a, F32 b) { return (F32)_mm_max_ps((__m128)a, (__m128)b); }
@@ -106,31 +106,44 @@ inline V between(V x, V low, V high) {
 }
 
 // The greatest whole number that is not greater; |x| < 2^31.
-inline F32 floor_of(F32 x) {
+template <class V>
+inline V floor_of(V x) {
+  if constexpr (sizeof(x[0]) == 8) {
+    constexpr double shift = 0x1.8p52;  // the sum's last bit is 1, so the processor's rounding makes it whole
+    const V whole = (x + shift) - shift;
+    return whole > x ? whole - 1.0 : whole;
+  } else {
+    const V whole = __builtin_convertvector(__builtin_convertvector(x, Vector<int32_t, lanes_of<V>>), V);
+    return whole > x ? whole - 1.0f : whole;
+  }
+}
 #if defined(__AVX512F__)
-  return (F32)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-#elif defined(__AVX2__)
-  return (F32)_mm256_floor_ps((__m256)x);
-#else
-  const F32 whole = __builtin_convertvector(__builtin_convertvector(x, I32), F32);
-  return whole > x ? whole - 1.0f : whole;
+inline F32 floor_of(F32 x) { return (F32)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
 #endif
-}
-inline F64 floor_of(F64 x) {
-  constexpr double shift = 0x1.8p52;  // the sum's last bit is 1, so the processor's rounding makes it whole
-  const F64 whole = (x + shift) - shift;
-  return whole > x ? whole - 1.0 : whole;
-}
+#if defined(__AVX2__)
+inline Vector<float, 8> floor_of(Vector<float, 8> x) { return (Vector<float, 8>)_mm256_floor_ps((__m256)x); }
+#endif
 
-inline F32 magnitude(F32 x) { return (F32)((I32)x & 0x7fffffff); }
-inline F64 magnitude(F64 x) { return (F64)((I64)x & 0x7fffffffffffffff); }
+template <class V>
+inline V magnitude(V x) {
+  if constexpr (sizeof(x[0]) == 8) {
+    return (V)((Vector<int64_t, lanes_of<V>>)x & 0x7fffffffffffffff);
+  } else {
+    return (V)((Vector<int32_t, lanes_of<V>>)x & 0x7fffffff);
+  }
+}
 
 // One half of a vector.
 template <int half, class E, int count>
 inline Vector<E, count / 2> half_of(Vector<E, count> v) {
-  Vector<E, count / 2> result;
-  memcpy(&result, (const char*)&v + half * sizeof result, sizeof result);
-  return result;
+  constexpr int i = half * count / 2;
+  if constexpr (count == 16) {
+    return __builtin_shufflevector(v, v, i, i + 1, i + 2, i + 3, i + 4, i + 5, i + 6, i + 7);
+  } else if constexpr (count == 8) {
+    return __builtin_shufflevector(v, v, i, i + 1, i + 2, i + 3);
+  } else {
+    return __builtin_shufflevector(v, v, i, i + 1);
+  }
 }
 
 // The sum of all lanes: the halves are added until two are left.
@@ -145,6 +158,27 @@ inline E total_of(Vector<E, count> v) {
 template <class V>
 inline auto total(V v) {
   return total_of<decltype(V{}[0] + V{}[0]), lanes_of<V>>(v);
+}
+
+// `total` of four vectors at once.
+template <class E, int count>
+inline Vector<E, 4> four_totals_of(Vector<E, count> a, Vector<E, count> b, Vector<E, count> c, Vector<E, count> d) {
+  if constexpr (count == 2) {
+    return Vector<E, 4>{a[0] + a[1], b[0] + b[1], c[0] + c[1], d[0] + d[1]};
+  } else if constexpr (count == 4) {
+    const Vector<E, 4> ab = __builtin_shufflevector(a, b, 0, 4, 1, 5) + __builtin_shufflevector(a, b, 2, 6, 3, 7);
+    const Vector<E, 4> cd = __builtin_shufflevector(c, d, 0, 4, 1, 5) + __builtin_shufflevector(c, d, 2, 6, 3, 7);
+    return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+  } else {
+    return four_totals_of<E, count / 2>(
+        half_of<0, E, count>(a) + half_of<1, E, count>(a), half_of<0, E, count>(b) + half_of<1, E, count>(b),
+        half_of<0, E, count>(c) + half_of<1, E, count>(c), half_of<0, E, count>(d) + half_of<1, E, count>(d)
+    );
+  }
+}
+template <class V>
+inline auto four_totals(V a, V b, V c, V d) {
+  return four_totals_of<decltype(V{}[0] + V{}[0]), lanes_of<V>>(a, b, c, d);
 }
 
 // The greatest lane of a vector without NaN.
@@ -198,24 +232,27 @@ inline void interleave(V x, V y, V& a, V& b) {
 
 // e^x. Valid for |x| <= 87; beyond that, e^87 or e^-87; NaN gives e^87. Relative error at most 2e-7 (tests/model/ops/test_simd.py).
 // x = n ln 2 + r, |r| <= ln 2 / 2, Taylor to the 7th power (remainder 5e-9).
-inline F32 exponential(F32 x) {
-  const F32 bounded = greater(smaller(x, all<F32>(87.0f)), all<F32>(-87.0f));
-  const F32 shifted = bounded * 1.44269504f + 0x1.8p23f;  // the sum's last bits are the whole number nearest to x / ln 2
-  const I32 n = (I32)shifted - 0x4b400000;
-  const F32 whole = shifted - 0x1.8p23f;
-  const F32 r = (bounded - whole * 0.693359375f) + whole * 2.12194440e-4f;  // ln 2 in two parts; the first product is exact
-  F32 p = r * (1.0f / 5040) + (1.0f / 720);
-  p = p * r + (1.0f / 120);
-  p = p * r + (1.0f / 24);
-  p = p * r + (1.0f / 6);
-  p = p * r + 0.5f;
-  p = p * r + 1.0f;
-  p = p * r + 1.0f;
-  return p * (F32)((n + 127) << 23);
-}
-inline F64 exponential(F64 x) {
-  for (int i = 0; i < lanes_of<F64>; ++i) x[i] = exp(x[i]);
-  return x;
+template <class V>
+inline V exponential(V x) {
+  if constexpr (sizeof(x[0]) == 8) {  // as the C library has it
+    for (int i = 0; i < lanes_of<V>; ++i) x[i] = exp(x[i]);
+    return x;
+  } else {
+    typedef Vector<int32_t, lanes_of<V>> I;
+    const V bounded = greater(smaller(x, all<V>(87.0f)), all<V>(-87.0f));
+    const V shifted = bounded * 1.44269504f + 0x1.8p23f;  // the sum's last bits are the whole number nearest to x / ln 2
+    const I n = (I)shifted - 0x4b400000;
+    const V whole = shifted - 0x1.8p23f;
+    const V r = (bounded - whole * 0.693359375f) + whole * 2.12194440e-4f;  // ln 2 in two parts; the first product is exact
+    V p = r * (1.0f / 5040) + (1.0f / 720);
+    p = p * r + (1.0f / 120);
+    p = p * r + (1.0f / 24);
+    p = p * r + (1.0f / 6);
+    p = p * r + 0.5f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    return p * (V)((n + 127) << 23);
+  }
 }
 
 }  // namespace

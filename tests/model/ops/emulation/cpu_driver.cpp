@@ -18,7 +18,7 @@ void transfer(size_t (*move)(E*, size_t, size_t, FILE*), E* data, size_t size, F
 
 template <class A>
 void compute(const Problem& problem, const Kernels<A>& run) {
-  const PlanTables<A> tables(problem, run.lanes);
+  const PlanTables<A> tables(problem, run);
   const size_t size = problem.tokens * tables.plan.padded_channels;
   AlignedVector<A> packed(size), gradient(size);
   for (int64_t b = 0; b < problem.batch; ++b) {

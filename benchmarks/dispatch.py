@@ -1,0 +1,246 @@
+"""Is every path that is chosen by processor worth choosing? `make bench-check`, or `.venv/bin/python benchmarks/dispatch.py`.
+
+The compiled kernels have builds for several instruction sets. Each build that this processor runs is measured in a process of its own; the
+processes take turns. A build must not be slower than the build below it, nor the operator than the classic loop of `peers/classic.cpp`,
+which is compiled for everything the processor has. Fused linear layers must not be slower than torch's public functions, and bfloat16 must
+not be slower than float32 where `proscale doctor` calls it fast. If one is, it is named and the exit status is 1.
+
+One thread computes, and its processor time is taken: neighbours on the machine hardly count. Times are the least of interleaved rounds.
+Rounds differ by some percent, so only what is slower by more than --tolerance counts, and is measured again before it does.
+"""
+
+import argparse
+import ctypes
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from op_peers import SHAPES, Form, classic_form, make_inputs
+from processor import instruction_sets, processor
+from torch import Tensor
+from tqdm import tqdm
+
+from proscale.layers.linear import linear, linear_plain
+from proscale.ops.ms_deform_attn import ms_deform_attn
+from proscale.precision import cpu_bfloat16
+
+Job = Callable[[], object]
+
+OPERATOR = ((1, "float32"), (2, "float32"), (3, "float32"), (3, "float16"), (3, "bfloat16"))
+"""Levels and dtypes of the operator's rows."""
+LINEAR = {
+    "96 -> 384, GELU": (8192, 96, 384, "gelu"),
+    "256 -> 1024, ReLU": (8192, 256, 1024, "relu"),
+    "768 -> 768": (1024, 768, 768, "none"),
+}
+"""Tokens, channels in and out, activation: Swin's first stage, the encoder's, and Swin's last."""
+
+
+def operator_jobs(contender: str, form: Form) -> dict[tuple[str, str], Job]:
+    """Forward, and forward with backward, at the shapes of `op.py`; (row, contender) -> job."""
+    jobs: dict[tuple[str, str], Job] = {}
+    for levels, dtype in OPERATOR:
+        shapes, inputs = SHAPES[levels], make_inputs(levels, 1, getattr(torch, dtype), "cpu")
+        name = f"{inputs[0].shape[1]}/{levels} {dtype}"
+        jobs[f"operator {name}", contender] = partial(forward, form, inputs, shapes)
+        jobs[f"operator {name}, with gradients", contender] = partial(with_gradients, form, inputs, shapes)
+    return jobs
+
+
+def forward(form: Form, inputs: tuple[Tensor, ...], shapes: list[int]) -> None:
+    with torch.inference_mode():
+        form(inputs[0], inputs[1], inputs[2], shapes)
+
+
+def with_gradients(form: Form, inputs: tuple[Tensor, ...], shapes: list[int]) -> None:
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    out = form(leaves[0], leaves[1], leaves[2], shapes)
+    torch.autograd.grad(out, leaves, torch.ones_like(out))
+
+
+def mask_jobs(contender: str) -> dict[tuple[str, str], Job]:
+    """From logits to runs at 800x1216, and twice as large, shaped like a trained network's."""
+    from postprocess import trained_like
+
+    jobs: dict[tuple[str, str], Job] = {}
+    class_logits, masks = trained_like(200, 304)
+    probabilities = class_logits.softmax(-1)[:, :-1].contiguous()
+    scores, op = probabilities[:30].max(-1).values, torch.ops.proscale
+    for name, output in (("800x1216", [800, 1216]), ("1600x2432", [1600, 2432])):
+        sizes = [800, 1216, 800, 1216, *output]
+        jobs[f"panoptic masks {name}", contender] = partial(op.panoptic_runs, masks[:30], scores, sizes, 0.0)
+        jobs[f"instance masks {name}", contender] = partial(op.instance_runs, masks[:30], sizes, 0.0)
+        jobs[f"semantic masks {name}", contender] = partial(op.semantic_runs, masks, probabilities, sizes, False)
+    jobs["semantic masks 800x1216, scores first", contender] = partial(
+        op.semantic_runs, masks, probabilities, [800, 1216, 800, 1200, 427, 640], True
+    )
+    return jobs
+
+
+def linear_jobs() -> dict[tuple[str, str], Job]:
+    """Fused layers and torch's public functions."""
+    jobs: dict[tuple[str, str], Job] = {}
+    for name, (tokens, channels_in, channels_out, activation) in LINEAR.items():
+        tensors = (torch.randn(tokens, channels_in), torch.randn(channels_out, channels_in), torch.randn(channels_out))
+        jobs[f"linear {name}", "fused"] = partial(linear, *tensors, activation)  # type: ignore[arg-type]
+        jobs[f"linear {name}", "torch"] = partial(linear_plain, *tensors, activation)  # type: ignore[arg-type]
+    return jobs
+
+
+def network_jobs() -> dict[tuple[str, str], Job]:
+    """The embedded model's network in both precisions, where bfloat16 is called fast."""
+    if not cpu_bfloat16()[0]:
+        return {}
+    from proscale.predictor import Predictor
+
+    jobs: dict[tuple[str, str], Job] = {}
+    for precision in ("float32", "bfloat16"):
+        network = Predictor.load(precision=precision).network
+        images = torch.randn(1, 3, 320, 448, dtype=getattr(torch, precision))
+        jobs["embedded model 320x448", precision] = partial(network.predict, images)
+    return jobs
+
+
+def worker(widest: bool) -> None:
+    """Run the jobs that are asked for by number on standard input; first say which there are."""
+    torch.set_num_threads(1)
+    kernels = os.environ["MS_DEFORM_ATTN_CPU"]
+    jobs = operator_jobs(kernels, ms_deform_attn) | mask_jobs(kernels)
+    if widest:
+        classic = classic_form("cpu")
+        if classic is not None:
+            ctypes.CDLL("libgomp.so.1").omp_set_num_threads(1)
+            jobs |= operator_jobs("classic", classic)
+        jobs |= linear_jobs() | network_jobs()
+    print(json.dumps(list(jobs)), flush=True)
+    numbered = list(jobs.values())
+    for line in sys.stdin:
+        job = numbered[int(line)]
+        inference = "gradients" not in list(jobs)[int(line)][0]
+        with torch.inference_mode(inference):
+            begin = time.thread_time()
+            job()
+            print((time.thread_time() - begin) * 1e3, flush=True)
+
+
+@dataclass
+class Worker:
+    """A process that runs jobs with one build of the kernels."""
+
+    process: "subprocess.Popen[str]"
+    jobs: list[tuple[str, str]]
+
+    @classmethod
+    @contextmanager
+    def start(cls, kernels: str, widest: bool) -> Iterator["Worker"]:
+        command = [sys.executable, __file__, "--worker", *(["--widest"] if widest else [])]
+        environment = os.environ | {"MS_DEFORM_ATTN_CPU": kernels, "OMP_NUM_THREADS": "1"}
+        with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            yield cls(process, [(row, contender) for row, contender in json.loads(process.stdout.readline())])
+            assert process.stdin is not None
+            process.stdin.close()
+
+    def run(self, job: tuple[str, str]) -> float:
+        """Milliseconds of processor time."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{self.jobs.index(job)}\n")
+        self.process.stdin.flush()
+        return float(self.process.stdout.readline())
+
+
+class Measurement:
+    """Times of all rows, from one worker per build."""
+
+    def __init__(self, workers: list[Worker]) -> None:
+        self.workers = workers
+        self.ms: dict[str, dict[str, float]] = {}
+        """Row -> contender -> milliseconds, the least so far."""
+
+    def rows(self) -> list[str]:
+        return list(dict.fromkeys(row for worker in self.workers for row, _ in worker.jobs))
+
+    def measure(self, row: str, rounds: int) -> None:
+        """Interleaved rounds of one row, after one to warm up."""
+        best = self.ms.setdefault(row, {})
+        for turn in range(rounds + 1):
+            for worker in self.workers:
+                for job in worker.jobs:
+                    if job[0] == row:
+                        ms = round(worker.run(job), 3)
+                        if turn:
+                            best[job[1]] = min(ms, best.get(job[1], ms))
+        print(f"{row}: " + ", ".join(f"{name} {ms:.2f}" for name, ms in best.items()), flush=True)
+
+
+def measure(rounds: int, tolerance: float) -> dict[str, dict[str, float]]:
+    """Row -> contender -> milliseconds. A row in which a path is slower than it may be is measured once more, for longer."""
+    with ExitStack() as stack:
+        sets = instruction_sets()
+        found = Measurement([stack.enter_context(Worker.start(kernels, kernels == sets[-1])) for kernels in sets])
+        for row in tqdm(found.rows(), unit="row", disable=None):
+            found.measure(row, rounds)
+            if not all(verdict["holds"] for verdict in verdicts({row: found.ms[row]}, tolerance)):
+                found.measure(row, 3 * rounds)
+        return found.ms
+
+
+def rivals(row: str, contenders: list[str]) -> list[tuple[str, str]]:
+    """(path, what it must not be slower than) of one row."""
+    sets = [name for name in instruction_sets() if name in contenders]
+    pairs = [(wider, narrower) for narrower, wider in pairwise(sets)]
+    if "classic" in contenders:
+        pairs += [(name, "classic") for name in sets]
+    pairs += [pair for pair in (("fused", "torch"), ("bfloat16", "float32")) if set(pair) <= set(contenders)]
+    return pairs
+
+
+def verdicts(times: dict[str, dict[str, float]], tolerance: float) -> list[dict[str, object]]:
+    """How many times as fast every path is as its rival, and whether that will do."""
+    found: list[dict[str, object]] = []
+    for row, of_row in times.items():
+        for path, rival in rivals(row, list(of_row)):
+            ratio = of_row[rival] / of_row[path]
+            found.append({"row": row, "path": path, "against": rival, "times_as_fast": round(ratio, 2), "holds": ratio >= 1 - tolerance})
+    return found
+
+
+def main() -> None:
+    """Measure, judge, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--tolerance", type=float, default=0.1, help="share by which a path may be slower: what rounds differ by")
+    parser.add_argument("--out", type=Path, help="write the JSON here")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--widest", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        worker(args.widest)
+        return
+    if not instruction_sets():
+        sys.exit("no compiled kernels to measure: `proscale doctor` says why")
+    times = measure(args.rounds, args.tolerance)
+    found = verdicts(times, args.tolerance)
+    if args.out:
+        about = {"date": time.strftime("%Y-%m-%d"), "hardware": processor(), "torch": torch.__version__, "rounds": args.rounds}
+        about |= {"what": "milliseconds of processor time, one thread, the least of interleaved rounds"}
+        args.out.write_text(json.dumps(about | {"ms": times, "verdicts": found}, indent=1) + "\n")
+    failed = [f for f in found if not f["holds"]]
+    for f in failed:
+        print(f"SLOWER: {f['row']}: {f['path']} is {f['times_as_fast']} times as fast as {f['against']}")
+    print(f"{len(found) - len(failed)} of {len(found)} paths hold")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
