@@ -5,6 +5,10 @@ ProscaleError
 ├── DataError            an annotated data set or predictions are missing something or contradict themselves
 ├── DeviceError          the GPU failed; only a new process can use it again
 ├── ImageError           a picture that the network cannot take (wrong shape, dtype, too small a side)
+├── PictureError         a picture file that cannot be read
+│   ├── EmptyPictureError        no bytes at all
+│   ├── PictureSizeError         more pixels than are taken
+│   └── UndecodablePictureError  no picture, a broken one, or a kind that cannot be shown as RGB
 └── ParameterError       a request parameter out of range or unknown label
 """
 
@@ -27,6 +31,22 @@ class DeviceError(ProscaleError):
 
 class ImageError(ProscaleError):
     """A picture is not an RGB uint8 array of at least one pixel."""
+
+
+class PictureError(ProscaleError):
+    """A picture file cannot be read; the text says why and, where there is one, what to do."""
+
+
+class EmptyPictureError(PictureError):
+    """The file has no bytes."""
+
+
+class PictureSizeError(PictureError):
+    """The picture has more pixels than the caller takes, by its header."""
+
+
+class UndecodablePictureError(PictureError):
+    """The bytes are no picture, a broken one, or one that has no meaning as RGB."""
 
 
 class ParameterError(ProscaleError):

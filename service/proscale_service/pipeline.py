@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ParamSpec, TypeVar
 
+from proscale.pictures import Header
 from proscale.results import SegmentationOptions
 from proscale_service.access.quota import UNLIMITED, Quota
 from proscale_service.admission import Admission, Permit
 from proscale_service.engines.base import Computed, Engine, MakeEngine, Picture
 from proscale_service.errors import DeadlineExceeded
-from proscale_service.images import Header, OpenedPicture, decode
+from proscale_service.images import OpenedPicture, read_picture
 from proscale_service.lifecycle import Lifecycle
 from proscale_service.metrics import Metrics
 from proscale_service.options import options_of
@@ -105,7 +106,8 @@ class Pipeline:
             permit.hold_pixels(pixels)
             quota.take_pixels(pixels)
             plan = engine.plan(opened.header.height, opened.header.width, options.tasks)
-            image, header = opened.decode()
+            decoded_picture = opened.decode()
+            image, header = decoded_picture.rgb, decoded_picture.header
         finally:
             opened.close()
         if (header.height, header.width) != (opened.header.height, opened.header.width):  # known better, now that it is decoded
@@ -115,5 +117,5 @@ class Pipeline:
         del image
         permit.release_pixels()
         seconds = time.perf_counter() - decoded
-        picture = Picture(resized, options, plan, seconds, lambda: decode(data, self.settings.max_pixels)[0])
+        picture = Picture(resized, options, plan, seconds, lambda: read_picture(data, self.settings.max_pixels).rgb)
         return header, picture, decoded - started

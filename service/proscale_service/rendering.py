@@ -5,10 +5,10 @@ from dataclasses import asdict
 from typing import Any
 
 from proscale.config import Task
+from proscale.pictures import Header
 from proscale.results import ModelInfo, Plan, Segmentation
 from proscale_service import responses
 from proscale_service.errors import ServiceError, problem
-from proscale_service.images import Header
 from proscale_service.pipeline import SegmentedPicture
 from proscale_service.responses import BatchItem, BatchResponse, ModelsResponse, ModelSummary, PlanResponse, SegmentResponse, TaskResult
 

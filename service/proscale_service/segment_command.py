@@ -16,9 +16,8 @@ from proscale.allocator import keep_freed_memory
 from proscale.config import PRECISIONS, TASKS, Precision, Task
 from proscale.errors import ProscaleError
 from proscale.overlay import draw_overlay
+from proscale.pictures import read_picture
 from proscale.results import Prediction, Segmentation, SegmentationOptions
-from proscale_service.errors import ServiceError
-from proscale_service.images import decode
 from proscale_service.settings import Settings
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
@@ -79,9 +78,9 @@ def segment(
     outputs = [output_paths(path, many, overlay, json_path) for path in pictures]
     for path, (overlay_file, json_file) in tqdm(list(zip(pictures, outputs, strict=True)), unit="picture", disable=not many):
         try:
-            image, _ = decode(path.read_bytes(), max_pixels)
+            image = read_picture(path.read_bytes(), max_pixels).rgb
             prediction = predictor.segment([image], [options])[0]
-        except (ProscaleError, ServiceError, OSError) as error:
+        except (ProscaleError, OSError) as error:
             failures.append(f"{path}: {error}")
             continue
         _write(image, prediction, tasks, overlay_file, json_file)

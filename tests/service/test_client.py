@@ -87,9 +87,9 @@ def test_plan_models_ready(server: Running) -> None:
 
 
 def test_arrays_become_lossless_files() -> None:
-    from proscale_service.images import decode
+    from proscale.pictures import read_picture
 
-    np.testing.assert_array_equal(decode(picture_bytes(gradient()), 10_000)[0], gradient())
+    np.testing.assert_array_equal(read_picture(picture_bytes(gradient()), 10_000).rgb, gradient())
 
 
 def test_an_answer_knows_its_tasks() -> None:

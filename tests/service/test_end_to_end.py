@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from proscale.pictures import read_picture
 from proscale.predictor import Predictor
 from proscale.results import SegmentationOptions
 from proscale_service.client import Client
-from proscale_service.images import decode
 
 from .pictures import blob, coco_mask, encoded, exif, gradient, stored_for
 from .serving import http, metric, process
@@ -41,7 +41,8 @@ def test_masks_over_http_are_the_predictors_bit_for_bit(url: str, small_predicto
     data = pictures()[name]
     tasks = ("panoptic", "instance", "semantic")
     body = http.post(f"{url}/segment?task={','.join(tasks)}", content=data, headers=OCTETS, timeout=60).json()
-    image, header = decode(data, 10**6)
+    picture = read_picture(data, 10**6)
+    image, header = picture.rgb, picture.header
     expected = small_predictor.segment([image], [SegmentationOptions(tasks=tasks)])[0]
     assert body["image"] == {"width": header.width, "height": header.height, "orientation_applied": header.orientation}
     assert body["compute"]["padded_size"] == list(expected.plan.padded)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import proscale_service
+from proscale.pictures import reader
 from proscale.results import Plan
-from proscale_service import images
 
 from .predictors import ThresholdPredictor
 from .routes.asking import post
@@ -20,8 +20,8 @@ from .serving import serving
 PACKAGE = str(Path(proscale_service.__file__).parent)
 AROUND = {"app.py", "context.py", "limits.py", "request_line.py", "compression.py", "guard.py", "quota.py", "server.py"}
 """Layers that every request passes and that know nothing of pictures."""
-RECORDS = {"base.py", "picture_bounds.py"}
-"""Interfaces, and what a file above them is made of."""
+RECORDS = {"base.py"}
+"""Interfaces."""
 HELPERS = {"metrics.py", "logs.py", "errors.py", "keys.py", "stderr_lines.py", "settings.py", "lifecycle.py", "dependencies.py"}
 
 
@@ -53,7 +53,7 @@ def files() -> Iterator[set[str]]:
 def test_one_post_crosses_ten_files_three_hand_overs_and_no_check_twice(files: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[object] = []
     handed_over: list[object] = []
-    count_calls(monkeypatch, images, "_open", opened)
+    count_calls(monkeypatch, reader, "_open", opened)
     count_calls(monkeypatch, ThreadPoolExecutor, "submit", handed_over)
     predictor = Counting()
     with serving(predictor, decode_threads=1) as server:

@@ -8,12 +8,13 @@ from typing import ParamSpec
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
+from proscale.pictures import Header
 from proscale_service.access.guard import quota_of
 from proscale_service.access.quota import Quota
 from proscale_service.context import RequestContext, context_of
 from proscale_service.engines.base import Engine
 from proscale_service.errors import InvalidParameter, ServiceError
-from proscale_service.images import Header, read_header
+from proscale_service.images import read_header
 from proscale_service.limits import unless_client_leaves
 from proscale_service.metrics import task_label
 from proscale_service.pipeline import Pipeline, SegmentedPicture

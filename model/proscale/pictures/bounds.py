@@ -7,7 +7,7 @@ them and never know. Other things behind a picture are common (motion photos car
 
 import re
 
-from proscale_service.errors import UndecodableImage
+from proscale.errors import UndecodablePictureError
 
 MAX_SCANS = 100
 """Scans of a JPEG; real ones have about ten. Each costs a pass over all pixels, so that a small file could buy minutes."""
@@ -20,7 +20,7 @@ _NO_LENGTH = {0x01, *range(0xD0, 0xD9)}
 
 
 def check_single(data: bytes, form: str) -> None:
-    """Raise UndecodableImage when a second picture follows the first, or a JPEG has absurdly many scans.
+    """Raise UndecodablePictureError when a second picture follows the first, or a JPEG has absurdly many scans.
 
     Args:
         form: the format's name in Pillow. `MPO` is a JPEG that announces further pictures; its first one is meant.
@@ -28,14 +28,14 @@ def check_single(data: bytes, form: str) -> None:
     end = {"JPEG": end_of_jpeg, "PNG": end_of_png, "WEBP": end_of_webp, "BMP": end_of_bmp}.get(form)
     position = end(data) if end else None
     if position is not None and data.startswith(_SIGNATURES, position):
-        raise UndecodableImage("the data holds two pictures, one behind the other; send one picture per request")
+        raise UndecodablePictureError("the data holds two pictures, one behind the other; send one picture per request")
 
 
 def end_of_jpeg(data: bytes) -> int | None:
     """Offset behind the end marker, None when there is none.
 
     Raises:
-        UndecodableImage: more than MAX_SCANS scans.
+        UndecodablePictureError: more than MAX_SCANS scans.
     """
     position, scans = 2, 0
     while position + 4 <= len(data) and data[position] == 0xFF:
@@ -52,7 +52,7 @@ def end_of_jpeg(data: bytes) -> int | None:
         if marker == _START_OF_SCAN:
             scans += 1
             if scans > MAX_SCANS:
-                raise UndecodableImage(f"the JPEG has more than {MAX_SCANS} scans; save it again as an ordinary JPEG")
+                raise UndecodablePictureError(f"the JPEG has more than {MAX_SCANS} scans; save it again as an ordinary JPEG")
             found = _NEXT_MARKER.search(data, position)
             if found is None:
                 return None
