@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from proscale.allocator import keep_freed_memory
 from proscale.checkpoints.convert import Converted
-from proscale.checkpoints.provenance import Provenance
+from proscale.checkpoints.provenance import Provenance  # type: ignore[attr-defined]
 from proscale.checkpoints.write_folders import write_transformers
 from proscale.config import MASK2FORMER, SWIN_T, ModelConfig, PixelDecoderConfig, PreprocessConfig, ProScaleEncoderConfig
 from proscale.flops import count_flops

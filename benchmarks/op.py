@@ -61,10 +61,10 @@ def forward_backward(form: Form, inputs: tuple[Tensor, Tensor, Tensor], shapes: 
 
 def layer_forward(form: Form, layer: EncoderLayer, tokens: Tensor, shapes: list[int]) -> None:
     """A whole encoder layer around one form of the operator."""
-    deformable_attention.ms_deform_attn = form  # type: ignore[assignment]
+    deformable_attention.ms_deform_attn = form  # type: ignore[assignment, attr-defined]
     with torch.inference_mode():
         layer(tokens, tokens[0], shapes)
-    deformable_attention.ms_deform_attn = ms_deform_attn
+    deformable_attention.ms_deform_attn = ms_deform_attn  # type: ignore[attr-defined]
 
 
 def seconds(job: Callable[[], None], device: str) -> float:

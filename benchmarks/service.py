@@ -149,15 +149,15 @@ def measure(checkpoint: Path, picture: Path, rounds: int, folder: Path) -> tuple
     alone = {name: {key: median(run[key] for run in each) for key in each[0]} for name, each in runs.items()}
     at_once = {}
     for name, turn in turns.items():
-        seconds = sorted(second for _, each in turn for second in each)
+        seconds = sorted(second for _, each in turn for second in each)  # type: ignore[assignment]
         p95 = seconds[round(0.95 * (len(seconds) - 1))]
         at_once[name] = {
             "pictures_per_s": median(rate for rate, _ in turn),
-            "median_s": median(seconds),
+            "median_s": median(seconds),  # type: ignore[type-var]
             "p95_s": p95,
             "max_s": seconds[-1],
         }
-    return alone, at_once
+    return alone, at_once  # type: ignore[return-value]
 
 
 def random_model(folder: Path) -> Path:
@@ -213,7 +213,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="the case whose name contains this")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    records = []
+    records = []  # type: ignore[var-annotated]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         cases: dict[str, Callable[[], tuple[Path, Path]]] = {

@@ -40,5 +40,5 @@ def small_network(seed: int = 7) -> SegmentationNetwork:
         network = SegmentationNetwork(SMALL_CONFIG)
         with torch.no_grad():  # untrained heads answer nearly the same for every query
             network.transformer_decoder.class_head.weight.mul_(8)
-            network.transformer_decoder.mask_head.layers[-1].weight.mul_(8)
+            network.transformer_decoder.mask_head.layers[-1].weight.mul_(8)  # type: ignore[operator]
     return network

@@ -1,7 +1,7 @@
 """Fixtures that every test may ask for, and the rule that nothing is skipped unseen."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from proscale.predictor import Predictor
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """With NO_SKIPS=1 a skipped test fails, those that need CUDA or containers aside: where all tools are, nothing may go unseen."""
     report = yield
     excused = any(item.get_closest_marker(name) for name in ("gpu", "nvcc", "docker"))

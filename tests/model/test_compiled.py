@@ -39,14 +39,14 @@ def test_a_compiled_size_gets_the_same_answers_and_no_other_is_compiled(small_pr
                 assert scores[0] == pytest.approx(scores[1], abs=1e-4)
     images = torch.rand(2, 3, 96, 128)
     with torch.inference_mode():
-        ours, theirs = predictor._predict(images), small_predictor.network.predict(images)
-    assert torch.allclose(ours.mask_logits, theirs.mask_logits, atol=1e-3)
-    assert not torch.equal(ours.mask_logits, theirs.mask_logits)  # it was not merely run as ever
+        ours, theirs = predictor._predict(images), small_predictor.network.predict(images)  # type: ignore[assignment]
+    assert torch.allclose(ours.mask_logits, theirs.mask_logits, atol=1e-3)  # type: ignore[attr-defined]
+    assert not torch.equal(ours.mask_logits, theirs.mask_logits)  # type: ignore[attr-defined]  # it was not merely run as ever
     assert not counters["stats"]["unique_graphs"]
     with torch.no_grad():  # weights are constants of the compiled code
-        predictor.network.transformer_decoder.class_head.weight.zero_()
+        predictor.network.transformer_decoder.class_head.weight.zero_()  # type: ignore[operator]
     with torch.inference_mode():
-        assert torch.equal(predictor._predict(images).class_logits, ours.class_logits)
+        assert torch.equal(predictor._predict(images).class_logits, ours.class_logits)  # type: ignore[attr-defined]
     torch.compiler.reset()
 
 

@@ -26,7 +26,7 @@ def network_of(config: ModelConfig) -> SegmentationNetwork:
     for name, parameter in network.named_parameters():
         if name.endswith("bias"):
             parameter.add_(0.2 * torch.randn(parameter.shape))
-    network.transformer_decoder.mask_head.layers[-1].weight.mul_(8)
+    network.transformer_decoder.mask_head.layers[-1].weight.mul_(8)  # type: ignore[operator]
     return network
 
 

@@ -1,5 +1,7 @@
 """COCO run-length encoding, against pycocotools."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -21,7 +23,7 @@ def id_maps(draw: st.DrawFn) -> NDArray[np.int32]:
     return np.kron(ids, np.ones((block, block), np.int32))[:height, :width]
 
 
-def coco_encode(mask: NDArray[np.bool_]) -> dict[str, object]:
+def coco_encode(mask: NDArray[np.bool_]) -> dict[str, Any]:
     return coco.encode(np.asfortranarray(mask.astype(np.uint8)))
 
 

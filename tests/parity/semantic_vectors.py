@@ -50,7 +50,7 @@ def semantic_config(case: Mapping[str, Any], name: str) -> SemanticModelConfig:
     if case["system"] == "segformer":
         channels = tuple(case.get("hidden_sizes", [case.get("dim", 0) * factor for factor in (1, 2, 5, 8)]))
         eps = case["layer_norm_eps"]
-        backbone = MixTransformerConfig(channels, tuple(case["depths"]), norm_eps=eps, inner_norm_eps=eps)  # type: ignore[arg-type]
+        backbone = MixTransformerConfig(channels, tuple(case["depths"]), norm_eps=eps, inner_norm_eps=eps)
         variant = case.get("head_variant", case.get("head"))
         head = SegformerHeadConfig(case.get("head_dim", case.get("head")), variant)
         return SemanticModelConfig(name, case["classes"], backbone, head, slide, pixels, twice)
@@ -97,7 +97,7 @@ def check_semantic(path: Path) -> Report:
         for i, ours in enumerate(features):
             if f"features.{i}" in reference:
                 report.add(f"features {i}", difference(ours, reference[f"features.{i}"]), limit)
-        if isinstance(network.head, SetrHead) and config.head.variant == "mla":  # type: ignore[union-attr]
+        if isinstance(network.head, SetrHead) and config.head.variant == "mla":
             for i, ours in enumerate(network.head.aggregate(features)):
                 report.add(f"neck {i}", difference(ours, reference[f"neck.{i}"]), limit)
         published, short = network(first), network.head.fold()(features)
@@ -137,10 +137,10 @@ def _compare_results(
         scores = score_map(said, size)
         report.add(f"{kind} at input size", difference(scores.rows(0, size[0])[None, :, ::2, ::2], reference[f"{kind}_sample"]), limit)
     source = output_map(said, frames, config.postprocess.resize_twice)
-    scores = source.rows(0, frames.output[0])
+    scores = source.rows(0, frames.output[0])  # type: ignore[assignment]
     report.add(f"{kind} at output size", difference(scores[:, ::4, ::4], reference[f"output_{kind}_sample"]), limit)
-    winner, _ = (best_classes if kind == "scores" else best_logits)([scores])
-    best = scores.topk(2, 0).values
+    winner, _ = (best_classes if kind == "scores" else best_logits)([scores])  # type: ignore[list-item]
+    best = scores.topk(2, 0).values  # type: ignore[attr-defined]
     clear = (best[0] - best[1]) > TIE
     wrong = (winner != reference["semantic"].long()) & clear
     report.add("pixels of another class", wrong.sum().item(), 0)

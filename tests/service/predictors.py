@@ -68,7 +68,7 @@ class ThresholdPredictor:
     def _predict(self, image: NDArray[np.uint8], options: SegmentationOptions, plan: Plan) -> Prediction:
         threshold = 0.5 if options.mask_threshold is None else options.mask_threshold
         bright = image.mean(axis=2) > threshold * 255
-        segments = []
+        segments = []  # type: ignore[var-annotated]
         for category, mask in ((BLOB, bright), (GROUND, ~bright)):
             if mask.any() and (options.labels is None or category.name in options.labels):
                 rle = encode(mask)

@@ -53,7 +53,7 @@ async def test_the_books_count_every_batch_once() -> None:
     assert sample(metrics, "proscale_batch_size_count") == 2
     assert sample(metrics, "proscale_stage_duration_seconds_count", stage="infer") == 2
     assert sample(metrics, "proscale_stage_duration_seconds_count", stage="postprocess") == 8
-    plan = engine.plan(*blob().shape[:2], ("panoptic",))
+    plan = engine.plan(*blob().shape[:2], ("panoptic",))  # type: ignore[call-arg]
     assert sample(metrics, "proscale_flops_total", encoder="proscale") == 8 * plan.flops
     # Of the engine's 10 ms three are shared by four pictures.
     assert forwarder.expected_seconds(plan.flops) == pytest.approx(0.003 / 4 + 0.007)

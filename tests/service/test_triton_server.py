@@ -196,7 +196,7 @@ async def test_pictures_that_are_lost_are_given_up_and_those_of_a_busy_server_ar
             raise
         return client
 
-    client.infer = hang  # type: ignore[method-assign]
+    client.infer = hang  # type: ignore[assignment, method-assign]
     calls = [asyncio.create_task(server.infer([], 60.0)) for _ in range(3)]
     await asyncio.sleep(0)
     await server.probe()

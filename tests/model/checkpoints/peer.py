@@ -96,7 +96,7 @@ def compare(peer: Mask2FormerForUniversalSegmentation, ours: SegmentationNetwork
     masks, their_masks = own.mask_logits > 0, theirs.masks_queries_logits > 0
     steps = iter(prediction["masks_queries_logits"] for prediction in theirs.auxiliary_logits)
     decoder = ours.transformer_decoder
-    decoder.attention_mask = lambda _, size: TransformerDecoder.attention_mask(next(steps), size)
+    decoder.attention_mask = lambda _, size: TransformerDecoder.attention_mask(next(steps), size)  # type: ignore[assignment, method-assign]
     try:
         led = decoder(own.levels, own.mask_features)[-1]
     finally:

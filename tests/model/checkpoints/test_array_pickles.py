@@ -83,7 +83,7 @@ def lying_array(folder: Path) -> bytes:
     """An array of 8 bytes that says it has a billion values."""
     honest = pickle.dumps({"w": np.arange(2, dtype=np.float32)}, protocol=2)
     changed = honest.replace(b"K\x02\x85", b"J" + struct.pack("<i", 10**9) + b"\x85", 1)
-    assert changed != honest, pickletools.dis(honest, io.StringIO())
+    assert changed != honest, pickletools.dis(honest, io.StringIO())  # type: ignore[func-returns-value]
     return changed
 
 

@@ -174,7 +174,7 @@ def test_pup_is_told_from_naive() -> None:
     from proscale.heads.setr import SetrHead
 
     for variant in ("naive", "pup", "mla"):
-        head = SetrHeadConfig(variant, 8, 4 if variant == "mla" else 128)  # type: ignore[arg-type]
+        head = SetrHeadConfig(variant, 8, 4 if variant == "mla" else 128)
         state = {f"head.{name}": tensor for name, tensor in SetrHead(head, 12, 3, 5).state_dict().items()}
         assert recognise_setr(state) == (head, 5)
 

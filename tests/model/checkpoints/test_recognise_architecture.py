@@ -46,7 +46,7 @@ def test_published_networks(name: str, pixel_decoder: PixelDecoderConfig) -> Non
 @pytest.mark.parametrize("layers", [(1, 2, 3), (0, 0, 4), (3, 0, 1), (2, 2, 0)])
 @pytest.mark.parametrize("recalibration", ["linear", "conv", "none"])
 def test_every_proscale_form(layers: tuple[int, int, int], recalibration: str) -> None:
-    encoder = ProScaleEncoderConfig(layers, recalibration, 0.3, residual=True)  # type: ignore[arg-type]
+    encoder = ProScaleEncoderConfig(layers, recalibration, 0.3, residual=True)
     config = ModelConfig("x", 7, SWIN_T, replace(PROSCALE, encoder=encoder, pixel_embedding="conv"))
     assert recognise(meta_state(config), temperature=0.3, residual=True).pixel_decoder == config.pixel_decoder
 

@@ -62,7 +62,7 @@ def test_cut_attention_looks_where_the_whole_one_looks(levels: int) -> None:
 @pytest.mark.parametrize("recalibration", ["linear", "conv", "none"])
 def test_started_network_loads_and_runs(recalibration: str) -> None:
     source = SegmentationNetwork(MASK2FORMER_SMALL)
-    encoder = ProScaleEncoderConfig((1, 2, 1), recalibration)  # type: ignore[arg-type]
+    encoder = ProScaleEncoderConfig((1, 2, 1), recalibration)
     started = warm_start(MASK2FORMER_SMALL, source.state_dict(), encoder)
     assert started.sources == (0, 0, 1, 1)
     assert started.config.pixel_decoder == replace(MASK2FORMER_SMALL.pixel_decoder, encoder=encoder, pixel_embedding="maxpool")

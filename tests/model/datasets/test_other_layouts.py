@@ -56,7 +56,7 @@ def test_official_cityscapes_panoptic_json(tmp_path: Path) -> None:
     categories = [{"id": 7, "name": "road", "isthing": 0}, {"id": 26, "name": "car", "isthing": 1}]
     annotation = {"image_id": STEM, "file_name": f"{STEM}_gtFine_panoptic.png", "segments_info": segments}
     write_json(index, {"images": [image], "annotations": [annotation], "categories": categories})
-    save_ids(index.with_suffix("") / annotation["file_name"], np.repeat([[7, 0, 26000, 0, 0, 0, 0]], 4, 0))
+    save_ids(index.with_suffix("") / annotation["file_name"], np.repeat([[7, 0, 26000, 0, 0, 0, 0]], 4, 0))  # type: ignore[operator]
     for dataset in (open_dataset(tmp_path), open_dataset(index)):
         assert dataset.layout == "Cityscapes panoptic"
         assert dataset.pictures[0].path.is_file()

@@ -55,7 +55,7 @@ def expected(
 ) -> list[Tensor]:
     """The twin in float64 on the CPU: output, and with `gradient` of the output those of value, offsets and logits."""
     leaves = [x.detach().double().cpu().requires_grad_() for x in (value, offsets, logits)]
-    out = ms_deform_attn_reference(*leaves, shapes, None if reference_points is None else reference_points.double().cpu())
+    out = ms_deform_attn_reference(*leaves, shapes, None if reference_points is None else reference_points.double().cpu())  # type: ignore[call-arg]
     if gradient is None:
         return [out.detach()]
     return [out.detach(), *torch.autograd.grad(out, leaves, gradient.double().cpu())]

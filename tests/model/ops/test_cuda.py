@@ -32,10 +32,10 @@ def deterministic() -> Iterator[None]:
 def test_forward_and_backward(shapes: list[int], dtype: torch.dtype, channels: int, points: int) -> None:
     value, offsets, logits = inputs(shapes, dtype, heads=8, channels=channels, points=points, device="cuda")
     leaves = [x.requires_grad_() for x in (value, clear_of_kinks(offsets, shapes), logits)]
-    out = ms_deform_attn(*leaves, shapes)
+    out = ms_deform_attn(*leaves, shapes)  # type: ignore[call-arg]
     gradient = torch.randn_like(out)
     got = [out, *torch.autograd.grad(out, leaves, gradient)]
-    want = expected(*leaves, shapes, gradient=gradient)
+    want = expected(*leaves, shapes, gradient=gradient)  # type: ignore[call-arg, misc]
     assert [e for e in map(error, got, want) if e > GATES[dtype]] == []
 
 
@@ -46,11 +46,11 @@ def test_deterministic_gradients(dtype: torch.dtype) -> None:
     leaves = [x.requires_grad_() for x in inputs(shapes, dtype, heads=8, device="cuda")]
     results = []
     for _ in range(3):
-        out = ms_deform_attn(*leaves, shapes)
+        out = ms_deform_attn(*leaves, shapes)  # type: ignore[call-arg]
         results.append(torch.autograd.grad(out, leaves, torch.ones_like(out)))
     for other in results[1:]:
         assert all(map(torch.equal, results[0], other))
-    want = expected(*leaves, shapes, gradient=torch.ones_like(out))[1]
+    want = expected(*leaves, shapes, gradient=torch.ones_like(out))[1]  # type: ignore[call-arg, misc]
     assert error(results[0][0], want) < GATES[dtype]
 
 

@@ -43,7 +43,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, int], 
     folder = tmp_path_factory.mktemp("cubin")
     (folder / "kernels.cu").write_text(SOURCE)
     command = [NVCC, "-std=c++20", "-O3", "-arch=sm_90", "-cubin", "--resource-usage", f"-I{SOURCES}"]
-    run = subprocess.run([*command, "-o", "kernels.cubin", "kernels.cu"], cwd=folder, check=True, capture_output=True, text=True)
+    run = subprocess.run([*command, "-o", "kernels.cubin", "kernels.cu"], cwd=folder, check=True, capture_output=True, text=True)  # type: ignore[list-item]
     sizes = section_sizes((folder / "kernels.cubin").read_bytes())
     return {name.removeprefix(".text."): size // INSTRUCTION for name, size in sizes.items() if name.startswith(".text.")}, run.stderr
 

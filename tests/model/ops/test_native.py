@@ -31,10 +31,10 @@ def test_forward_and_backward(shapes: list[int], dtype: torch.dtype) -> None:
     value, offsets, logits = inputs(shapes, dtype)
     offsets = clear_of_kinks(offsets, shapes)
     leaves = [x.requires_grad_() for x in (value, offsets, logits)]
-    out = ms_deform_attn(*leaves, shapes)
+    out = ms_deform_attn(*leaves, shapes)  # type: ignore[call-arg]
     gradient = torch.randn(out.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).to(dtype)
     got = [out, *torch.autograd.grad(out, leaves, gradient)]
-    want = expected(*leaves, shapes, gradient=gradient)
+    want = expected(*leaves, shapes, gradient=gradient)  # type: ignore[call-arg, misc]
     assert [x.dtype for x in got] == [dtype] * 4
     assert [e for e in map(error, got, want) if e > GATES[dtype]] == []
 
@@ -45,10 +45,10 @@ def test_any_head_size_and_number_of_points(channels: int, points: int) -> None:
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
         value, offsets, logits = inputs(shapes, dtype, channels=channels, points=points)
         leaves = [x.requires_grad_() for x in (value, clear_of_kinks(offsets, shapes), logits)]
-        out = ms_deform_attn(*leaves, shapes)
+        out = ms_deform_attn(*leaves, shapes)  # type: ignore[call-arg]
         gradient = torch.ones_like(out)
         got = [out, *torch.autograd.grad(out, leaves, gradient)]
-        assert max(map(error, got, expected(*leaves, shapes, gradient=gradient))) < GATES[dtype]
+        assert max(map(error, got, expected(*leaves, shapes, gradient=gradient))) < GATES[dtype]  # type: ignore[call-arg, misc]
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["per picture", "one for all"])
@@ -101,7 +101,7 @@ def test_threads_give_the_same_bits() -> None:
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            out = ms_deform_attn(*leaves, shapes)
+            out = ms_deform_attn(*leaves, shapes)  # type: ignore[call-arg]
             results.append([out, *torch.autograd.grad(out.square().sum(), leaves)])
     finally:
         torch.set_num_threads(before)

@@ -17,7 +17,7 @@ def loops(class_logits: Tensor, masks: Tensor, threshold: float, overlap: float,
     probabilities, mask_probabilities = class_logits.softmax(-1).numpy(), masks.sigmoid().numpy()
     kept = [q for q, p in enumerate(probabilities) if p.argmax() != len(IS_THING) and p.max() > threshold]
     height, width = masks.shape[1:]
-    ids, segments, stuff = np.zeros((height, width), int), [], {}
+    ids, segments, stuff = np.zeros((height, width), int), [], {}  # type: ignore[var-annotated]
     if not kept:
         return ids, segments
     weighted = np.stack([np.float32(probabilities[q].max()) * mask_probabilities[q] for q in kept])
@@ -51,12 +51,12 @@ def test_against_loops(seed: int, queries: int, threshold: float, overlap: float
     generator = torch.Generator().manual_seed(seed)
     class_logits = torch.randn(queries, 5, generator=generator) * 3
     masks = torch.randn(queries, 3, 4, generator=generator).repeat_interleave(2, 1).repeat_interleave(2, 2) * 3
-    original = panoptic.queries_at_once
-    panoptic.queries_at_once = lambda size: original(size, at_once)  # groups of queries of any size give the same map
+    original = panoptic.queries_at_once  # type: ignore[attr-defined]
+    panoptic.queries_at_once = lambda size: original(size, at_once)  # type: ignore[assignment, attr-defined, misc]  # groups of queries of any size give the same map
     try:
         ids, segments = panoptic_inference(class_logits, lambda q: masks[q], (6, 8), IS_THING, threshold, overlap, mask_threshold)
     finally:
-        panoptic.queries_at_once = original
+        panoptic.queries_at_once = original  # type: ignore[attr-defined]
     expected_ids, expected = loops(class_logits, masks, threshold, overlap, mask_threshold)
     assert np.array_equal(ids.numpy(), expected_ids)
     assert [(segment.id, segment.class_index) for segment in segments] == expected

@@ -104,7 +104,7 @@ def rules(**more: object) -> UrlRules:
         "networks": (ipaddress.ip_network(f"{OUTSIDE}/32"),),
         "timeout_s": 10.0,
     }
-    return UrlRules(**(given | more))  # type: ignore[arg-type]
+    return UrlRules(**(given | more))
 
 
 async def fetch(url: str, **more: object) -> bytes:
