@@ -23,6 +23,7 @@ import torch
 from model_contenders import STAGES, picture_for
 
 from proscale.ops import native
+from proscale.precision import cpu_bfloat16
 
 HERE = Path(__file__).parent
 PEAK_BF16 = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
@@ -31,7 +32,7 @@ REFERENCE = "transformers Mask2Former float32"
 
 
 def contenders(peers: Sequence[str], size: str, device: str) -> dict[str, dict[str, Any]]:
-    """Name -> what to run. On a GPU bfloat16 and compiled forms join, for all alike."""
+    """Name -> what to run. On a GPU bfloat16 and compiled forms join, for all alike; bfloat16 only where it is not emulated."""
     ours = {"kind": "ours", "size": size, "keep": True}
     found: dict[str, dict[str, Any]] = {
         "ours (3,3,3) float32": {**ours, "network": "proscale", "precision": "float32"},
@@ -60,6 +61,8 @@ def contenders(peers: Sequence[str], size: str, device: str) -> dict[str, dict[s
         for precision, compiled in [*peer_forms, ("bfloat16", False)] if device == "cpu" else peer_forms:
             name = f"EoMT-B at 640x640 {precision}" + (", compiled" if compiled else "")
             found[name] = {"kind": "eomt", "size": size, "precision": precision, "compile": compiled}
+    if device == "cpu" and not cpu_bfloat16()[0]:
+        return {name: job for name, job in found.items() if job["precision"] != "bfloat16"}
     return found
 
 

@@ -1,12 +1,14 @@
 """What numbers the network computes in, and how fast this machine is with them."""
 
-import logging
+import os
 
 import torch
 
 from proscale.config import Precision
+from proscale.errors import CheckpointError
 
-log = logging.getLogger(__name__)
+_BFLOAT16 = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "arm_bf16": "ARM BF16", "bf16": "ARM BF16"}
+"""What torch calls an instruction set with products of bfloat16 -> its name in words."""
 
 
 def default_precision(device: torch.device) -> Precision:
@@ -25,16 +27,23 @@ def configure_torch(device: torch.device, precision: Precision) -> None:
 
 
 def cpu_bfloat16() -> tuple[bool, str]:
-    """Whether this processor multiplies bfloat16 faster than float32, and what says so, in words."""
+    """Whether this processor multiplies bfloat16 faster than float32, and what says so, in words.
+
+    Without such instructions every product is emulated, about ten times slower than in float32. oneDNN, which does the products, may also
+    be kept from using them by its own variable.
+    """
     found = torch.cpu.get_capabilities()
-    for name, words in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX512-BF16"), ("arm_bf16", "ARM BF16"), ("bf16", "ARM BF16")):
-        if found.get(name):
-            return True, words
-    return False, "the processor has neither AMX nor AVX512-BF16"
+    words = next((words for name, words in _BFLOAT16.items() if found.get(name)), None)
+    if words is None:
+        return False, "the processor has neither AMX nor AVX512-BF16"
+    limit = next((os.environ[name] for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA") if os.environ.get(name)), "ALL").upper()
+    if limit not in ("ALL", "DEFAULT") and not any(part in limit for part in ("BF16", "FP16", "AMX", "AVX10")):
+        return False, f"ONEDNN_MAX_CPU_ISA={limit} keeps oneDNN from {words}"
+    return True, words
 
 
-def warn_if_slow(device: torch.device, precision: Precision) -> None:
-    """Log a warning, with the remedy, where bfloat16 would be slower than float32."""
+def refuse_if_slow(device: torch.device, precision: Precision) -> None:
+    """Raise CheckpointError, with the remedy, where bfloat16 would be slower than float32: a server would be unusable, and say nothing."""
     if precision != "bfloat16":
         return
     if device.type == "cpu":
@@ -42,4 +51,7 @@ def warn_if_slow(device: torch.device, precision: Precision) -> None:
     else:
         fast, why = torch.cuda.is_bf16_supported(including_emulation=False), "the GPU emulates it"
     if not fast:
-        log.warning("bfloat16 is slower than float32 on this machine (%s); use --precision float32", why)
+        raise CheckpointError(
+            f"bfloat16 is many times slower than float32 on this machine ({why}); "
+            "use --precision float32 (PROSCALE_PRECISION=float32), or leave the precision unset"
+        )

@@ -27,7 +27,7 @@ from proscale.ops.native import REMEDY, STATUS
 from proscale.planning import check_options, plan_picture
 from proscale.postprocess.class_map import find_classes
 from proscale.postprocess.found import Found, Frames, find_instances, find_panoptic, find_semantic
-from proscale.precision import configure_torch, default_precision, warn_if_slow
+from proscale.precision import configure_torch, default_precision, refuse_if_slow
 from proscale.predictions import NetworkPrediction, QueryPrediction, of_picture
 from proscale.preprocess import preprocess, preprocess_on
 from proscale.results import ModelInfo, Plan, Prediction, Provenance, Segment, Segmentation, SegmentationOptions
@@ -61,7 +61,7 @@ class Predictor:
         self.categories = tuple(categories)
         self.device = _device(device)
         self.precision: Precision = default_precision(self.device) if precision is None else precision
-        warn_if_slow(self.device, self.precision)
+        refuse_if_slow(self.device, self.precision)
         configure_torch(self.device, self.precision)
         freeze_batch_norm(network)
         network.eval().requires_grad_(False).fold()  # before the weights are rounded to another precision
@@ -108,9 +108,9 @@ class Predictor:
         (`CompiledNetwork`), a minute or so for each.
 
         Raises:
-            CheckpointError: folder, weights or device cannot be used; the text names the remedy.
+            CheckpointError: folder, weights or device cannot be used, or the precision is emulated there; the text names the remedy.
         """
-        _device(device)
+        refuse_if_slow(_device(device), precision or "float32")
         folder = DEFAULT_FOLDER if checkpoint is None else checkpoint
         config, categories, state = load_folder(folder)
         network = blank_network(config).to_empty(device="cpu")
