@@ -29,12 +29,22 @@ def segment_colours(segments: Sequence[Segment]) -> NDArray[np.uint8]:
     return (np.array(colours).reshape(-1, 3) * 255).astype(np.uint8)
 
 
-def draw_overlay(image: NDArray[np.uint8], segmentation: Segmentation, labels: bool = True) -> NDArray[np.uint8]:
+def category_colours(count: int) -> NDArray[np.uint8]:
+    """One colour for each of the category ids 0..count - 1, (count, 3) uint8 RGB; the same id always has the same colour."""
+    colours = [colorsys.hsv_to_rgb(category * 7 * GOLDEN_RATIO % 1, 0.55, 0.55 + 0.4 * (category * 5 % 3) / 2) for category in range(count)]
+    return (np.array(colours).reshape(-1, 3) * 255).astype(np.uint8)
+
+
+def draw_overlay(
+    image: NDArray[np.uint8], segmentation: Segmentation, labels: bool = True, *, opacity: float = OPACITY, outlines: bool = True
+) -> NDArray[np.uint8]:
     """Paint masks half transparent, outlines solid, and names on the larger segments.
 
     Args:
         image: (H, W, 3) uint8 RGB, the oriented picture of the segmentation's size.
         labels: write names and scores.
+        opacity: of the colours, 0..1.
+        outlines: draw the masks' outlines.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -46,15 +56,16 @@ def draw_overlay(image: NDArray[np.uint8], segmentation: Segmentation, labels: b
         raise ValueError(f"the picture has {image.shape[:2]} pixels, the segmentation {segmentation.size}")
     canvas = image.copy()
     colours = segment_colours(segmentation.segments)
-    outlines = np.zeros(segmentation.size, dtype=bool)
+    outlined = np.zeros(segmentation.size, dtype=bool)
     for segment, colour in zip(segmentation.segments, colours, strict=True):
         box = _with_neighbours(segment.bbox, segmentation.size)
         left, top, width, height = box
         part = np.s_[top : top + height, left : left + width]
         mask = decode(segment.segmentation, box)
-        _tint(canvas[part], mask, colour, OPACITY)
-        outlines[part] |= _outline(mask)
-    _tint(canvas, outlines, np.array([255, 255, 255]), OUTLINE_OPACITY)
+        _tint(canvas[part], mask, colour, opacity)
+        if outlines:
+            outlined[part] |= _outline(mask)
+    _tint(canvas, outlined, np.array([255, 255, 255]), OUTLINE_OPACITY)
     painted = Image.fromarray(canvas)
     if labels:
         _write_labels(painted, segmentation)

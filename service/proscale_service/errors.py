@@ -8,7 +8,8 @@ ServiceError                    500
 ├── UploadTimeout               408   the body came too slowly
 ├── TooLarge                    413
 │   ├── BodyTooLarge                  bytes
-│   └── TooManyPixels                 pixels, by the picture's header
+│   ├── TooManyPixels                 pixels, by the picture's header
+│   └── AnswerTooLarge                bytes of the asked formats
 ├── UnsupportedMedia            415   a content type or encoding that is not taken
 ├── Unprocessable               422
 │   ├── UnfetchablePicture            a URL that is not allowed, or gives no picture
@@ -100,6 +101,12 @@ class TooManyPixels(TooLarge):
     """More pixels than `max_pixels`."""
 
     reason, title = "too_many_pixels", "Picture too large"
+
+
+class AnswerTooLarge(TooLarge):
+    """More bytes than `max_answer_bytes`."""
+
+    reason, title = "answer_too_large", "Answer too large"
 
 
 class UnsupportedMedia(ServiceError):

@@ -1,35 +1,100 @@
 """What was computed -> answers as JSON. Runs on a reading thread, because hundreds of masks are megabytes of text."""
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from proscale.config import Task
+from proscale.formats.cleaning import CleaningOptions, clean
 from proscale.pictures import Header
 from proscale.results import ModelInfo, Plan, Segmentation
 from proscale_service import responses
 from proscale_service.errors import ServiceError, problem
 from proscale_service.pipeline import SegmentedPicture
+from proscale_service.requests import PictureParameters
 from proscale_service.responses import BatchItem, BatchResponse, ModelsResponse, ModelSummary, PlanResponse, SegmentResponse, TaskResult
 
 
-def render_picture(picture: SegmentedPicture, request_id: str) -> bytes:
-    """The answer of /segment."""
-    return segment_response(picture, request_id).model_dump_json(exclude_none=True).encode()
+@dataclass(frozen=True)
+class Body:
+    """What is sent."""
+
+    data: bytes
+    media_type: str = "application/json"
+    file_name: str | None = None
+    """What a browser saves it as; None: nothing to save."""
 
 
-def render_batch(pictures: Sequence[SegmentedPicture | ServiceError], path: str, request_id: str) -> bytes:
+@dataclass(frozen=True)
+class Wanted:
+    """What a request wants its answer to be."""
+
+    parameters: PictureParameters
+    formats: tuple[str, ...]
+    max_bytes: int
+    """Most bytes of an answer's files together."""
+    picture: Callable[[], NDArray[np.uint8]]
+    """Decodes the picture again, (H, W, 3) uint8 RGB and oriented: most formats do without, and pixels are large."""
+
+
+def render_picture(picture: SegmentedPicture, request_id: str, wanted: Wanted) -> Body:
+    """The answer of /segment.
+
+    Raises:
+        InvalidParameter: a format cannot hold the segments.
+        AnswerTooLarge: more than `max_bytes`.
+    """
+    picture, cleaning = cleaned(picture, wanted.parameters.cleaning)
+    json = segment_response(picture, request_id, cleaning).model_dump_json(exclude_none=True).encode()
+    if wanted.formats == ("json",):
+        return Body(json)
+    from proscale_service.answer_files import format_options, write_files  # here: plain answers need none of the formats
+
+    options = format_options(wanted.parameters, request_id)
+    results = tuple(picture.computed.prediction.results.values())
+    return Body(*write_files(results, wanted.formats, options, json, wanted.picture, wanted.max_bytes))
+
+
+def render_batch(
+    pictures: Sequence[SegmentedPicture | ServiceError], path: str, request_id: str, cleaning: CleaningOptions | None = None
+) -> Body:
     """The answer of /segment/batch. Args: pictures: in the order of the request; path: the request's, for its problems."""
     items = [
         BatchItem(index=i, error=responses.Problem(**problem(picture, path, request_id)))
         if isinstance(picture, ServiceError)
-        else BatchItem(index=i, result=segment_response(picture, request_id))
+        else BatchItem(index=i, result=segment_response(*_clean_answer(picture, request_id, cleaning)))
         for i, picture in enumerate(pictures)
     ]
-    return BatchResponse(id=request_id, items=items).model_dump_json(exclude_none=True).encode()
+    return Body(BatchResponse(id=request_id, items=items).model_dump_json(exclude_none=True).encode())
 
 
-def segment_response(picture: SegmentedPicture, request_id: str) -> SegmentResponse:
+def cleaned(picture: SegmentedPicture, options: CleaningOptions | None) -> tuple[SegmentedPicture, responses.Cleaning | None]:
+    """The picture with clean segments, and what was done; as it was when nothing was asked for."""
+    if options is None:
+        return picture, None
+    prediction = picture.computed.prediction
+    done = {task: clean(result, options) for task, result in prediction.results.items()}
+    told = responses.Cleaning(
+        dropped_small=sum(each.dropped_small for each in done.values()),
+        dropped_duplicates=sum(each.dropped_duplicates for each in done.values()),
+        filled_pixels=sum(each.filled_pixels for each in done.values()),
+        removed_pixels=sum(each.removed_pixels for each in done.values()),
+    )
+    left = replace(prediction, results={task: each.segmentation for task, each in done.items()})
+    return replace(picture, computed=replace(picture.computed, prediction=left)), told
+
+
+def _clean_answer(
+    picture: SegmentedPicture, request_id: str, options: CleaningOptions | None
+) -> tuple[SegmentedPicture, str, responses.Cleaning | None]:
+    picture, told = cleaned(picture, options)
+    return picture, request_id, told
+
+
+def segment_response(picture: SegmentedPicture, request_id: str, cleaning: responses.Cleaning | None = None) -> SegmentResponse:
     """One picture's answer: `segments` when one task was asked, `results` when several were."""
     prediction = picture.computed.prediction
     results = prediction.results
@@ -41,6 +106,7 @@ def segment_response(picture: SegmentedPicture, request_id: str) -> SegmentRespo
         image=_image(picture.header),
         segments=_segments(results[single]) if single else None,
         results=None if single else {task: TaskResult(segments=_segments(result)) for task, result in results.items()},
+        cleaning=cleaning,
         model=_summary(picture.computed.info),
         compute=responses.Compute(**_cost(prediction.plan), batch_size=picture.computed.batch_size, degraded=False),
         timings_ms=responses.Timings(**{stage: round(seconds.get(stage, 0.0) * 1e3, 3) for stage in responses.Timings.model_fields}),

@@ -1,11 +1,12 @@
 """Parameters of requests, with their ranges: pydantic models, documented for OpenAPI."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from proscale.config import Task
+from proscale.formats.cleaning import CleaningOptions
 from proscale_service.errors import InvalidParameter
 
 P = TypeVar("P", bound=BaseModel)
@@ -39,6 +40,29 @@ Milliseconds = Annotated[int, Field(ge=1, le=3_600_000), _number]
 Side = Annotated[int, Field(ge=1, le=1_000_000), _number]
 Tasks = Annotated[tuple[Task, ...], Field(min_length=1), BeforeValidator(_split)]
 Labels = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_one_or_many)]
+
+Area = Annotated[int, Field(ge=0), _number]
+Pixels = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False), _number]
+Overlap = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False), _number]
+FormatName = Literal[
+    "json",
+    "rle_counts",
+    "coco_results",
+    "coco_panoptic",
+    "geojson",
+    "semantic_png",
+    "semantic_colours",
+    "ids_png",
+    "ids_tiff",
+    "masks",
+    "overlay_png",
+    "overlay_webp",
+    "csv",
+]
+"""`json` and the names in `proscale.formats.files.FORMATS`."""
+Formats = Annotated[tuple[FormatName, ...], Field(min_length=1), BeforeValidator(_split)]
+Merges = Annotated[tuple[Annotated[str, Field(pattern=r"^[^=|]+=[^=|]+(\|[^=|]+)*$")], ...], Field(min_length=1), BeforeValidator(_split)]
+Affine = Annotated[str, Field(pattern=r"^\s*[-+0-9.eE]+(\s*,\s*[-+0-9.eE]+){5}\s*$")]
 
 
 class SegmentParameters(BaseModel):
@@ -75,13 +99,89 @@ class SegmentParameters(BaseModel):
         description="Answer within so many milliseconds of the request's arrival, or 504.",
     )
 
+    min_area: Area | None = Field(default=None, description="Drop segments of fewer pixels.")
+    fill_holes: Area | None = Field(
+        default=None,
+        description="Fill holes of at most so many pixels; in panoptic and semantic results only where nothing else is.",
+    )
+    largest_piece: bool = Field(default=False, description="Keep of every thing its largest connected piece.")
+    deduplicate: Overlap | None = Field(
+        default=None,
+        description="Drop an instance whose mask has an IoU above this with one of higher score, whatever their labels.",
+    )
+    merge_labels: Merges | None = Field(
+        default=None,
+        description="One label for several: `vehicle=car|truck`; repeated or comma separated. Stuff of one label becomes one segment.",
+    )
+
     @property
     def tasks(self) -> tuple[Task, ...]:
         """The asked tasks, each once, in the order of the request."""
         return tuple(dict.fromkeys(self.task))
 
+    @field_validator("merge_labels")
+    @classmethod
+    def _merged_once(cls, merges: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        olds = [old.strip() for text in merges or () for old in text.partition("=")[2].split("|")]
+        if twice := sorted({old for old in olds if olds.count(old) > 1}):
+            raise ValueError(f"{', '.join(map(repr, twice))} can be merged into one label only")
+        return merges
 
-LIST_PARAMETERS = {"task", "labels"}
+    @property
+    def cleaning(self) -> CleaningOptions | None:
+        """The cleaning that is asked for; None when none is."""
+        merges: dict[str, tuple[str, ...]] = {}
+        for text in self.merge_labels or ():
+            new, _, olds = text.partition("=")
+            merges[new.strip()] = (*merges.get(new.strip(), ()), *(old.strip() for old in olds.split("|")))
+        options = CleaningOptions(self.min_area or 0, self.fill_holes or 0, self.largest_piece, self.deduplicate, merges)
+        return None if options == CleaningOptions() else options
+
+
+class PictureParameters(SegmentParameters):
+    """Parameters of /segment, which answers in other formats too."""
+
+    format: Formats = Field(
+        default=("json",),
+        description="What to answer: `json` (masks as COCO RLE) or other formats; several, repeated or comma separated, come as one ZIP "
+        "archive. Left out, `Accept` decides.",
+    )
+    simplify: Pixels | None = Field(default=None, description="geojson: tolerance in pixels; 0, the default, is exact along pixel edges.")
+    affine: Affine | None = Field(
+        default=None,
+        description="geojson: six numbers a,b,c,d,e,f that make map coordinates: x' = a x + b y + c, y' = d x + e y + f.",
+    )
+    opacity: Share | None = Field(default=None, description="Overlays: of the colours, 0..1; the default is 0.45.")
+    outlines: bool = Field(default=True, description="Overlays: draw outlines.")
+    names: bool = Field(default=True, description="Overlays: write labels and scores.")
+
+    def formats(self, accept: str) -> tuple[str, ...]:
+        """The formats to answer in: those asked for, each once, else the one that `Accept` prefers, else JSON.
+
+        Args:
+            accept: the request's `Accept` header; empty: none.
+        """
+        if "format" in self.model_fields_set:
+            return tuple(dict.fromkeys(self.format))
+        for media_type in _preferred(accept):
+            if media_type in ACCEPTED:
+                return (ACCEPTED[media_type],)
+            if media_type in ("*/*", "application/*", "application/json"):
+                break
+        return ("json",)
+
+
+LIST_PARAMETERS = {"task", "labels", "format", "merge_labels"}
+
+
+ACCEPTED = {
+    "application/geo+json": "geojson",
+    "text/csv": "csv",
+    "image/png": "overlay_png",
+    "image/webp": "overlay_webp",
+    "image/tiff": "ids_tiff",
+}
+"""Media types in `Accept` that stand for a format, where no `format` is given."""
 
 
 class PlanParameters(BaseModel):
@@ -109,6 +209,20 @@ def parse_parameters(cls: type[P], values: Mapping[str, Any]) -> P:
         return cls.model_validate(dict(values))
     except ValidationError as error:
         raise InvalidParameter("; ".join(dict.fromkeys(_explain(cls, problem) for problem in error.errors()))) from error
+
+
+def _preferred(accept: str) -> list[str]:
+    """Media types of an `Accept` header, the most wanted first; without those that it forbids or spells wrong."""
+    wanted = []
+    for part in accept.split(","):
+        media_type, *options = (piece.strip().lower() for piece in part.split(";"))
+        try:
+            quality = float(next((option[2:] for option in options if option.startswith("q=")), "1"))
+        except ValueError:
+            continue
+        if quality > 0:
+            wanted.append((quality, media_type))
+    return [media_type for _, media_type in sorted(wanted, key=lambda each: -each[0])]
 
 
 def _explain(cls: type[BaseModel], problem: Any) -> str:

@@ -85,6 +85,15 @@ class Timings(BaseModel):
     encode: float
 
 
+class Cleaning(BaseModel):
+    """What was done to the segments of all tasks after the network, as asked."""
+
+    dropped_small: int = Field(description="Segments below `min_area`.")
+    dropped_duplicates: int = Field(description="Instances that `deduplicate` dropped.")
+    filled_pixels: int = Field(description="Pixels that `fill_holes` added.")
+    removed_pixels: int = Field(description="Pixels that `largest_piece` took away.")
+
+
 class SegmentResponse(BaseModel):
     """The answer: `task` and `segments` when one task was asked, `results` when several were."""
 
@@ -94,6 +103,7 @@ class SegmentResponse(BaseModel):
     segments: list[Segment] | None = Field(default=None, description="The segments, if one task was asked.")
     results: dict[Task, TaskResult] | None = Field(default=None, description="Task -> segments, if several were asked.")
     encoding: Encoding = Encoding()
+    cleaning: Cleaning | None = Field(default=None, description="What cleaning did; only where it was asked for.")
     model: ModelSummary
     compute: Compute
     timings_ms: Timings

@@ -69,6 +69,9 @@ class Settings(BaseSettings):
     max_batch_pixels: int = Field(default=MAX_BATCH_PIXELS, ge=1, description=DESCRIPTIONS["max_batch_pixels"])
     decode_threads: int = Field(default=2, ge=1, le=64, description="Threads that decode pictures and write JSON.")
 
+    max_answer_bytes: int = Field(
+        default=100 * MIB, ge=1, description="Most bytes of an answer in other formats than JSON, before it is packed; more is 413."
+    )
     max_upload_bytes: int = Field(default=20 * MIB, ge=1, description="Largest request body in bytes; more is 413.")
     max_buffered_bytes: int = Field(default=256 * MIB, ge=1, description="Bytes of all request bodies held at once; beyond it 429.")
     upload_timeout_s: float = Field(default=30.0, gt=0, description="Seconds in which a request body must arrive; slower is 408.")

@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from proscale.formats.files import FORMATS
 from proscale_service.responses import Problem
 
 _BINARY = {"type": "string", "contentMediaType": "application/octet-stream", "format": "binary"}
@@ -15,6 +16,10 @@ _BASE64 = {
     "required": ["base64"],
     "additionalProperties": False,
 }
+
+
+FILE_TYPES = sorted({each.media_type for each in FORMATS.values()} - {"application/json"} | {"application/zip"})
+"""Media types of answers in other formats than JSON."""
 
 
 def picture_request(parameters: type[BaseModel], *, many: bool = False, required: bool = True) -> dict[str, Any]:
@@ -48,6 +53,11 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     content = {"application/problem+json": {"schema": {"$ref": f"#/components/schemas/{Problem.__name__}"}}}
     return {status: {"description": _MEANING[status], "content": content} for status in statuses}
 
+
+FILES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "Segments, as JSON or in the asked format", "content": {kind: {"schema": _BINARY} for kind in FILE_TYPES}}
+}
+"""`responses` of a route that answers in other formats than JSON too."""
 
 _MEANING = {
     400: "The body is empty or not what its content type says",

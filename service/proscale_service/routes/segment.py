@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from typing import ParamSpec
+from urllib.parse import quote
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
@@ -14,16 +15,16 @@ from proscale_service.access.quota import Quota
 from proscale_service.context import RequestContext, context_of
 from proscale_service.engines.base import Engine
 from proscale_service.errors import InvalidParameter, ServiceError
-from proscale_service.images import read_header
+from proscale_service.images import read_header, read_picture
 from proscale_service.limits import unless_client_leaves
 from proscale_service.metrics import task_label
 from proscale_service.pipeline import Pipeline, SegmentedPicture
-from proscale_service.rendering import plan_response, render_batch, render_picture
-from proscale_service.requests import PlanParameters, SegmentParameters, parse_parameters
+from proscale_service.rendering import Body, Wanted, plan_response, render_batch, render_picture
+from proscale_service.requests import PictureParameters, PlanParameters, SegmentParameters, parse_parameters
 from proscale_service.responses import BatchResponse, PlanResponse, SegmentResponse
 from proscale_service.routes.dependencies import GetPipeline
 from proscale_service.routes.inputs import Input, read_input, require_any, require_picture
-from proscale_service.routes.openapi import picture_request, problems
+from proscale_service.routes.openapi import FILES, picture_request, problems
 
 A = ParamSpec("A")
 
@@ -34,26 +35,38 @@ router = APIRouter(tags=["segmentation"])
     "/segment",
     summary="Segment one picture",
     response_model=SegmentResponse,
-    responses=problems(400, 408, 413, 415, 422, 429, 500, 503, 504),
-    openapi_extra=picture_request(SegmentParameters),
+    responses=problems(400, 408, 413, 415, 422, 429, 500, 503, 504) | FILES,
+    openapi_extra=picture_request(PictureParameters),
 )
 async def segment(request: Request, pipeline: GetPipeline) -> Response:
-    """Masks of everything in a picture: what it is, how sure that is, and where, as COCO run-length encoding."""
+    """Masks of everything in a picture: what it is, how sure that is, and where, as COCO run-length encoding or in `format`."""
     context = context_of(request.scope)
     engine = pipeline.enter()
-    given = await _input(request, pipeline, SegmentParameters)
-    parameters = parse_parameters(SegmentParameters, given.values)
+    given = await _input(request, pipeline, PictureParameters)
+    parameters = parse_parameters(PictureParameters, given.values)
     context.task = task_label(parameters.tasks)
     picture = require_picture(given)
-    work = _answer(pipeline, engine, picture, parameters, context, quota_of(request.scope))
-    return Response(await unless_client_leaves(request.receive, work), media_type="application/json")
+    settings = pipeline.settings
+    wanted = Wanted(
+        parameters,
+        parameters.formats(request.headers.get("accept", "")),
+        settings.max_answer_bytes,
+        lambda: read_picture(picture, settings.max_pixels).rgb,
+    )
+    work = _answer(pipeline, engine, picture, wanted, context, quota_of(request.scope))
+    return _response(await unless_client_leaves(request.receive, work))
 
 
-async def _answer(
-    pipeline: Pipeline, engine: Engine, picture: bytes, parameters: SegmentParameters, context: RequestContext, quota: Quota
-) -> bytes:
-    segmented = await pipeline.segment(engine, picture, parameters, context.arrived, quota)
-    return await _render(pipeline, [segmented], render_picture, segmented, context.id)
+async def _answer(pipeline: Pipeline, engine: Engine, picture: bytes, wanted: Wanted, context: RequestContext, quota: Quota) -> Body:
+    segmented = await pipeline.segment(engine, picture, wanted.parameters, context.arrived, quota)
+    return await _render(pipeline, [segmented], render_picture, segmented, context.id, wanted)
+
+
+def _response(body: Body) -> Response:
+    headers = (
+        {} if body.file_name is None else {"content-disposition": f"inline; filename*=UTF-8''{quote(body.file_name.rpartition('/')[2])}"}
+    )
+    return Response(body.data, media_type=body.media_type, headers=headers)
 
 
 @router.post(
@@ -82,20 +95,20 @@ async def segment_batch(request: Request, pipeline: GetPipeline) -> Response:
             pipeline.metrics.rejected.labels(error.reason).inc()
             return error
 
-    async def answer() -> bytes:
+    async def answer() -> Body:
         items = await asyncio.gather(*map(item, given.pictures))
         done = [each for each in items if isinstance(each, SegmentedPicture)]
-        return await _render(pipeline, done, render_batch, items, request.url.path, context.id)
+        return await _render(pipeline, done, render_batch, items, request.url.path, context.id, parameters.cleaning)
 
-    return Response(await unless_client_leaves(request.receive, answer()), media_type="application/json")
+    return _response(await unless_client_leaves(request.receive, answer()))
 
 
 async def _render(
-    pipeline: Pipeline, done: Sequence[SegmentedPicture], render: Callable[A, bytes], *args: A.args, **kwargs: A.kwargs
-) -> bytes:
+    pipeline: Pipeline, done: Sequence[SegmentedPicture], render: Callable[A, Body], *args: A.args, **kwargs: A.kwargs
+) -> Body:
     """Write the answer on a reading thread, and count what writing and the masks' own encoding took, shared out evenly."""
 
-    def timed() -> tuple[bytes, float]:
+    def timed() -> tuple[Body, float]:
         started = time.perf_counter()
         return render(*args, **kwargs), time.perf_counter() - started
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proscale_service.requests import SegmentParameters
+from proscale_service.requests import PictureParameters
 
 from ..pictures import blob, coco_mask, encoded, exif, stored_for
 from ..predictors import ThresholdPredictor
@@ -108,7 +108,7 @@ def test_openapi_describes_what_is_taken(server: Running) -> None:
     described = schema["paths"]["/segment"]["post"]
     assert described["requestBody"]["content"].keys() == {"multipart/form-data", "application/json", "image/*", "application/octet-stream"}
     names = {parameter["name"] for parameter in described["parameters"]}
-    assert names == set(SegmentParameters.model_fields)
+    assert names == set(PictureParameters.model_fields)
     assert described["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"].keys() == names | {"image"}
     threshold = next(parameter["schema"] for parameter in described["parameters"] if parameter["name"] == "threshold")
     assert threshold == {"type": "number", "minimum": 0, "maximum": 1}

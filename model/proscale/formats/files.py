@@ -1,0 +1,171 @@
+"""Every format by its name: what an answer's files are called, what they hold, and whether they need the picture."""
+
+import io
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from proscale.formats import coco, geojson
+from proscale.formats.label_maps import category_map, id_map
+from proscale.formats.table import write_table
+from proscale.overlay import OPACITY, category_colours, draw_overlay
+from proscale.results import Segmentation
+from proscale.rle import decode
+
+Picture = NDArray[np.uint8]
+
+
+EXACT = geojson.GeoJSONOptions()
+
+
+@dataclass(frozen=True)
+class FormatOptions:
+    """What the formats leave open."""
+
+    polygons: geojson.GeoJSONOptions = EXACT
+    opacity: float = OPACITY
+    """Of the colours in an overlay, 0..1."""
+    outlines: bool = True
+    """Whether an overlay draws outlines."""
+    names: bool = True
+    """Whether an overlay writes labels and scores."""
+    image_id: int | str = 1
+    """What COCO files call the picture."""
+    seed: str = ""
+    """What GeoJSON ids are made from."""
+
+
+@dataclass(frozen=True)
+class AnswerFile:
+    """One file of an answer."""
+
+    name: str
+    """Relative path, with forward slashes."""
+    media_type: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """One format."""
+
+    media_type: str
+    """Of its only or first file."""
+    needs_picture: bool
+    write: Callable[[Segmentation, Picture | None, FormatOptions], list[AnswerFile]]
+    """(segments, (H, W, 3) uint8 RGB or None, options) -> files. Raises ValueError when the format cannot hold the segments."""
+
+
+def _json(name: str, value: Any, media_type: str = "application/json") -> AnswerFile:
+    return AnswerFile(name, media_type, geojson.dumps(value))
+
+
+def _image(name: str, picture: Image.Image, kind: str, **options: Any) -> AnswerFile:
+    stored = io.BytesIO()
+    picture.save(stored, kind, **options)
+    return AnswerFile(name, f"image/{kind.lower()}", stored.getvalue())
+
+
+def _png(name: str, picture: Image.Image) -> AnswerFile:
+    # Level 1: label maps shrink well at any level, and a higher one takes longer than the network at small sizes.
+    return _image(name, picture, "PNG", compress_level=1)
+
+
+def _rle_counts(segmentation: Segmentation, picture: Picture | None, options: FormatOptions) -> list[AnswerFile]:
+    entries = coco.results(segmentation, options.image_id)
+    for entry, segment in zip(entries, segmentation.segments, strict=True):
+        entry["segmentation"] = coco.uncompressed(segment.segmentation)
+    return [_json(f"{segmentation.task}-counts.json", entries)]
+
+
+def _coco_results(segmentation: Segmentation, picture: Picture | None, options: FormatOptions) -> list[AnswerFile]:
+    return [_json(f"{segmentation.task}-results.json", coco.results(segmentation, options.image_id))]
+
+
+def _coco_panoptic(segmentation: Segmentation, picture: Picture | None, options: FormatOptions) -> list[AnswerFile]:
+    name = f"{segmentation.task}-ids.png"
+    pixels = _png(name, Image.fromarray(coco.panoptic_map(segmentation)))
+    annotation = coco.panoptic_annotation(segmentation, options.image_id, name)
+    return [
+        pixels,
+        _json(f"{segmentation.task}-segments.json", {"annotations": [annotation], "categories": coco.categories([segmentation])}),
+    ]
+
+
+def _geojson(segmentation: Segmentation, picture: Picture | None, options: FormatOptions) -> list[AnswerFile]:
+    collection = geojson.feature_collection(segmentation, options.polygons, options.seed)
+    return [_json(f"{segmentation.task}.geojson", collection, "application/geo+json")]
+
+
+def _semantic_png(segmentation: Segmentation, picture: Picture | None, options: FormatOptions) -> list[AnswerFile]:
+    values, void = category_map(segmentation)
+    image = Image.fromarray(values)
+    if values.dtype == np.uint8:
+        # A palette: programs read label ids, people see colours.
+        palette = category_colours(256)
+        palette[void] = 0
+        image.putpalette(palette.tobytes())
+    return [_png(f"{segmentation.task}-labels.png", image)]
+
+
+def _semantic_colours(segmentation: Segmentation, picture: Picture | None, options: FormatOptions) -> list[AnswerFile]:
+    values, void = category_map(segmentation)
+    palette = category_colours(void + 1)
+    palette[void] = 0
+    return [_png(f"{segmentation.task}-colours.png", Image.fromarray(palette[values]))]
+
+
+def _ids_png(segmentation: Segmentation, picture: Picture | None, options: FormatOptions) -> list[AnswerFile]:
+    return [_png(f"{segmentation.task}-ids.png", Image.fromarray(id_map(segmentation)))]
+
+
+def _ids_tiff(segmentation: Segmentation, picture: Picture | None, options: FormatOptions) -> list[AnswerFile]:
+    return [_image(f"{segmentation.task}-ids.tif", Image.fromarray(id_map(segmentation)), "TIFF", compression="tiff_adobe_deflate")]
+
+
+def _masks(segmentation: Segmentation, picture: Picture | None, options: FormatOptions) -> list[AnswerFile]:
+    return [
+        _png(f"{segmentation.task}-masks/{segment.id:04d}-{_file_name(segment.label)}.png", Image.fromarray(decode(segment.segmentation)))
+        for segment in segmentation.segments
+    ]
+
+
+def _overlay(kind: str, **saving: Any) -> Callable[[Segmentation, Picture | None, FormatOptions], list[AnswerFile]]:
+    def write(segmentation: Segmentation, picture: Picture | None, options: FormatOptions) -> list[AnswerFile]:
+        if picture is None:
+            raise ValueError("an overlay needs the picture")
+        drawn = draw_overlay(picture, segmentation, options.names, opacity=options.opacity, outlines=options.outlines)
+        return [_image(f"{segmentation.task}-overlay.{kind.lower()}", Image.fromarray(drawn), kind, **saving)]
+
+    return write
+
+
+def _table(segmentation: Segmentation, picture: Picture | None, options: FormatOptions) -> list[AnswerFile]:
+    return [AnswerFile(f"{segmentation.task}.csv", "text/csv", write_table(segmentation, picture).encode())]
+
+
+FORMATS: Mapping[str, FileFormat] = {
+    "rle_counts": FileFormat("application/json", False, _rle_counts),
+    "coco_results": FileFormat("application/json", False, _coco_results),
+    "coco_panoptic": FileFormat("image/png", False, _coco_panoptic),
+    "geojson": FileFormat("application/geo+json", False, _geojson),
+    "semantic_png": FileFormat("image/png", False, _semantic_png),
+    "semantic_colours": FileFormat("image/png", False, _semantic_colours),
+    "ids_png": FileFormat("image/png", False, _ids_png),
+    "ids_tiff": FileFormat("image/tiff", False, _ids_tiff),
+    "masks": FileFormat("image/png", False, _masks),
+    "overlay_png": FileFormat("image/png", True, _overlay("PNG", compress_level=1)),
+    "overlay_webp": FileFormat("image/webp", True, _overlay("WEBP", quality=85, method=2)),
+    "csv": FileFormat("text/csv", True, _table),
+}
+"""From a format's name to what writes it."""
+
+
+def _file_name(label: str) -> str:
+    """A label as a part of a file name."""
+    return re.sub(r"[^\w.-]+", "_", label)[:60] or "segment"
