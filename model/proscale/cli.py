@@ -15,7 +15,10 @@ COMMANDS = {
     "models": ("proscale.checkpoints.command:models", "List published models, and the commands that convert them."),
     "flops": ("proscale.flops_command:flops", "Count the FLOPs of a model, part by part, for any picture size."),
     "train": ("proscale.training.command:train", "Train a model on COCO panoptic data and drawn scenes."),
-    "evaluate": ("proscale.evaluation.command:evaluate", "Measure panoptic quality, IoU and recall on COCO panoptic data."),
+    "evaluate": (
+        "proscale.evaluation.command:evaluate",
+        "Measure PQ, AP, mIoU, cost and speed on annotated data sets, of a model, a service or files.",
+    ),
     "doctor": ("proscale.doctor_command:doctor", "Show what is active on this machine, and why."),
 }
 """Name -> (module:attribute, help in one line). The help stands here so that `--help` need not import torch."""

@@ -19,6 +19,15 @@ EVERYTHING = "\n".join(TEXT.values())
 
 FILES_OF_MODELS = {"config.json", "labels.json", "model.safetensors", "source.json", "preprocessor_config.json"}
 """What stands in model folders, ours and others'; not in the repository by these paths."""
+FILES_OF_DATA_SETS = {
+    "annotations/panoptic_val2017.json",
+    "annotations/instances_val2017.json",
+    "gtFine/cityscapes_panoptic_val.json",
+    "ade20k_panoptic_val.json",
+    "ade20k_instance_val.json",
+    "classes.txt",
+}
+"""Public data sets have these."""
 
 
 def test_the_documents_are_there() -> None:
@@ -42,7 +51,7 @@ def test_files_that_are_named_exist(name: str) -> None:
         ROOT / "service/proscale_service/engines",
     ]
     for path in re.findall(r"`([\w./-]+\.(?:py|md|toml|txt|json|yml|yaml|jpg|png|safetensors))`", TEXT[name]):
-        made_by_commands = path.startswith(("demo/", "runs/")) or path in FILES_OF_MODELS
+        made_by_commands = path.startswith(("demo/", "runs/")) or path in FILES_OF_MODELS | FILES_OF_DATA_SETS
         assert made_by_commands or any((folder / path).exists() for folder in folders), f"{name} names {path}"
 
 

@@ -44,7 +44,7 @@ def open_ade20k(root: Path, split: str) -> Dataset:
         AnnotatedPicture(path.stem, path.stem, by_stem[path.stem], None, read_semantic=partial(read_reduced, path, len(CATEGORIES)))
         for path in maps
     ]
-    return Dataset("ADE20K scene parsing", root, split, CATEGORIES, pictures)
+    return Dataset("ADE20K scene parsing", root, split, CATEGORIES, pictures, map_offset=1)
 
 
 def read_reduced(path: Path, classes: int) -> NDArray[np.int32]:

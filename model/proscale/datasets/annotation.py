@@ -91,6 +91,9 @@ class Dataset:
     notes: tuple[str, ...] = field(default=())
     """What was left out, and why."""
 
+    map_offset: int = 0
+    """What the data set's own PNGs of class numbers hold: the category id plus this."""
+
     @property
     def tasks(self) -> tuple[Task, ...]:
         """What its annotation can be asked for."""

@@ -72,7 +72,7 @@ def open_mapillary(root: Path, split: str) -> Dataset:
         )
     if not pictures:
         raise DataError(f"no PNG in {base / 'labels'}")
-    return Dataset("Mapillary Vistas", root, split, evaluated, pictures)
+    return Dataset("Mapillary Vistas", root, split, evaluated, pictures, map_offset=-1)
 
 
 def read_categories(config: Path) -> tuple[Category | None, ...]:

@@ -101,7 +101,7 @@ def open_semantic_folder(
         pictures.append(AnnotatedPicture(stem, stem, by_stem[stem], None, read_semantic=read))
     rest = len(by_stem) - len(pictures)
     notes = (f"{rest} pictures without a map are left out",) if rest else ()
-    return Dataset("semantic PNGs", root, split, categories, pictures, notes)
+    return Dataset("semantic PNGs", root, split, categories, pictures, notes, int(reduce_labels and categories[0].id == 0))
 
 
 def read_classes(path: Path, categories: Sequence[Category], reduce_labels: bool, ignore_index: int) -> NDArray[np.int32]:

@@ -1,7 +1,7 @@
 """`proscale evaluate`."""
 
-import json
-from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,25 +9,59 @@ import click
 
 from proscale.allocator import keep_freed_memory
 from proscale.config import PRECISIONS, Precision
+from proscale.datasets import Dataset, open_dataset
 from proscale.errors import ProscaleError
+from proscale.evaluation.class_matching import ClassMatch, match_classes, read_mapping
+from proscale.evaluation.drawn_scenes import drawn_scenes
 from proscale.evaluation.evaluate import evaluate as measure
+from proscale.evaluation.from_files import FileSource
+from proscale.evaluation.from_model import ModelSource
+from proscale.evaluation.from_service import Service, ServiceSource
+from proscale.evaluation.predicted import Source
+from proscale.evaluation.report import report_table, write_report
 from proscale.predictor import Predictor
-from proscale.results import SegmentationOptions
-from proscale.training.coco_panoptic import CocoPanoptic
-from proscale.training.sample import Sample
-from proscale.training.scenes.painter import draw_scene
 
-SCENE_SEED, SCENE_SIDE = 1_000_003, 320
-"""Scenes of evaluation come from seeds that no training run draws."""
+
+@dataclass(frozen=True)
+class Asked:
+    """Where results come from, as the user says; exactly one of the first three, or none for the embedded model."""
+
+    checkpoint: str | None = None
+    url: str | None = None
+    predictions: Path | None = None
+    prediction_offset: int | None = None
+    mapping: Mapping[str, str] | None = None
+    threshold: float | None = None
+    overlap_threshold: float | None = None
+    device: str = "cpu"
+    precision: Precision | None = None
+    api_key: str | None = None
+    at_once: int = 4
 
 
 @click.command()
+@click.option("--data", type=click.Path(path_type=Path), help="Data set: its folder as it was downloaded, or an index JSON.")
+@click.option("--split", help="val, train, or what the data set calls it.  [default: val]")
+@click.option("--images", type=click.Path(path_type=Path), help="Folder of the pictures, where they do not lie with the data set.")
+@click.option("--labels", type=click.Path(path_type=Path), help="What class numbers mean, for a plain folder of PNGs.")
+@click.option("--reduce-labels", is_flag=True, help="In a plain folder of PNGs 0 is void and classes count from 1.")
+@click.option("--ignore-index", type=int, default=255, show_default=True, help="Void in a plain folder of PNGs.")
+@click.option("--scenes", type=click.IntRange(min=0), default=0, help="Measure on so many unseen drawn scenes instead of --data.")
 @click.option("--checkpoint", type=click.Path(), envvar="PROSCALE_CHECKPOINT", help="Model folder; default: the model inside the package.")
-@click.option("--data", type=click.Path(path_type=Path), help="Data set: FOLDER/SPLIT, FOLDER/panoptic_SPLIT, FOLDER/panoptic_SPLIT.json.")
-@click.option("--split", default="val", show_default=True)
-@click.option("--scenes", type=click.IntRange(min=0), default=0, show_default=True, help="Measure on so many unseen drawn scenes instead.")
-@click.option("--threshold", type=click.FloatRange(0, 1), help="Default: the model's own.")
-@click.option("--overlap-threshold", type=click.FloatRange(0, 1), help="Default: the model's own.")
+@click.option("--url", help="Judge a running service, such as http://127.0.0.1:8000, through HTTP.")
+@click.option("--api-key", envvar="PROSCALE_CLIENT_KEY", help="Key for --url, where the service asks for one.")
+@click.option("--at-once", type=click.IntRange(1, 64), default=4, show_default=True, help="Requests to --url at the same time.")
+@click.option(
+    "--predictions",
+    type=click.Path(path_type=Path),
+    help="Judge results on disk: a COCO panoptic JSON with its folder of PNGs, a COCO results JSON, or a folder of semantic PNGs.",
+)
+@click.option("--prediction-offset", type=int, help="Semantic PNGs in --predictions hold the category id plus this.  [as the data set's]")
+@click.option("--mapping", type=click.Path(path_type=Path), help='Names that differ: a JSON object {"model name": "data name"}.')
+@click.option("--threshold", type=click.FloatRange(0, 1), help="Of panoptic results. Default: the model's own.")
+@click.option("--overlap-threshold", type=click.FloatRange(0, 1), help="Of panoptic results. Default: the model's own.")
+@click.option("--limit", type=click.IntRange(min=1), help="Judge the first so many pictures alone.")
+@click.option("--no-boundary", is_flag=True, help="Leave boundary IoU out.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures to this file as well.")
 @click.option("--device", default="cpu", show_default=True, envvar="PROSCALE_DEVICE", help="cpu, cuda or cuda:N.")
 @click.option(
@@ -37,45 +71,75 @@ SCENE_SEED, SCENE_SIDE = 1_000_003, 320
     help="Default: float32 on a CPU, bfloat16 on a GPU.",
 )
 def evaluate(
-    checkpoint: str | None,
     data: Path | None,
-    split: str,
+    split: str | None,
+    images: Path | None,
+    labels: Path | None,
+    reduce_labels: bool,
+    ignore_index: int,
     scenes: int,
-    threshold: float | None,
-    overlap_threshold: float | None,
+    url: str | None,
+    predictions: Path | None,
+    mapping: Path | None,
+    limit: int | None,
+    no_boundary: bool,
     json_path: Path | None,
-    device: str,
-    precision: Precision | None,
+    **rest: Any,
 ) -> None:
-    """Measure a model's panoptic results on annotated pictures, at its own thresholds unless others are named."""
+    """Measure PQ, AP, mIoU, boundary IoU, cost and speed on an annotated data set.
+
+    The data set may be COCO, ADE20K, Cityscapes or Mapillary Vistas as downloaded, a COCO JSON, or folders of pictures and PNGs.
+    Results come from a model (--checkpoint), a running service (--url) or files of any tool (--predictions).
+
+    \b
+    proscale evaluate --data coco --checkpoint coco-swin-t
+    proscale evaluate --data ADEChallengeData2016 --url http://127.0.0.1:8000
+    proscale evaluate --data cityscapes --predictions results/ --json figures.json
+    """
     if (data is None) == (scenes == 0):
         raise click.UsageError("name either a data set with --data or a number of drawn scenes with --scenes")
-    keep_freed_memory()
-    options = SegmentationOptions(("panoptic",), threshold=threshold, overlap_threshold=overlap_threshold)
+    checkpoint_named = click.get_current_context().get_parameter_source("checkpoint") is click.core.ParameterSource.COMMANDLINE
+    if (url is not None) + (predictions is not None) + checkpoint_named > 1:
+        raise click.UsageError("name one of --checkpoint, --url and --predictions")
     try:
-        predictor = Predictor.load(checkpoint, device=device, precision=precision)
-        samples: Iterable[Sample]
-        if data is not None:
-            dataset = CocoPanoptic(data, split, predictor.categories)
-            samples, total = (dataset[i] for i in range(len(dataset))), len(dataset)
-        else:
-            samples, total = (draw_scene([SCENE_SEED, i], SCENE_SIDE, predictor.categories) for i in range(scenes)), scenes
-        report = measure(predictor, samples, total, options)
+        asked = Asked(url=url, predictions=predictions, mapping=None if mapping is None else read_mapping(mapping), **rest)
+        dataset = (
+            drawn_scenes(scenes)
+            if data is None
+            else open_dataset(data, split, images=images, labels=labels, reduce_labels=reduce_labels, ignore_index=ignore_index)
+        )
+        click.echo(f"{dataset.layout}, split {dataset.split}: {len(dataset.pictures)} pictures", err=True)
+        source, match = open_source(dataset, asked)
+        notes = (*dataset.notes, *match.notes)
+        for note in notes:
+            click.echo(f"note: {note}", err=True)
+        report = measure(dataset, source, match.judged, boundary=not no_boundary, limit=limit)
+        report = {"layout": dataset.layout, "split": dataset.split, "notes": list(notes)} | report
+        if json_path is not None:
+            write_report(json_path, report)
     except ProscaleError as error:
         raise click.ClickException(str(error)) from error
     click.echo(report_table(report))
-    if json_path is not None:
-        json_path.parent.mkdir(parents=True, exist_ok=True)
-        json_path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
-def report_table(report: dict[str, Any]) -> str:
-    """The figures as text."""
-    columns = ("pq", "iou", "iou_per_picture", "found", "precision")
-    lines = [
-        f"{report['pictures']} pictures: PQ {report['pq']:.3f}, things {report['pq_things']:.3f}, stuff {report['pq_stuff']:.3f}",
-        f"{'class':<16}" + "".join(f"{name:>17}" for name in columns),
-    ]
-    for name, figures in report["classes"].items():
-        lines.append(f"{name:<16}" + "".join(f"{figures[column]:>17.3f}" if column in figures else " " * 17 for column in columns))
-    return "\n".join(lines)
+def open_source(dataset: Dataset, asked: Asked) -> tuple[Source, ClassMatch]:
+    """The source of results, and which categories it can be judged on.
+
+    Raises:
+        ProscaleError: model, service or files cannot be used, or have no class in common with the data set.
+    """
+    if asked.predictions is not None:
+        everything = ClassMatch(dataset.categories, {c.id: c.id for c in dataset.categories}, (), ())
+        return FileSource(asked.predictions, dataset, asked.prediction_offset), everything
+    if asked.url is not None:
+        service = Service(asked.url, asked.api_key)
+        if (context := click.get_current_context(silent=True)) is not None:
+            context.call_on_close(service.close)
+        match = match_classes(service.categories, dataset.categories, asked.mapping)
+        named = {"threshold": asked.threshold, "overlap_threshold": asked.overlap_threshold}
+        parameters = {name: value for name, value in named.items() if value is not None}
+        return ServiceSource(service, match, asked.at_once, parameters), match
+    keep_freed_memory()
+    predictor = Predictor.load(asked.checkpoint, device=asked.device, precision=asked.precision)
+    match = match_classes(predictor.categories, dataset.categories, asked.mapping)
+    return ModelSource(predictor, match, asked.threshold, asked.overlap_threshold), match

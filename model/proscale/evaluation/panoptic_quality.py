@@ -1,13 +1,23 @@
-"""Panoptic quality (Kirillov et al. 2019, arXiv 1801.00868, section 4), as COCO's panopticapi counts it."""
+"""Panoptic quality (Kirillov et al. 2019, arXiv 1801.00868, section 4), to the letter of COCO's published evaluation (panopticapi).
 
-from collections.abc import Mapping, Sequence
+Where the paper leaves a case open, the published evaluation decides, and so it is counted here:
+- of several crowd regions of one class in a picture, the last that is listed excuses predictions; the others do nothing;
+- an id 0 that is listed is a segment, and its pixels are void as well;
+- a true segment without pixels is missed; its area is what the annotation says, the count of its pixels where it says nothing;
+- pixels whose id no annotation lists belong to nobody, yet are not void.
+"""
+
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-VOID = 0
+from proscale.datasets import PanopticMap
+
+VOID_ID = 0
 MATCH_IOU = 0.5
+_SHIFT = 1 << 31
+"""More than any id: truth x _SHIFT + prediction names a pair."""
 
 
 @dataclass
@@ -31,48 +41,74 @@ class ClassCount:
         weight = self.true_positives + 0.5 * (self.false_positives + self.false_negatives)
         return self.iou / weight if weight else 0.0
 
+    @property
+    def segmentation_quality(self) -> float:
+        """SQ: mean IoU of the matches; 0 without any."""
+        return self.iou / self.true_positives if self.true_positives else 0.0
 
-def count_picture(
-    counts: Mapping[int, ClassCount],
-    predicted: NDArray[np.int32],
-    predicted_classes: Sequence[int],
-    true: NDArray[np.int32],
-    true_classes: Sequence[int],
-    crowd: Sequence[bool],
-) -> None:
+    @property
+    def recognition_quality(self) -> float:
+        """RQ: the F1 score of the matches; 0 for a class that never occurs."""
+        weight = self.true_positives + 0.5 * (self.false_positives + self.false_negatives)
+        return self.true_positives / weight if weight else 0.0
+
+    def add(self, other: "ClassCount") -> None:
+        """Add another picture's counts."""
+        self.iou += other.iou
+        self.true_positives += other.true_positives
+        self.false_positives += other.false_positives
+        self.false_negatives += other.false_negatives
+
+
+def count_picture(counts: MutableMapping[int, ClassCount], truth: PanopticMap, predicted: PanopticMap) -> None:
     """Add one picture to the counts.
 
     Args:
-        counts: by class index, changed in place.
-        predicted, true: (H, W), 0 = void, i = segment i, whose class is at i - 1.
-        crowd: per true segment; crowds are never missed, and predictions mostly inside crowd of their class or void are not wrong.
+        counts: by category id, changed in place; it makes what it lacks (a defaultdict).
+        truth, predicted: maps of one size (H, W); categories of one data set. A predicted segment without pixels is not counted.
     """
-    pairs, areas = np.unique(true.astype(np.int64) * (len(predicted_classes) + 1) + predicted, return_counts=True)
-    overlap = np.zeros((len(true_classes) + 1, len(predicted_classes) + 1), np.int64)
-    overlap[np.divmod(pairs, len(predicted_classes) + 1)] = areas
-    true_area, predicted_area = overlap.sum(1), overlap.sum(0)
-    matched_true, matched_predicted = set(), set()
-    for t, p in np.argwhere(overlap > 0):
-        if t == VOID or p == VOID or crowd[t - 1] or true_classes[t - 1] != predicted_classes[p - 1]:
+    pairs, areas = np.unique(truth.ids.astype(np.int64) * _SHIFT + predicted.ids, return_counts=True)
+    overlap = {divmod(pair, _SHIFT): area for pair, area in zip(pairs.tolist(), areas.tolist(), strict=True)}
+    true_area, predicted_area = dict[int, int](), dict[int, int]()
+    for (t, p), area in overlap.items():
+        true_area[t], predicted_area[p] = true_area.get(t, 0) + area, predicted_area.get(p, 0) + area
+    true = {segment.id: segment for segment in truth.segments}
+    found = {segment.id: segment for segment in predicted.segments if segment.id in predicted_area}
+    matched_true, matched_found = set(), set()
+    for (t, p), area in overlap.items():
+        if t not in true or p not in found or true[t].iscrowd or true[t].category_id != found[p].category_id:
             continue
-        iou = overlap[t, p] / (true_area[t] + predicted_area[p] - overlap[t, p] - overlap[VOID, p])
+        stated = true[t].area
+        own = true_area.get(t, 0) if stated is None else stated
+        iou = area / (own + predicted_area[p] - area - overlap.get((VOID_ID, p), 0))
         if iou > MATCH_IOU:
-            counts[true_classes[t - 1]].true_positives += 1
-            counts[true_classes[t - 1]].iou += float(iou)
-            matched_true.add(int(t))
-            matched_predicted.add(int(p))
-    for t, label in enumerate(true_classes, start=1):
-        if t not in matched_true and not crowd[t - 1]:
-            counts[label].false_negatives += 1
-    for p, label in enumerate(predicted_classes, start=1):
-        if p in matched_predicted or not predicted_area[p]:
+            counts[true[t].category_id].true_positives += 1
+            counts[true[t].category_id].iou += iou
+            matched_true.add(t)
+            matched_found.add(p)
+    crowds: dict[int, int] = {}
+    for t, segment in true.items():
+        if segment.iscrowd:
+            crowds[segment.category_id] = t
+        elif t not in matched_true:
+            counts[segment.category_id].false_negatives += 1
+    for p, segment in found.items():
+        if p in matched_found:
             continue
-        crowds = [t for t, true_label in enumerate(true_classes, start=1) if crowd[t - 1] and true_label == label]
-        if (overlap[VOID, p] + overlap[crowds, p].sum()) / predicted_area[p] <= MATCH_IOU:
-            counts[label].false_positives += 1
+        excused = overlap.get((VOID_ID, p), 0)
+        if segment.category_id in crowds:
+            excused += overlap.get((crowds[segment.category_id], p), 0)
+        if excused / predicted_area[p] <= MATCH_IOU:
+            counts[segment.category_id].false_positives += 1
 
 
-def mean_quality(counts: Mapping[int, ClassCount], classes: Sequence[int]) -> float:
-    """Mean PQ over those of `classes` that occur; not-a-number when none does."""
-    qualities = [counts[c].quality for c in classes if counts[c].present]
-    return float(np.mean(qualities)) if qualities else float("nan")
+def mean_quality(counts: Mapping[int, ClassCount], categories: Iterable[int]) -> dict[str, float | None]:
+    """Mean `pq`, `sq` and `rq` over those of `categories` that occur; None when none does."""
+    present = [counts[category] for category in categories if category in counts and counts[category].present]
+    if not present:
+        return {"pq": None, "sq": None, "rq": None}
+    return {
+        "pq": float(np.mean([count.quality for count in present])),
+        "sq": float(np.mean([count.segmentation_quality for count in present])),
+        "rq": float(np.mean([count.recognition_quality for count in present])),
+    }
