@@ -13,7 +13,7 @@ from proscale.geometry import ResizedPicture, padded_size
 
 
 def normalise_and_pad(image: NDArray[np.uint8], size: tuple[int, int], config: PreprocessConfig) -> Tensor:
-    """Subtract the mean, divide by the deviation, then pad with zeros right and bottom.
+    """Subtract the mean, divide by the deviation, and pad right and bottom: with zeros afterwards, or with black pixels before.
 
     Args:
         image: (h, w, 3) uint8 RGB, already resized.
@@ -23,7 +23,8 @@ def normalise_and_pad(image: NDArray[np.uint8], size: tuple[int, int], config: P
         (3, H, W) float32.
     """
     height, width, _ = image.shape
-    padded = torch.zeros(3, *size)
+    padded = torch.empty(3, *size)
+    padded[:, height:] = padded[:, :, width:] = _padding(config)
     # torch warns about arrays that it must not write to, such as those of PIL pictures, though it only reads here.
     pixels = torch.from_numpy(image if image.flags.writeable else image.copy()).permute(2, 0, 1)
     normalised = padded[:, :height, :width].copy_(pixels)
@@ -54,11 +55,19 @@ def preprocess_on(pictures: Sequence[ResizedPicture], config: PreprocessConfig, 
         pixels.numpy()[i, :height, :width] = picture.pixels
     batch = pixels.to(device, non_blocking=True).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
     batch.sub_(torch.tensor(config.mean).to(device)[:, None, None]).div_(torch.tensor(config.std).to(device)[:, None, None])
+    padding = _padding(config).to(device)
     for i, picture in enumerate(pictures):
         height, width, _ = picture.pixels.shape
-        batch[i, :, height:] = 0
-        batch[i, :, :, width:] = 0
+        batch[i, :, height:] = batch[i, :, :, width:] = padding
     return batch
+
+
+def _padding(config: PreprocessConfig) -> Tensor:
+    """(3, 1, 1): what padding is in the network's input."""
+    zero = torch.zeros(3, 1, 1)
+    if config.padding == "mean":
+        return zero
+    return zero.sub_(torch.tensor(config.mean)[:, None, None]).div_(torch.tensor(config.std)[:, None, None])
 
 
 def _shared_size(pictures: Sequence[ResizedPicture], config: PreprocessConfig) -> tuple[int, int]:

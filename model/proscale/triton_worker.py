@@ -147,7 +147,10 @@ class Worker:
             # Who asks what is loaded does not know its sizes; the picture that runs is this one.
             probe = ResizedPicture(np.zeros((*_PROBE_SIZE, 3), np.uint8), _PROBE_SIZE)
             options = SegmentationOptions(self.predictor.config.tasks[:1])
-            return _Job(index, probe, options, self.predictor.plan(*_PROBE_SIZE, options.tasks), describe=True)
+            # It is not resized, so it is a batch of its own beside pictures that were.
+            plan = self.predictor.plan(*_PROBE_SIZE, options.tasks)
+            plan = replace(plan, resized=_PROBE_SIZE, padded=padded_size(*_PROBE_SIZE, config))
+            return _Job(index, probe, options, plan, describe=True)
         self.predictor.check(options)
         expected = resized_size(height, width, config) if min(height, width) > 0 else None
         if expected is None or expected != tuple(resized):

@@ -95,7 +95,7 @@ class Client:
         self,
         picture: Picture,
         *,
-        task: str | Sequence[str] = "panoptic",
+        task: str | Sequence[str] | None = None,
         threshold: float | None = None,
         mask_threshold: float | None = None,
         overlap_threshold: float | None = None,
@@ -109,7 +109,7 @@ class Client:
         Args:
             picture: path of a file, a file's bytes, an open binary file, a PIL image, or an array (H, W), (H, W, 1), (H, W, 3) or
                 (H, W, 4) of uint8. Masks fit the pixels of arrays and PIL images as they are.
-            task: panoptic, instance, semantic, or several of them.
+            task: panoptic, instance, semantic, or several of them; None: panoptic, or what the model does.
             labels: keep only these; None: all. An empty list is an error, as it is in JSON, rather than "all".
             request_id: for finding the request in the server's log.
 
@@ -134,9 +134,10 @@ class Client:
         tasks = {answer["task"]: answer} if "task" in answer else answer["results"]
         return Answer({name: tuple(map(_segment, result["segments"])) for name, result in tasks.items()}, answer)
 
-    def plan(self, height: int, width: int, *, task: str | Sequence[str] = "panoptic") -> Mapping[str, Any]:
+    def plan(self, height: int, width: int, *, task: str | Sequence[str] | None = None) -> Mapping[str, Any]:
         """What a picture of this size would cost: the JSON answer of /segment/plan. Errors: as `segment`."""
-        answer = self._ask("POST", "/segment/plan", params={"height": height, "width": width, "task": _names("task", task)})
+        asked = {"height": height, "width": width, "task": _names("task", task)}
+        answer = self._ask("POST", "/segment/plan", params={name: value for name, value in asked.items() if value is not None})
         plan: Mapping[str, Any] = _checked(answer)
         return plan
 

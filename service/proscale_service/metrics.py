@@ -49,7 +49,7 @@ class Metrics:
         self.flops = Counter("proscale_flops_total", "Multiply-accumulates spent, by encoder.", ["encoder"], registry=registry)
         self.baseline_flops = Counter(
             "proscale_baseline_flops_total",
-            "What the same pictures cost Mask2Former: 6 encoder layers, same backbone, padded size and outputs.",
+            "What the same pictures would have cost the baseline: Mask2Former with 6 encoder layers, or the network as published.",
             registry=registry,
         )
         self.flops_saved = Counter("proscale_flops_saved_total", "Baseline minus spent.", registry=registry)

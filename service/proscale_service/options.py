@@ -3,12 +3,13 @@
 import difflib
 from collections.abc import Sequence
 
+from proscale.config import Task
 from proscale.errors import ParameterError
 from proscale.labels import Category
 from proscale.planning import check_tasks
 from proscale.results import ModelInfo, SegmentationOptions
 from proscale_service.errors import InvalidParameter
-from proscale_service.requests import SegmentParameters
+from proscale_service.requests import PlanParameters, SegmentParameters
 
 
 def options_of(parameters: SegmentParameters, info: ModelInfo) -> SegmentationOptions:
@@ -17,18 +18,24 @@ def options_of(parameters: SegmentParameters, info: ModelInfo) -> SegmentationOp
     Raises:
         InvalidParameter: a task that the model cannot do, or a label that it does not have.
     """
-    try:
-        check_tasks(parameters.tasks, info.tasks)
-    except ParameterError as error:
-        raise InvalidParameter(str(error)) from error
     return SegmentationOptions(
-        tasks=parameters.tasks,
+        tasks=tasks_of(parameters, info),
         threshold=parameters.threshold,
         mask_threshold=parameters.mask_threshold,
         overlap_threshold=parameters.overlap_threshold,
         labels=None if parameters.labels is None else resolve_labels(parameters.labels, info.categories),
         max_segments=parameters.max_segments,
     )
+
+
+def tasks_of(parameters: SegmentParameters | PlanParameters, info: ModelInfo) -> tuple[Task, ...]:
+    """The tasks to do. Raises InvalidParameter, with the remedy, for one that the model cannot do."""
+    tasks = parameters.tasks_of(info)
+    try:
+        check_tasks(tasks, info.tasks)
+    except ParameterError as error:
+        raise InvalidParameter(str(error)) from error
+    return tasks
 
 
 def resolve_labels(asked: Sequence[str], categories: Sequence[Category]) -> tuple[str, ...]:

@@ -167,7 +167,13 @@ def _segments(segmentation: Segmentation) -> list[responses.Segment]:
 def _cost(plan: Plan) -> dict[str, Any]:
     """The fields of `responses.Cost`."""
     saved = 1 - plan.flops / plan.baseline_flops if plan.baseline_flops else 0.0
-    return {"flops": plan.flops, "baseline_flops": plan.baseline_flops, "saved_ratio": round(saved, 4), "padded_size": plan.padded}
+    return {
+        "flops": plan.flops,
+        "baseline": plan.baseline,
+        "baseline_flops": plan.baseline_flops,
+        "saved_ratio": round(saved, 4),
+        "padded_size": plan.padded,
+    }
 
 
 def _summary(info: ModelInfo) -> ModelSummary:

@@ -7,6 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from proscale.config import Task
 from proscale.formats.cleaning import CleaningOptions
+from proscale.results import ModelInfo
 from proscale_service.errors import InvalidParameter
 
 P = TypeVar("P", bound=BaseModel)
@@ -70,9 +71,10 @@ class SegmentParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    task: Tasks = Field(
-        default=("panoptic",),
-        description="`panoptic` (if none is named), `instance`, `semantic`; several, repeated or comma separated, share one pass.",
+    task: Tasks | None = Field(
+        default=None,
+        description="`panoptic`, `instance`, `semantic`; several, repeated or comma separated, share one pass. "
+        "If none is named: `panoptic`, or `semantic` where the model does that alone (see `tasks` in `GET /models`).",
     )
     threshold: Share | None = Field(
         default=None,
@@ -114,10 +116,9 @@ class SegmentParameters(BaseModel):
         description="One label for several: `vehicle=car|truck`; repeated or comma separated. Stuff of one label becomes one segment.",
     )
 
-    @property
-    def tasks(self) -> tuple[Task, ...]:
-        """The asked tasks, each once, in the order of the request."""
-        return tuple(dict.fromkeys(self.task))
+    def tasks_of(self, info: ModelInfo) -> tuple[Task, ...]:
+        """The asked tasks, each once, in the order of the request; the model's first if none is named."""
+        return tuple(dict.fromkeys(self.task or info.tasks[:1]))
 
     @field_validator("merge_labels")
     @classmethod
@@ -189,14 +190,13 @@ class PlanParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    task: Tasks = Field(default=("panoptic",), description="The tasks to plan for.")
+    task: Tasks | None = Field(default=None, description="The tasks to plan for; if none is named, the one that /segment would do.")
     width: Side | None = Field(default=None, description="Pixels, after orientation. Give it with `height`, or send a picture.")
     height: Side | None = Field(default=None, description="Pixels, after orientation.")
 
-    @property
-    def tasks(self) -> tuple[Task, ...]:
-        """The asked tasks, each once, in the order of the request."""
-        return tuple(dict.fromkeys(self.task))
+    def tasks_of(self, info: ModelInfo) -> tuple[Task, ...]:
+        """The asked tasks, each once, in the order of the request; the model's first if none is named."""
+        return tuple(dict.fromkeys(self.task or info.tasks[:1]))
 
 
 def parse_parameters(cls: type[P], values: Mapping[str, Any]) -> P:

@@ -54,15 +54,21 @@ class ModelSummary(BaseModel):
     """Which model answered."""
 
     name: str
-    encoder: str = Field(description="`proscale` or `mask2former`.")
-    layers: list[int] = Field(description="[p1, p2, p3] of a PRO-SCALE encoder, [n] of a Mask2Former encoder.", examples=[[3, 3, 3]])
+    encoder: str = Field(description="`proscale` or `mask2former`; else the network: `eomt`, `segformer`, `setr` or `segvit`.")
+    layers: list[int] = Field(
+        description="[p1, p2, p3] of a PRO-SCALE encoder, [n] of a Mask2Former encoder; else the backbone's blocks.", examples=[[3, 3, 3]]
+    )
 
 
 class Cost(BaseModel):
     """What a picture costs. 1 FLOP = 1 multiply-accumulate."""
 
     flops: int = Field(description="Spent.")
-    baseline_flops: int = Field(description="Of Mask2Former with 6 encoder layers, same backbone, padded size and outputs.")
+    baseline: str = Field(
+        description="What savings are measured against: Mask2Former with 6 encoder layers, or the network as published.",
+        examples=["Mask2Former with 6 encoder layers, all else equal"],
+    )
+    baseline_flops: int = Field(description="Of the baseline, for the same padded size and outputs.")
     saved_ratio: float = Field(description="1 - flops / baseline_flops.", examples=[0.266])
     padded_size: tuple[int, int] = Field(description="(height, width) of the network's input.", examples=[[800, 1088]])
 

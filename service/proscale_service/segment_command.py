@@ -26,7 +26,9 @@ SHOWN_SEGMENTS = 20
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option("--task", "tasks", multiple=True, type=click.Choice(TASKS), default=("panoptic",), show_default=True, help="May be repeated.")
+@click.option(
+    "--task", "tasks", multiple=True, type=click.Choice(TASKS), help="May be repeated. Default: panoptic, or what the model does."
+)
 @click.option("--overlay", type=click.Path(path_type=Path), help="Picture with the masks painted on; a folder when there are many files.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Segments as JSON with COCO RLE; a folder when there are many.")
 @click.option("--threshold", type=click.FloatRange(0, 1), help="Least score of a segment. Default: the model's own.")
@@ -70,6 +72,7 @@ def segment(
     keep_freed_memory()
     try:
         predictor = Predictor.load(checkpoint, device=device, precision=precision)
+        tasks = tasks or predictor.info.tasks[:1]
         options = SegmentationOptions(tasks=tasks, **parameters | {"labels": parameters["labels"] or None})
         predictor.check(options)
     except ProscaleError as error:

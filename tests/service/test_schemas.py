@@ -1,11 +1,15 @@
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proscale.results import ModelInfo
 from proscale_service.errors import InvalidParameter
 from proscale_service.requests import PlanParameters, SegmentParameters, parse_parameters
+
+INFO = ModelInfo("m", "proscale", (1, 1, 1), "resnet", (), "memory")
 
 
 def parse(**values: object) -> SegmentParameters:
@@ -14,7 +18,8 @@ def parse(**values: object) -> SegmentParameters:
 
 def test_defaults_are_the_models() -> None:
     parameters = parse()
-    assert parameters.tasks == ("panoptic",)
+    assert parameters.tasks_of(INFO) == ("panoptic",)
+    assert parameters.tasks_of(replace(INFO, tasks=("semantic",))) == ("semantic",)
     assert not parameters.largest_piece
     assert parameters.cleaning is None
     assert not any(parameters.model_dump(exclude={"task"}).values())
@@ -25,7 +30,7 @@ def test_defaults_are_the_models() -> None:
     ["panoptic,semantic", ["panoptic", "semantic"], ["panoptic, semantic"], ["panoptic", "semantic", "panoptic"], ("panoptic", "semantic")],
 )
 def test_several_tasks(task: object) -> None:
-    assert parse(task=task).tasks == ("panoptic", "semantic")
+    assert parse(task=task).tasks_of(INFO) == ("panoptic", "semantic")
 
 
 @given(st.floats(0, 1))
@@ -73,6 +78,6 @@ def test_anything_else_is_an_invalid_parameter(values: dict[str, object]) -> Non
 
 def test_plan_takes_sizes() -> None:
     parameters = parse_parameters(PlanParameters, {"width": "10", "height": 20, "task": ["semantic"]})
-    assert (parameters.width, parameters.height, parameters.tasks) == (10, 20, ("semantic",))
+    assert (parameters.width, parameters.height, parameters.tasks_of(INFO)) == (10, 20, ("semantic",))
     with pytest.raises(InvalidParameter, match="height"):
         parse_parameters(PlanParameters, {"height": 0})

@@ -18,6 +18,7 @@ from proscale_service.errors import InvalidParameter, ServiceError
 from proscale_service.images import read_header, read_picture
 from proscale_service.limits import unless_client_leaves
 from proscale_service.metrics import task_label
+from proscale_service.options import tasks_of
 from proscale_service.pipeline import Pipeline, SegmentedPicture
 from proscale_service.rendering import Body, Wanted, plan_response, render_batch, render_picture
 from proscale_service.requests import PictureParameters, PlanParameters, SegmentParameters, parse_parameters
@@ -44,7 +45,7 @@ async def segment(request: Request, pipeline: GetPipeline) -> Response:
     engine = pipeline.enter()
     given = await _input(request, pipeline, PictureParameters)
     parameters = parse_parameters(PictureParameters, given.values)
-    context.task = task_label(parameters.tasks)
+    context.task = task_label(parameters.tasks_of(engine.info))
     picture = require_picture(given)
     settings = pipeline.settings
     wanted = Wanted(
@@ -82,7 +83,7 @@ async def segment_batch(request: Request, pipeline: GetPipeline) -> Response:
     engine = pipeline.enter()
     given = await _input(request, pipeline, SegmentParameters, max(2, pipeline.settings.max_items))
     parameters = parse_parameters(SegmentParameters, given.values)
-    context.task = task_label(parameters.tasks)
+    context.task = task_label(parameters.tasks_of(engine.info))
     require_any(given)
     quota = quota_of(request.scope)
 
@@ -138,9 +139,10 @@ async def plan(request: Request, pipeline: GetPipeline) -> PlanResponse:
         raise InvalidParameter("width and height: give both or neither")
     else:
         header = await pipeline.in_pool(read_header, require_picture(given), pipeline.settings.max_pixels)
-    planned = engine.plan(header.height, header.width, parameters.tasks)
+    tasks = tasks_of(parameters, engine.info)
+    planned = engine.plan(header.height, header.width, tasks)
     seconds = engine.expected_seconds(planned.flops)
-    return plan_response(header, parameters.tasks, planned, seconds, engine.info, context_of(request.scope).id)
+    return plan_response(header, tasks, planned, seconds, engine.info, context_of(request.scope).id)
 
 
 async def _input(request: Request, pipeline: Pipeline, parameters: type[BaseModel], max_pictures: int = 1) -> Input:

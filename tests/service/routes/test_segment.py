@@ -22,6 +22,7 @@ def test_the_answer_has_the_documented_form(server: Running) -> None:
     assert body["encoding"] == {"type": "coco_rle", "order": "column_major"}
     assert body["model"] == {"name": "threshold", "encoder": "proscale", "layers": [1, 1, 1]}
     cost = {"flops": 3 * 64 * 96, "baseline_flops": 4 * 64 * 96, "saved_ratio": 0.25, "padded_size": [64, 96]}
+    assert body["compute"].pop("baseline").startswith("Mask2Former with 6 encoder layers")
     assert body["compute"] == cost | {"batch_size": 1, "degraded": False}
     assert body["timings_ms"].keys() == {"decode", "queue", "preprocess", "infer", "postprocess", "encode"}
     assert (body["timings_ms"]["infer"], body["timings_ms"]["postprocess"]) == (2.0, 3.0)
