@@ -25,6 +25,7 @@ FILES_OF_DATA_SETS = {
     "gtFine/cityscapes_panoptic_val.json",
     "ade20k_panoptic_val.json",
     "ade20k_instance_val.json",
+    "SPLIT/_annotations.coco.json",
     "classes.txt",
 }
 """Public data sets have these."""

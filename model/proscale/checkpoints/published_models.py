@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from proscale.config import Task
+
 FILE = Path(__file__).resolve().parent.parent / "data" / "published_models.json"
 
 
@@ -15,7 +17,7 @@ class PublishedModel:
 
     name: str
     dataset: str
-    task: str
+    task: Task
     backbone: str
     labels: str
     """Labels table."""
@@ -30,9 +32,14 @@ class PublishedModel:
     """Repository on the Hugging Face hub with the same weights."""
 
     @property
+    def slug(self) -> str:
+        """The name as a folder's name."""
+        return self.name.lower().replace(" ", "-").replace("(", "").replace(")", "").replace(",", "")
+
+    @property
     def commands(self) -> list[str]:
         """What to type: from the hub, and from the authors' own file."""
-        out = self.name.lower().replace(" ", "-").replace("(", "").replace(")", "").replace(",", "")
+        out = self.slug
         commands = [] if self.hub is None else [f"proscale convert hf:{self.hub} {out}"]
         weights = "CHECKPOINT.pth" if self.file is None else self.file.rsplit("/", 1)[1]
         fetch = "" if self.file is None else f"curl -LO {self.file} && "
