@@ -7,6 +7,7 @@ Where the model comes from and what it runs on is a `RuntimeConfig`, as for `pro
 import hashlib
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from proscale.batch_sizes import BatchSizes
 from proscale.batches import Outcome, budget_pixels, compute_batch
 from proscale.checkpoints.model_folder import DEFAULT_FOLDER
 from proscale.config_json import config_to_json
@@ -93,9 +95,12 @@ class Worker:
         fingerprint: str,
         max_batch_pixels: int = MAX_BATCH_PIXELS,
         max_batch_pictures: int = MAX_BATCH_PICTURES,
+        batch_sizes: BatchSizes | None = None,
     ) -> None:
+        """Args: batch_sizes: how many pictures go together within these bounds; None: as many as there are."""
         self.predictor, self.fingerprint = predictor, fingerprint
         self.max_batch_pixels, self.max_batch_pictures = max_batch_pixels, max_batch_pictures
+        self._batch_sizes = batch_sizes
 
     @classmethod
     def load(cls, config: RuntimeConfig) -> Self:
@@ -106,7 +111,8 @@ class Worker:
         """
         predictor = load_predictor(config)
         warm_up(lambda image, options: predictor.segment([image], [options]), config, predictor.info.tasks)
-        return cls(predictor, fingerprint(config.checkpoint or DEFAULT_FOLDER), config.max_batch_pixels, config.max_batch_pictures)
+        most = config.max_batch_pictures
+        return cls(predictor, fingerprint(config.checkpoint or DEFAULT_FOLDER), config.max_batch_pixels, most, BatchSizes(most))
 
     def handle(self, requests: Sequence[Request], gone: Callable[[int], bool] = lambda index: False) -> Iterator[tuple[int, Reply]]:
         """Answer pictures of any sizes, in batches of one padded size; what is wrong with one picture is that picture's error alone.
@@ -120,24 +126,39 @@ class Worker:
         Raises:
             DeviceError: the GPU failed for good; what has no reply by then gets none.
         """
-        batches: dict[tuple[int, int], list[list[_Job]]] = {}
+        waiting: dict[tuple[int, int], list[_Job]] = {}
         for index, request in enumerate(requests):
             try:
                 job = self._read(index, request)
             except Exception as error:
                 yield index, _failed(error)
                 continue
-            same = batches.setdefault(job.plan.padded, [[]])
-            full = sum(other.pixels for other in same[-1]) + job.pixels > self.max_batch_pixels
-            if same[-1] and (full or len(same[-1]) == self.max_batch_pictures):
-                same.append([])
-            same[-1].append(job)
-        for jobs in (batch for same in batches.values() for batch in same):
-            live = [job for job in jobs if not gone(job.index)]
-            outcomes = dict(zip((job.index for job in live), compute_batch(self._segment, live, lambda job: gone(job.index)), strict=True))
-            for job in jobs:
-                outcome = outcomes.get(job.index)
-                yield job.index, _CANCELLED if outcome is None else self._reply(job, outcome)
+            waiting.setdefault(job.plan.padded, []).append(job)
+        for padded, same in waiting.items():
+            while same:
+                jobs = self._take(padded, same)
+                live = [job for job in jobs if not gone(job.index)]
+                outcomes = dict(zip((job.index for job in live), self._compute(padded, live, gone), strict=True))
+                for job in jobs:
+                    outcome = outcomes.get(job.index)
+                    yield job.index, _CANCELLED if outcome is None else self._reply(job, outcome)
+
+    def _take(self, padded: tuple[int, int], waiting: list[_Job]) -> list[_Job]:
+        """The next batch out of what waits: at least one picture, and as many as the budget allows and batches gain from."""
+        limit = self._batch_sizes.limit(padded) if self._batch_sizes else self.max_batch_pictures
+        count, pixels = 0, 0
+        while count < min(limit, len(waiting)) and (not count or pixels + waiting[count].pixels <= self.max_batch_pixels):
+            pixels += waiting[count].pixels
+            count += 1
+        taken, waiting[:] = waiting[:count], waiting[count:]
+        return taken
+
+    def _compute(self, padded: tuple[int, int], jobs: Sequence[_Job], gone: Callable[[int], bool]) -> list[Outcome | None]:
+        started = time.perf_counter()
+        outcomes = compute_batch(self._segment, jobs, lambda job: gone(job.index))
+        if self._batch_sizes and jobs and all(outcome and outcome.batch_size == len(jobs) for outcome in outcomes):
+            self._batch_sizes.measured(padded, len(jobs), time.perf_counter() - started)
+        return outcomes
 
     def _read(self, index: int, request: Request) -> _Job:
         *resized, height, width = request.sizes

@@ -1,8 +1,7 @@
-"""Bounded admission: how many pictures, and how many of their pixels, may be in the service at once.
+"""Bounds behind the backlog's promise (`engines/backlog.py`): pictures in the service, pixels and pictures that are decoded at once."""
 
-An overloaded service stays fast by refusing early: nobody waits for an answer that would come too late to matter.
-"""
-
+import heapq
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -60,6 +59,7 @@ class Permit:
         self._admission = admission
         self._lock = threading.Lock()
         self._closed = False
+        self._callbacks: list[Callable[[], None]] = []
         self.pixels = 0
 
     def hold_pixels(self, pixels: int) -> None:
@@ -81,7 +81,45 @@ class Permit:
             self._admission.move_pixels(-self.pixels)
             self.pixels = 0
 
+    def on_close(self, callback: Callable[[], None]) -> None:
+        """Have something else given back with the place, at once when it was given back already."""
+        with self._lock:
+            if not self._closed:
+                self._callbacks.append(callback)
+                return
+        callback()
+
     def close(self) -> None:
         """Give everything back; nothing can be claimed afterwards."""
         self.release_pixels()
-        self._closed = True
+        with self._lock:
+            self._closed = True
+        for callback in self._callbacks:
+            callback()
+
+
+class DecodeSlots:
+    """How many pictures are decoded at once; the most urgent ones go first. Called on reading threads, which it blocks."""
+
+    def __init__(self, slots: int) -> None:
+        self._free = slots
+        self._changed = threading.Condition()
+        self._waiting: list[tuple[float, int]] = []
+        self._numbers = itertools.count()
+
+    @contextmanager
+    def slot(self, deadline: float) -> Iterator[None]:
+        """Hold a slot, in the order of deadlines."""
+        mine = (deadline, next(self._numbers))
+        with self._changed:
+            heapq.heappush(self._waiting, mine)
+            self._changed.wait_for(lambda: self._free and self._waiting[0] == mine)
+            heapq.heappop(self._waiting)
+            self._free -= 1
+            self._changed.notify_all()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += 1
+                self._changed.notify_all()

@@ -16,6 +16,7 @@ ServiceError                    500
 │   ├── UndecodableImage              not a picture, a broken one, or a kind that cannot be shown as RGB
 │   └── InvalidParameter              unknown name, value out of range, label that the model does not have
 ├── Overloaded                  429   queue or buffers are full; Retry-After tells when to come back
+│   ├── BacklogTooLong                the picture would not be done by its deadline
 │   └── QuotaExceeded                 the API key has used what it may
 ├── Unavailable                 503
 │   ├── Loading                       the model is not there yet
@@ -143,6 +144,12 @@ class Overloaded(ServiceError):
     """Too much work is waiting; nothing was computed."""
 
     status, reason, title = 429, "overloaded", "Too many requests"
+
+
+class BacklogTooLong(Overloaded):
+    """The picture would not be done by its deadline; nothing was computed."""
+
+    reason, title = "backlog", "Too much work for the deadline"
 
 
 class QuotaExceeded(Overloaded):

@@ -17,6 +17,8 @@ _LOG = logging.getLogger(__name__)
 _REMOTE_RETRY_AFTER = 3
 """Seconds in which a worker that returned has been found."""
 
+_MOST_READERS = 128
+
 State = Literal["loading", "ready", "draining", "failed"]
 
 
@@ -55,7 +57,8 @@ class Lifecycle:
         self.state: State = "loading"
         self.failure = ""
         """Why the state is `failed`, and what to do."""
-        self.pool = ThreadPoolExecutor(settings.decode_threads, "reading")
+        # More than decode at once: a header is read, and a picture refused, while others are being decoded.
+        self.pool = ThreadPoolExecutor(min(_MOST_READERS, settings.decode_threads + settings.max_concurrent_pictures), "reading")
         """Threads that read and write pictures."""
         self._settings, self._metrics, self._report_loss = settings, metrics, on_lost
         around = Surroundings(settings, metrics, self.pool, admitted, self._on_change, self._on_lost)
@@ -119,7 +122,7 @@ class Lifecycle:
 
     def retry_after(self) -> int:
         """Seconds after which the work of now should be done, 1..60."""
-        return retry_after(self._engine.expected_seconds(0))
+        return retry_after(self._engine.backlog.expected_seconds())
 
     def _on_change(self) -> None:
         self._metrics.engine_up.set(min(1, self._engine.capacity))

@@ -9,6 +9,7 @@ from proscale.results import Plan
 
 STAGES = ("decode", "queue", "preprocess", "infer", "postprocess", "encode")
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+RATIOS = (0.25, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0)
 BATCH_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 
 
@@ -46,6 +47,12 @@ class Metrics:
         self.rejected = Counter(
             "proscale_rejected_total", "Requests or pictures that got no masks, by reason.", ["reason"], registry=registry
         )
+        self.promises = Histogram(
+            "proscale_promise_ratio",
+            "Time that an admitted picture took over the time that was expected when it was admitted.",
+            buckets=RATIOS,
+            registry=registry,
+        )
         self.flops = Counter("proscale_flops_total", "Multiply-accumulates spent, by encoder.", ["encoder"], registry=registry)
         self.baseline_flops = Counter(
             "proscale_baseline_flops_total",
@@ -63,6 +70,10 @@ class Metrics:
     def watch_queue(self, depth: Callable[[], int]) -> None:
         """Read the queue's depth when metrics are scraped."""
         self.queue_depth.set_function(depth)
+
+    def promise(self, ratio: float) -> None:
+        """Observe how long an admitted picture took over what was expected. Any thread may call it."""
+        self.promises.observe(ratio)
 
     def request(self, task: str, status: int, seconds: float) -> None:
         """Count one finished request."""

@@ -10,8 +10,10 @@ from typing import ParamSpec, TypeVar
 from proscale.pictures import Header
 from proscale.results import SegmentationOptions
 from proscale_service.access.quota import UNLIMITED, Quota
-from proscale_service.admission import Admission, Permit
+from proscale_service.admission import Admission, DecodeSlots, Permit
+from proscale_service.engines.backlog import DEFAULT_PRIORITY, Admitted
 from proscale_service.engines.base import Computed, Engine, MakeEngine, Picture
+from proscale_service.engines.costs import Work
 from proscale_service.errors import DeadlineExceeded
 from proscale_service.images import OpenedPicture, read_picture
 from proscale_service.lifecycle import Lifecycle
@@ -46,17 +48,23 @@ class Pipeline:
         """Args: see `Lifecycle`."""
         self.settings, self.metrics = settings, metrics
         self.admission = Admission(settings.max_concurrent_pictures, settings.max_queue_pixels, lambda: self.lifecycle.retry_after())
+        self._decode_slots = DecodeSlots(settings.decode_threads)
         self.lifecycle = Lifecycle(settings, metrics, make_engine, on_lost, lambda: self.admission.pictures)
 
-    def enter(self) -> Engine:
+    def enter(self, deadline: float | None = None, priority: str = DEFAULT_PRIORITY) -> Engine:
         """What a request to /segment meets before its body is read: the engine, when there is room for a picture.
+
+        Args:
+            deadline: in seconds of the event loop's clock, where the body cannot name another one.
 
         Raises:
             Loading, Draining, Unavailable: nothing can compute now.
-            Overloaded: no room.
+            Overloaded: no room, or no picture could be done by then.
         """
         engine = self.lifecycle.engine()
         self.admission.check()
+        if deadline is not None:
+            engine.backlog.check(_monotonic(deadline), priority)
         return engine
 
     async def in_pool(self, function: Callable[A, T], *args: A.args, **kwargs: A.kwargs) -> T:
@@ -82,40 +90,61 @@ class Pipeline:
         with quota.picture(), self.admission.permit() as permit:
             try:
                 async with asyncio.timeout_at(deadline) as timer:
-                    header, picture, decode_seconds = await self.in_pool(self._read, engine, data, options, permit, quota)
+                    header, picture, promise, decode_seconds = await self.in_pool(
+                        self._read, engine, data, options, _monotonic(deadline), parameters.priority, permit, quota
+                    )
             except TimeoutError as error:
                 if not timer.expired():
                     raise
                 raise DeadlineExceeded("the deadline passed before the picture was decoded") from error
             self.metrics.stage("decode", decode_seconds)
-            computed = await engine.segment(picture, deadline)
+            computed = await engine.segment(picture, promise)
         return SegmentedPicture(header, computed, decode_seconds)
 
     def _read(
-        self, engine: Engine, data: bytes, options: SegmentationOptions, permit: Permit, quota: Quota
-    ) -> tuple[Header, Picture, float]:
-        """Header, decoding and resizing, on a reading thread.
+        self,
+        engine: Engine,
+        data: bytes,
+        options: SegmentationOptions,
+        deadline: float,
+        priority: str,
+        permit: Permit,
+        quota: Quota,
+    ) -> tuple[Header, Picture, Admitted, float]:
+        """Header, admission, decoding and resizing, on a reading thread.
+
+        Args:
+            deadline: in seconds of `time.monotonic`.
 
         Returns:
-            the header, the picture, and the seconds of decoding.
+            the header, the picture, the promise that it got, and the seconds of decoding.
         """
-        started = time.perf_counter()
         opened = OpenedPicture(data, self.settings.max_pixels)
         try:
             pixels = opened.header.height * opened.header.width
-            permit.hold_pixels(pixels)
-            quota.take_pixels(pixels)
             plan = engine.plan(opened.header.height, opened.header.width, options.tasks)
-            decoded_picture = opened.decode()
-            image, header = decoded_picture.rgb, decoded_picture.header
+            promise = engine.backlog.admit(Work(plan, pixels, options.tasks), deadline, priority)
+            permit.on_close(lambda: engine.backlog.discard(promise))
+            quota.take_pixels(pixels)
+            with self._decode_slots.slot(deadline):
+                permit.hold_pixels(pixels)
+                started = time.perf_counter()
+                decoded_picture = opened.decode()
+                image, header = decoded_picture.rgb, decoded_picture.header
+                decoded = time.perf_counter()
+                resized = engine.resize(image)
+                del image, decoded_picture
+                permit.release_pixels()
         finally:
             opened.close()
         if (header.height, header.width) != (opened.header.height, opened.header.width):  # known better, now that it is decoded
             plan = engine.plan(header.height, header.width, options.tasks)
-        decoded = time.perf_counter()
-        resized = engine.resize(image)
-        del image
-        permit.release_pixels()
-        seconds = time.perf_counter() - decoded
-        picture = Picture(resized, options, plan, seconds, lambda: read_picture(data, self.settings.max_pixels).rgb)
-        return header, picture, decoded - started
+        done = time.perf_counter()
+        engine.backlog.read(promise, done - started)
+        picture = Picture(resized, options, plan, done - decoded, lambda: read_picture(data, self.settings.max_pixels).rgb)
+        return header, picture, promise, decoded - started
+
+
+def _monotonic(deadline: float) -> float:
+    """A time of the event loop's clock in seconds of `time.monotonic`, which all threads share."""
+    return time.monotonic() + deadline - asyncio.get_running_loop().time()

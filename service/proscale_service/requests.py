@@ -39,6 +39,7 @@ Probability = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False), _number]
 Count = Annotated[int, Field(ge=1), _number]
 Milliseconds = Annotated[int, Field(ge=1, le=3_600_000), _number]
 Side = Annotated[int, Field(ge=1, le=1_000_000), _number]
+Priority = Literal["interactive", "normal", "bulk"]
 Tasks = Annotated[tuple[Task, ...], Field(min_length=1), BeforeValidator(_split)]
 Labels = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_one_or_many)]
 
@@ -96,9 +97,13 @@ class SegmentParameters(BaseModel):
         default=None,
         description="Keep only the segments of highest score, at most so many per task.",
     )
+    priority: Priority = Field(
+        default="normal",
+        description="`interactive`, `normal` or `bulk`: who is computed first, and, when there is too much work, who is refused last.",
+    )
     deadline_ms: Milliseconds | None = Field(
         default=None,
-        description="Answer within so many milliseconds of the request's arrival, or 504.",
+        description="Answer within so many milliseconds of the request's arrival; refused at once (429) when that is not to be expected.",
     )
 
     min_area: Area | None = Field(default=None, description="Drop segments of fewer pixels.")

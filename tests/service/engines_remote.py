@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from proscale.config import Task
 from proscale.geometry import ResizedPicture
 from proscale.results import ModelInfo, Plan
+from proscale_service.engines.backlog import Admitted, Backlog
 from proscale_service.engines.base import Computed, Engine, Picture, Surroundings
 from proscale_service.engines.forwarding import Forwarder
 from proscale_service.errors import Unavailable
@@ -25,18 +26,19 @@ class RemoteThreshold(Engine):
         self.gate = asyncio.Event()
         self.gate.set()
         self.computed = 0
+        self.backlog = Backlog()
         self.cancelled = 0
         self.closed = False
 
     def __call__(self, around: Surroundings) -> Engine:
         """Itself: how the service makes it."""
         self._around = around
-        self.forwarder = Forwarder(self.send, around.metrics)
+        self.forwarder = Forwarder(self.send, around.metrics, self.backlog)
         return self
 
     def forward(self, metrics: Metrics | None = None) -> Forwarder:
         """A forwarder to it, without a service."""
-        return Forwarder(self.send, metrics or Metrics())
+        return Forwarder(self.send, metrics or Metrics(), Backlog(), lambda: 4)
 
     @property
     def info(self) -> ModelInfo:
@@ -56,17 +58,14 @@ class RemoteThreshold(Engine):
     def depth(self) -> int:
         return self.forwarder.depth
 
-    def expected_seconds(self, flops: int) -> float | None:
-        return self.forwarder.expected_seconds(flops)
-
     def changed(self) -> None:
         self._around.on_change()
 
     async def open(self) -> None:
         self.changed()
 
-    async def segment(self, picture: Picture, deadline: float) -> Computed:
-        return await self.forwarder.submit(picture, deadline)
+    async def segment(self, picture: Picture, promise: Admitted) -> Computed:
+        return await self.forwarder.submit(picture, promise)
 
     async def send(self, picture: Picture, deadline: float) -> Computed:
         try:

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import time
 import warnings
 import zlib
 from typing import Any
@@ -12,6 +13,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from proscale.results import SegmentationOptions
+from proscale_service.engines.backlog import Admitted, Backlog
 from proscale_service.engines.base import Picture
 
 
@@ -85,3 +87,10 @@ def prepared(planner: Any, image: np.ndarray) -> Picture:
     """A picture as the pipeline hands it to an engine. Args: planner: resizes and plans."""
     height, width = image.shape[:2]
     return Picture(planner.resize(image), SegmentationOptions(), planner.plan(height, width, ("panoptic",)), 0.0, lambda: image)
+
+
+def promised(backlog: Backlog, picture: Picture, seconds: float = 60.0, priority: str = "normal") -> Admitted:
+    """A place in the backlog, whatever is expected of it, read already. Args: seconds: from now to the deadline."""
+    promise = Admitted(picture.work, time.monotonic() + seconds, priority, time.monotonic(), 0.0, seconds, 0.0)
+    backlog._admitted[promise] = None
+    return promise

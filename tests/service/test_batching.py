@@ -8,18 +8,27 @@ from typing import Any
 import numpy as np
 import pytest
 
+from proscale.batch_sizes import BatchSizes
 from proscale.results import Plan, Prediction
+from proscale_service.engines.backlog import Backlog
 from proscale_service.engines.base import Computed, Picture
 from proscale_service.engines.batching import Batcher
 from proscale_service.errors import DeadlineExceeded, Draining, EngineFailure, ServiceError, Unprocessable
 from proscale_service.metrics import Metrics
 
-from .pictures import blob, prepared
+from .pictures import blob, prepared, promised
 from .predictors import ThresholdPredictor
 
 SMALL, WIDE, TALL = (30, 60), (30, 100), (100, 30)
 PIXELS = 32 * 64
 """Padded pixels of SMALL."""
+
+
+class Unbounded(BatchSizes):
+    """As where batches gain without end."""
+
+    def limit(self, padded: tuple[int, int]) -> int:
+        return self._most
 
 
 @asynccontextmanager
@@ -29,7 +38,8 @@ async def batching(engine: ThresholdPredictor, **options: Any) -> AsyncIterator[
 
     with ThreadPoolExecutor(1, "engine") as executor:
         metrics = options.pop("metrics", Metrics())
-        batcher = Batcher(compute, engine.info, executor, metrics, **({"max_batch_pixels": 4 * PIXELS} | options))
+        defaults = {"max_batch_pixels": 4 * PIXELS, "batch_sizes": Unbounded(64)}
+        batcher = Batcher(compute, engine.info, executor, metrics, Backlog(), **(defaults | options))
         try:
             yield batcher
         finally:
@@ -38,8 +48,8 @@ async def batching(engine: ThresholdPredictor, **options: Any) -> AsyncIterator[
 
 
 def submit(batcher: Batcher, engine: ThresholdPredictor, picture: np.ndarray, seconds: float = 60) -> "asyncio.Task[Computed]":
-    deadline = asyncio.get_running_loop().time() + seconds
-    return asyncio.create_task(batcher.submit(prepared(engine, picture), deadline))
+    read = prepared(engine, picture)
+    return asyncio.create_task(batcher.submit(read, promised(batcher._backlog, read, seconds)))
 
 
 async def hold(batcher: Batcher, engine: ThresholdPredictor) -> "asyncio.Task[Computed]":
@@ -242,21 +252,6 @@ async def test_a_full_batch_does_not_wait() -> None:
     async with batching(engine, max_wait_s=100, admitted=lambda: 9, max_batch_pixels=2 * PIXELS) as batcher:
         done = await asyncio.gather(*[submit(batcher, engine, blob(*SMALL)) for _ in range(2)])
         assert [each.batch_size for each in done] == [2, 2]
-
-
-async def test_expected_time_grows_with_the_queue() -> None:
-    engine = ThresholdPredictor()
-    async with batching(engine) as batcher:
-        assert batcher.expected_seconds(1000) is None
-        batcher.measured(1000, 2.0)
-        assert batcher.expected_seconds(500) == pytest.approx(1.0)
-        batcher.measured(1000, 4.0)
-        assert 1.0 < (batcher.expected_seconds(500) or 0) < 2.0
-        idle = batcher.expected_seconds(500)
-        first = await hold(batcher, engine)
-        assert (batcher.expected_seconds(500) or 0) > (idle or 0)
-        engine.gate.set()
-        await first
 
 
 async def test_large_pictures_count_though_the_network_sees_them_small() -> None:

@@ -9,12 +9,13 @@ from proscale_service.errors import DeadlineExceeded, Draining, EngineFailure, O
 from proscale_service.metrics import Metrics
 
 from .engines_remote import RemoteThreshold
-from .pictures import blob, prepared
+from .pictures import blob, prepared, promised
 from .predictors import ThresholdPredictor
 
 
 def submit(forwarder: Forwarder, engine: RemoteThreshold, picture: np.ndarray, seconds: float = 60) -> "asyncio.Task[Computed]":
-    return asyncio.create_task(forwarder.submit(prepared(engine, picture), asyncio.get_running_loop().time() + seconds))
+    read = prepared(engine, picture)
+    return asyncio.create_task(forwarder.submit(read, promised(forwarder._backlog, read, seconds)))
 
 
 def sample(metrics: Metrics, name: str, **labels: str) -> float:
@@ -46,7 +47,7 @@ async def test_the_books_count_every_batch_once() -> None:
     metrics = Metrics()
     engine = RemoteThreshold(batch_size=4)
     forwarder = engine.forward(metrics)
-    assert forwarder.expected_seconds(1) is None
+    assert forwarder._backlog.expected_seconds() is None
     done = await asyncio.gather(*(submit(forwarder, engine, blob()) for _ in range(8)))
     assert [each.batch_size for each in done] == [4] * 8
     assert sample(metrics, "proscale_batch_size_sum") == 8
@@ -56,7 +57,10 @@ async def test_the_books_count_every_batch_once() -> None:
     plan = engine.plan(*blob().shape[:2], ("panoptic",))  # type: ignore[call-arg]
     assert sample(metrics, "proscale_flops_total", encoder="proscale") == 8 * plan.flops
     # Of the engine's 10 ms three are shared by four pictures.
-    assert forwarder.expected_seconds(plan.flops) == pytest.approx(0.003 / 4 + 0.007)
+    costs = forwarder._backlog.costs
+    work = prepared(engine, blob()).work
+    assert costs.batch_seconds([work] * 4) == pytest.approx(0.003 + 4 * 0.007)
+    assert costs.seconds(work) == pytest.approx(0.003 / 4 + 0.007)
 
 
 async def test_a_deadline_and_a_client_that_leaves_take_the_picture_back() -> None:

@@ -12,6 +12,7 @@ NAMES = {
     "proscale_queue_depth",
     "proscale_batch_size",
     "proscale_padding_pixels_total",
+    "proscale_promise_ratio",
     "proscale_rejected_total",
     "proscale_flops_total",
     "proscale_baseline_flops_total",

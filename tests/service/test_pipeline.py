@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from proscale.config import TASKS
 from proscale.labels import Category
 from proscale_service.engines.base import retry_after
+from proscale_service.engines.costs import Work
 from proscale_service.errors import DeadlineExceeded, InvalidParameter, Loading, Unavailable
 from proscale_service.metrics import Metrics
 from proscale_service.options import options_of, resolve_labels
@@ -73,7 +74,7 @@ async def test_warm_up_computes_every_size_and_measures() -> None:
     made = pipeline(engine, warmup="40x50,64x64")
     assert await made.lifecycle.start()
     assert engine.batches == [[(40, 50)], [(64, 64)]]
-    seconds = made.lifecycle.engine().expected_seconds(engine.plan(64, 64, TASKS).flops)
+    seconds = made.lifecycle.engine().backlog.expected_seconds(Work(engine.plan(64, 64, TASKS), 64 * 64, TASKS))
     assert seconds == pytest.approx(0.010)
     assert engine.threads == {"engine_0"}
     await made.lifecycle.stop()

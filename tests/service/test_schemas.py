@@ -22,7 +22,7 @@ def test_defaults_are_the_models() -> None:
     assert parameters.tasks_of(replace(INFO, tasks=("semantic",))) == ("semantic",)
     assert not parameters.largest_piece
     assert parameters.cleaning is None
-    assert not any(parameters.model_dump(exclude={"task"}).values())
+    assert not any(parameters.model_dump(exclude={"task", "priority"}).values())
 
 
 @pytest.mark.parametrize(

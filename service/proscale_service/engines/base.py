@@ -14,6 +14,8 @@ from proscale.config import Task
 from proscale.errors import ProscaleError
 from proscale.geometry import ResizedPicture
 from proscale.results import ModelInfo, Plan, Prediction, SegmentationOptions
+from proscale_service.engines.backlog import Admitted, Backlog
+from proscale_service.engines.costs import Work
 from proscale_service.errors import EngineFailure, ServiceError, Unprocessable
 from proscale_service.metrics import Metrics
 from proscale_service.settings import Settings
@@ -55,6 +57,12 @@ class Picture:
         """What it takes of a batch's budget."""
         return budget_pixels(self.plan.padded, self.resized.output_size)
 
+    @property
+    def work(self) -> Work:
+        """What decides how long it takes."""
+        height, width = self.resized.output_size
+        return Work(self.plan, height * width, self.options.tasks)
+
 
 @dataclass(frozen=True)
 class Computed:
@@ -69,7 +77,12 @@ class Computed:
 
 
 class Engine(ABC):
-    """Computes many pictures at once. `info`, `resize` and `plan` may be asked on any thread; all else belongs to the event loop's."""
+    """Computes many pictures at once, in the order of its backlog.
+
+    `info`, `resize` and `plan` may be asked on any thread; all else belongs to the event loop's."""
+
+    backlog: Backlog
+    """Admits pictures, on any thread."""
 
     @property
     @abstractmethod
@@ -95,10 +108,6 @@ class Engine(ABC):
         """Pictures that wait."""
 
     @abstractmethod
-    def expected_seconds(self, flops: int) -> float | None:
-        """How long until a picture of so many FLOPs would be done if it came now; None before anything was measured."""
-
-    @abstractmethod
     async def open(self) -> None:
         """Load or connect, warm up, and return when it is known for the first time what can compute.
 
@@ -107,11 +116,11 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    async def segment(self, picture: Picture, deadline: float) -> Computed:
+    async def segment(self, picture: Picture, promise: Admitted) -> Computed:
         """Segment a picture. Cancelling the caller takes it back from where it is.
 
         Args:
-            deadline: in seconds of the event loop's clock.
+            promise: from `backlog`.
 
         Raises:
             DeadlineExceeded: not done by then.
@@ -134,26 +143,6 @@ class Engine(ABC):
 
 
 MakeEngine = Callable[[Surroundings], Engine]
-
-
-class SpeedEstimate:
-    """A running estimate of seconds per FLOP."""
-
-    _SMOOTHING = 0.2
-    """Weight of the newest measurement."""
-
-    def __init__(self) -> None:
-        self._seconds_per_flop: float | None = None
-
-    def measured(self, flops: int, seconds: float) -> None:
-        """Take a measurement in."""
-        rate = seconds / max(flops, 1)
-        known, weight = self._seconds_per_flop, self._SMOOTHING
-        self._seconds_per_flop = rate if known is None else (1 - weight) * known + weight * rate
-
-    def seconds(self, flops: int) -> float | None:
-        """What so many FLOPs should take; None before anything was measured."""
-        return None if self._seconds_per_flop is None else flops * self._seconds_per_flop
 
 
 def retry_after(seconds: float | None) -> int:

@@ -1,25 +1,23 @@
-"""The batcher: one queue per padded size, a pixel budget per batch, deadlines, nothing computed for the dead.
+"""The batcher: pictures that share a padded size are computed together, in the order of the backlog, while no deadline is missed by it.
 
-Pictures share a batch only when their padded sizes are equal, so that no result depends on its batch mates. While the engine
-computes one batch, the next fills up by itself. A picture waits for mates only at an idle engine, and only while pictures
-that were let in are still being decoded.
+No result depends on its batch mates, because padded sizes are equal. While the engine computes one batch, the next fills up by itself. A
+picture waits for mates only at an idle engine, only where batches gain, and only while pictures that were let in are still being decoded.
 """
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
+from proscale.batch_sizes import BatchSizes
 from proscale.batches import Outcome, compute_batch
 from proscale.errors import DeviceError
 from proscale.results import ModelInfo, Prediction
-from proscale_service.engines.base import Computed, Picture, SpeedEstimate, failure_for_caller
+from proscale_service.engines.backlog import PRIORITIES, Admitted, Backlog
+from proscale_service.engines.base import Computed, Picture, failure_for_caller
 from proscale_service.errors import DeadlineExceeded, Draining
 from proscale_service.metrics import Metrics
-
-Size = tuple[int, int]
 
 
 @dataclass(eq=False)
@@ -27,8 +25,7 @@ class Job:
     """A picture in the queue."""
 
     picture: Picture
-    deadline: float
-    """In seconds of the event loop's clock."""
+    promise: Admitted
     future: asyncio.Future[Computed]
     enqueued: float = field(default_factory=time.monotonic)
 
@@ -47,7 +44,9 @@ class Batcher:
         info: ModelInfo,
         executor: Executor,
         metrics: Metrics,
+        backlog: Backlog,
         *,
+        batch_sizes: BatchSizes,
         max_batch_pixels: int,
         max_wait_s: float = 0.0,
         admitted: Callable[[], int] = lambda: 0,
@@ -59,41 +58,33 @@ class Batcher:
             compute: the masks of pictures that share a padded size, one prediction each, in order; called on the executor.
             info: of the model that computes.
             executor: has one thread, the engine's.
+            backlog: says which picture is next.
+            batch_sizes: how many together.
             admitted: pictures in the service, those here included.
             on_lost: called with the reason when the engine cannot compute any more in this process.
         """
         self._compute_pictures, self._info, self._executor, self._metrics = compute, info, executor, metrics
+        self._backlog, self._batch_sizes = backlog, batch_sizes
         self._max_batch_pixels, self._max_wait_s, self._admitted, self._on_lost = max_batch_pixels, max_wait_s, admitted, on_lost
-        self._queues: dict[Size, deque[Job]] = {}
+        self._waiting: dict[Admitted, Job] = {}
         self._arrival = asyncio.Event()
         self._running: list[Job] = []
         self._closed = False
-        self._speed = SpeedEstimate()
         self._worker = asyncio.get_running_loop().create_task(self._work(), name="batcher")
 
     @property
     def depth(self) -> int:
         """Pictures that wait."""
-        return sum(map(len, self._queues.values()))
+        return len(self._waiting)
 
-    def expected_seconds(self, flops: int) -> float | None:
-        """How long until a picture of so many FLOPs would be done if it came now; None before anything was measured."""
-        waiting = [job for queue in self._queues.values() for job in queue]
-        return self._speed.seconds(sum(job.picture.plan.flops for job in [*waiting, *self._running]) + flops)
-
-    def measured(self, flops: int, seconds: float) -> None:
-        """Take a measurement into the estimate of speed."""
-        self._speed.measured(flops, seconds)
-
-    async def submit(self, picture: Picture, deadline: float) -> Computed:
+    async def submit(self, picture: Picture, promise: Admitted) -> Computed:
         """Queue a picture and wait for its masks; see `Engine.segment`."""
         if self._closed:
             raise Draining("the server is shutting down", retry_after=5)
-        job = Job(picture, deadline, asyncio.get_running_loop().create_future())
-        self._queues.setdefault(picture.plan.padded, deque()).append(job)
+        job = self._waiting[promise] = Job(picture, promise, asyncio.get_running_loop().create_future())
         self._arrival.set()
         try:
-            async with asyncio.timeout_at(deadline):
+            async with asyncio.timeout(promise.deadline - time.monotonic()):
                 return await job.future
         except TimeoutError as error:
             raise DeadlineExceeded("the deadline passed before the picture was done") from error
@@ -103,7 +94,7 @@ class Batcher:
                 job.future.cancel()
             elif not job.future.cancelled():
                 job.future.exception()  # marks it as seen: asyncio complains about failures that nobody awaited
-            self._discard(job)
+            self._waiting.pop(promise, None)
 
     async def drain(self, timeout_s: float) -> None:
         """Take no more, finish what was taken, and stop. What is not done within `timeout_s` fails with Draining."""
@@ -122,9 +113,9 @@ class Batcher:
     def _fail_all(self, detail: str) -> None:
         self._closed = True
         self._arrival.set()
-        for job in [*(job for queue in self._queues.values() for job in queue), *self._running]:
+        for job in [*self._waiting.values(), *self._running]:
             job.fail(Draining(detail, retry_after=5))
-        self._queues.clear()
+        self._waiting.clear()
 
     async def _work(self) -> None:
         while True:
@@ -143,16 +134,16 @@ class Batcher:
                 # A fault of this file must not end the loop that everybody waits for.
                 for job in self._running:
                     job.fail(failure_for_caller(error))
+                self._backlog.stop(job.promise for job in self._running)
             self._running = []
 
-    def _oldest(self) -> deque[Job] | None:
-        """The queue whose head has waited longest: no size starves, however busy another one is."""
-        return min((queue for queue in self._queues.values() if queue), key=lambda queue: queue[0].enqueued, default=None)
-
     async def _wait_for_mates(self) -> None:
-        while (queue := self._oldest()) and not self._closed:
-            left = queue[0].enqueued + self._max_wait_s - time.monotonic()
-            full = sum(job.picture.pixels for job in queue) >= self._max_batch_pixels
+        while self._waiting and not self._closed:
+            oldest = min(self._waiting.values(), key=lambda job: job.enqueued)
+            mates = [job for job in self._waiting.values() if job.picture.plan.padded == oldest.picture.plan.padded]
+            left = oldest.enqueued + self._max_wait_s - time.monotonic()
+            pixels = sum(job.picture.pixels for job in mates)
+            full = pixels >= self._max_batch_pixels or len(mates) >= self._batch_sizes.limit(oldest.picture.plan.padded)
             if left <= 0 or full or self._admitted() <= self.depth:
                 return
             self._arrival.clear()
@@ -163,39 +154,57 @@ class Batcher:
                 return
 
     def _take(self) -> list[Job]:
-        """The next batch: live jobs of the oldest queue up to the pixel budget, at least one however large it is."""
-        queue, batch, pixels = self._oldest(), list[Job](), 0
-        now = asyncio.get_running_loop().time()
-        while queue and (not batch or pixels + queue[0].picture.pixels <= self._max_batch_pixels):
-            job = queue.popleft()
-            if job.deadline <= now:
+        """The next batch: the picture that is next, and mates of its padded size; at least one picture however large it is."""
+        for promise, job in list(self._waiting.items()):
+            if promise.deadline <= time.monotonic():
                 job.fail(DeadlineExceeded("the deadline passed while the picture waited"))
-            if not job.future.done():
+            if job.future.done():
+                del self._waiting[promise]
+        if not self._waiting:
+            return []
+        first = self._waiting[self._backlog.pick(list(self._waiting))]
+        padded = first.picture.plan.padded
+        batch, pixels, limit = [first], first.picture.pixels, self._batch_sizes.limit(padded)
+        mates = [job for job in self._waiting.values() if job is not first and job.picture.plan.padded == padded]
+        mates.sort(key=lambda job: (PRIORITIES.index(job.promise.priority), job.promise.deadline))
+        for job in mates:
+            fits = len(batch) < limit and pixels + job.picture.pixels <= self._max_batch_pixels
+            if fits and self._backlog.may_join([each.promise for each in (*batch, job)]):
                 batch.append(job)
                 pixels += job.picture.pixels
-        self._queues = {size: queue for size, queue in self._queues.items() if queue}
+        for job in batch:
+            del self._waiting[job.promise]
         return batch
-
-    def _discard(self, job: Job) -> None:
-        queue = self._queues.get(job.picture.plan.padded)
-        if queue and job in queue:
-            queue.remove(job)
 
     async def _compute(self, batch: list[Job]) -> None:
         """Have one batch computed and answer its jobs."""
         started = time.monotonic()
+        promises = [job.promise for job in batch]
+        self._backlog.start(promises)
         try:
             outcomes = await asyncio.get_running_loop().run_in_executor(self._executor, self._run, batch)
         except DeviceError as error:
+            self._backlog.stop(promises)
             self._fail_all("the GPU failed before the picture was done; the server has to start anew")
             self._on_lost(str(error))
             return
-        flops = sum(job.picture.plan.flops for job, outcome in zip(batch, outcomes, strict=True) if outcome and outcome.prediction)
-        if flops:
-            self.measured(flops, time.monotonic() - started)
+        self._learn(batch, outcomes, time.monotonic() - started)
         for job, outcome in zip(batch, outcomes, strict=True):
             if outcome is not None:
                 self._answer(job, outcome, started - job.enqueued)
+
+    def _learn(self, batch: list[Job], outcomes: list[Outcome | None], seconds: float) -> None:
+        resize_seconds = sum(job.picture.resize_seconds for job in batch)
+        done = [(job, each.prediction, each.batch_size) for job, each in zip(batch, outcomes, strict=True) if each and each.prediction]
+        for job, prediction, size in done:
+            # What was run singly had its own preprocessing.
+            resized = resize_seconds if size == len(batch) else job.picture.resize_seconds
+            self._backlog.measured(job.picture.work, prediction, size, resized)
+        if all(size == len(batch) for _, _, size in done) and len(done) == len(batch):
+            self._batch_sizes.measured(batch[0].picture.plan.padded, len(batch), seconds)
+        finished = [job.promise for job, _, _ in done]
+        self._backlog.finish(finished)
+        self._backlog.stop(job.promise for job in batch if job.promise not in finished)
 
     def _run(self, batch: list[Job]) -> list[Outcome | None]:
         """On the engine's thread."""

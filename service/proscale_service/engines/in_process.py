@@ -8,12 +8,15 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from proscale.batch_sizes import BatchSizes
 from proscale.config import Task
 from proscale.geometry import ResizedPicture
 from proscale.results import ModelInfo, Plan, Prediction, SegmentationOptions
 from proscale.runtime import RuntimeConfig, warm_up
+from proscale_service.engines.backlog import Admitted, Backlog
 from proscale_service.engines.base import Computed, Engine, Picture, Surroundings
 from proscale_service.engines.batching import Batcher
+from proscale_service.engines.costs import Work
 
 
 class BatchPredictor(Protocol):
@@ -61,6 +64,7 @@ class InProcessEngine(Engine):
         self._predictor: BatchPredictor | None = None
         self._batcher: Batcher | None = None
         self._lost = False
+        self.backlog = Backlog(readers=around.settings.decode_threads, observe=around.metrics.promise)
 
     @property
     def info(self) -> ModelInfo:
@@ -80,9 +84,6 @@ class InProcessEngine(Engine):
     def depth(self) -> int:
         return self._batcher.depth if self._batcher else 0
 
-    def expected_seconds(self, flops: int) -> float | None:
-        return self._batcher.expected_seconds(flops) if self._batcher else None
-
     async def open(self) -> None:
         around, runtime = self._around, self._around.settings.runtime
         loop = asyncio.get_running_loop()
@@ -93,18 +94,21 @@ class InProcessEngine(Engine):
             predictor.info,
             self._thread,
             around.metrics,
+            self.backlog,
+            batch_sizes=BatchSizes(runtime.max_batch_pictures),
             max_batch_pixels=runtime.max_batch_pixels,
             max_wait_s=around.settings.max_batch_wait_ms / 1000,
             admitted=around.admitted,
             on_lost=self._on_lost,
         )
-        if predictions:
-            self._batcher.measured(predictions[-1].plan.flops, sum(predictions[-1].timings.values()))
+        for prediction in predictions:
+            height, width = next(iter(prediction.results.values())).size
+            self.backlog.measured(Work(prediction.plan, height * width, tuple(prediction.results)), prediction, batch_size=1)
         around.on_change()
 
-    async def segment(self, picture: Picture, deadline: float) -> Computed:
+    async def segment(self, picture: Picture, promise: Admitted) -> Computed:
         assert self._batcher is not None
-        return await self._batcher.submit(picture, deadline)
+        return await self._batcher.submit(picture, promise)
 
     async def drain(self, timeout_s: float) -> None:
         if self._batcher:

@@ -13,6 +13,7 @@ from proscale.config import Task
 from proscale.geometry import ResizedPicture, pad_picture, padded_size, resize_picture, resized_size
 from proscale.planning import check_labels, plan_picture
 from proscale.results import ModelInfo, Plan, SegmentationOptions
+from proscale_service.engines.backlog import Admitted, Backlog
 from proscale_service.engines.base import Computed, Engine, Picture, Surroundings
 from proscale_service.engines.forwarding import Forwarder
 from proscale_service.engines.triton_connection import TritonConnection, request_tensors
@@ -34,7 +35,8 @@ class TritonEngine(Engine):
             servers = [TritonServer(TritonConnection(url, settings.triton_model)) for url in settings.triton_urls]
         self._around, self._servers = around, tuple(servers)
         self._last_chosen = dict.fromkeys(self._servers, 0)
-        self._forwarder = Forwarder(self.send, around.metrics, lambda: self.capacity)
+        self.backlog = Backlog(lambda: self.capacity, settings.decode_threads, around.metrics.promise)
+        self._forwarder = Forwarder(self.send, around.metrics, self.backlog, lambda: self.capacity)
 
     @property
     def info(self) -> ModelInfo:
@@ -54,17 +56,14 @@ class TritonEngine(Engine):
     def plan(self, height: int, width: int, tasks: Sequence[Task]) -> Plan:
         return plan_picture(self._served().config, height, width, tasks)
 
-    def expected_seconds(self, flops: int) -> float | None:
-        return self._forwarder.expected_seconds(flops)
-
     async def open(self) -> None:
         for server in self._servers:
-            server.on_change = self._around.on_change
+            server.on_change = self._on_change
         await asyncio.gather(*(server.open() for server in self._servers))
         self._around.on_change()
 
-    async def segment(self, picture: Picture, deadline: float) -> Computed:
-        return await self._forwarder.submit(picture, deadline)
+    async def segment(self, picture: Picture, promise: Admitted) -> Computed:
+        return await self._forwarder.submit(picture, promise)
 
     async def drain(self, timeout_s: float) -> None:
         await self._forwarder.drain(timeout_s)
@@ -94,6 +93,10 @@ class TritonEngine(Engine):
                 if changed or server.served is served:
                     raise
                 changed = True
+
+    def _on_change(self) -> None:
+        self._around.on_change()
+        self._forwarder.dispatch()
 
     async def _for_model(self, picture: Picture, served: Served) -> Picture:
         """The picture as this model wants it; it was resized for the model that was served when it was read."""

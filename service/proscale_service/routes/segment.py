@@ -13,7 +13,9 @@ from proscale.pictures import Header
 from proscale_service.access.guard import quota_of
 from proscale_service.access.quota import Quota
 from proscale_service.context import RequestContext, context_of
+from proscale_service.engines.backlog import DEFAULT_PRIORITY, PRIORITIES
 from proscale_service.engines.base import Engine
+from proscale_service.engines.costs import Work
 from proscale_service.errors import InvalidParameter, ServiceError
 from proscale_service.images import read_header, read_picture
 from proscale_service.limits import unless_client_leaves
@@ -29,6 +31,8 @@ from proscale_service.routes.openapi import FILES, picture_request, problems
 
 A = ParamSpec("A")
 
+_LONGEST_NUMBER = 12
+
 router = APIRouter(tags=["segmentation"])
 
 
@@ -42,7 +46,7 @@ router = APIRouter(tags=["segmentation"])
 async def segment(request: Request, pipeline: GetPipeline) -> Response:
     """Masks of everything in a picture: what it is, how sure that is, and where, as COCO run-length encoding or in `format`."""
     context = context_of(request.scope)
-    engine = pipeline.enter()
+    engine = pipeline.enter(*_promise_asked(request, pipeline, context))
     given = await _input(request, pipeline, PictureParameters)
     parameters = parse_parameters(PictureParameters, given.values)
     context.task = task_label(parameters.tasks_of(engine.info))
@@ -56,6 +60,16 @@ async def segment(request: Request, pipeline: GetPipeline) -> Response:
     )
     work = _answer(pipeline, engine, picture, wanted, context, quota_of(request.scope))
     return _response(await unless_client_leaves(request.receive, work))
+
+
+def _promise_asked(request: Request, pipeline: Pipeline, context: RequestContext) -> tuple[float | None, str]:
+    """Deadline and priority that the query alone decides, for a body that is nothing but a picture; None: the body may name others."""
+    if not request.headers.get("content-type", "image/").startswith(("image/", "application/octet-stream")):
+        return None, DEFAULT_PRIORITY
+    asked, priority = request.query_params.get("deadline_ms", ""), request.query_params.get("priority", DEFAULT_PRIORITY)
+    # What is no number or no priority is an error that is told when all parameters are checked.
+    milliseconds = int(asked) if asked.isdecimal() and asked.isascii() and len(asked) < _LONGEST_NUMBER else pipeline.settings.deadline_ms
+    return context.arrived + milliseconds / 1e3, priority if priority in PRIORITIES else DEFAULT_PRIORITY
 
 
 async def _answer(pipeline: Pipeline, engine: Engine, picture: bytes, wanted: Wanted, context: RequestContext, quota: Quota) -> Body:
@@ -141,7 +155,7 @@ async def plan(request: Request, pipeline: GetPipeline) -> PlanResponse:
         header = await pipeline.in_pool(read_header, require_picture(given), pipeline.settings.max_pixels)
     tasks = tasks_of(parameters, engine.info)
     planned = engine.plan(header.height, header.width, tasks)
-    seconds = engine.expected_seconds(planned.flops)
+    seconds = engine.backlog.expected_seconds(Work(planned, header.height * header.width, tuple(tasks)))
     return plan_response(header, tasks, planned, seconds, engine.info, context_of(request.scope).id)
 
 

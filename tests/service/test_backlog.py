@@ -1,0 +1,188 @@
+"""Admission and order against a fake clock: a machine that computes one picture at a time, and more work than it can do."""
+
+import heapq
+import random
+from dataclasses import dataclass, field
+
+import pytest
+
+from proscale.results import Plan, Prediction
+from proscale_service.engines.backlog import PRIORITIES, Admitted, Backlog
+from proscale_service.engines.costs import Work
+from proscale_service.errors import BacklogTooLong
+
+SMALL, LARGE = (64, 64), (640, 640)
+MOST_PICTURES = 64
+SECONDS = {SMALL: 0.05, LARGE: 0.4}
+
+
+def work(padded: tuple[int, int]) -> Work:
+    return Work(Plan(padded, padded, int(SECONDS[padded] * 1e10), 1), 1000, ("panoptic",))
+
+
+def measure(backlog: Backlog, padded: tuple[int, int], seconds: float) -> None:
+    backlog.measured(work(padded), Prediction({}, work(padded).plan, {"infer": seconds}), 1)
+
+
+@dataclass
+class Machine:
+    """Computes what the backlog picks; `slow` says how much longer than usual it takes at a time."""
+
+    seed: int = 0
+    noise: float = 0.1
+    slow: "list[tuple[float, float]]" = field(default_factory=list)
+    now: float = 0.0
+    in_time: int = 0
+    late: int = 0
+    refused: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PRIORITIES, 0))
+    admitted: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PRIORITIES, 0))
+    waits: dict[str, list[float]] = field(default_factory=lambda: {priority: [] for priority in PRIORITIES})
+    busy_seconds: float = 0.0
+    ideal_seconds: float = 0.0
+
+    def run(self, arrivals: "list[tuple[float, Work, float, str]]", measured: bool = True) -> Backlog:
+        """Args: arrivals: (time, work, seconds to the deadline, priority)."""
+        rng = random.Random(self.seed)
+        backlog = Backlog(clock=lambda: self.now)
+        if measured:
+            for padded, seconds in SECONDS.items():
+                measure(backlog, padded, seconds)
+        waiting: list[Admitted] = []
+        events = [(at, number, (asked, seconds, priority)) for number, (at, asked, seconds, priority) in enumerate(arrivals)]
+        heapq.heapify(events)
+        while events or waiting:
+            while events and (events[0][0] <= self.now or not waiting):
+                at, _, (asked, seconds, priority) = heapq.heappop(events)
+                self.now = max(self.now, at)
+                if len(backlog) >= MOST_PICTURES:  # the bound behind the promise
+                    self.refused[priority] += 1
+                    continue
+                try:
+                    promise = backlog.admit(asked, at + seconds, priority)
+                except BacklogTooLong as error:
+                    assert 1 <= (error.retry_after or 0) <= 60
+                    self.refused[priority] += 1
+                    continue
+                backlog.read(promise, 0.0)
+                self.admitted[priority] += 1
+                waiting.append(promise)
+            for promise in [each for each in waiting if each.deadline <= self.now]:
+                self.late += 1
+                waiting.remove(promise)
+                backlog.discard(promise)
+            if waiting:
+                self.compute(backlog, waiting, rng)
+        return backlog
+
+    def compute(self, backlog: Backlog, waiting: list[Admitted], rng: random.Random) -> None:
+        promise = backlog.pick(waiting)
+        waiting.remove(promise)
+        backlog.start([promise])
+        factor = next((by for until, by in self.slow if self.now < until), 1.0)
+        usual = SECONDS[promise.work.plan.padded]
+        seconds = usual * factor * max(0.3, rng.gauss(1, self.noise))
+        self.now += seconds
+        self.busy_seconds += seconds
+        measure(backlog, promise.work.plan.padded, seconds)
+        backlog.finish([promise])
+        self.waits[promise.priority].append(self.now - promise.admitted_at)
+        if self.now <= promise.deadline:
+            self.in_time += 1
+            self.ideal_seconds += usual
+        else:
+            self.late += 1
+
+
+def overload(times: float, seconds: float, deadlines: "tuple[float, float]", padded: "list[tuple[int, int]]", seed: int = 1) -> list:
+    """Arrivals without a pattern, at so many times of what the machine can do."""
+    rng = random.Random(seed)
+    rate = times / (sum(SECONDS[each] for each in padded) / len(padded))
+    at, arrivals = 0.0, []
+    while at < seconds:
+        at += rng.expovariate(rate)
+        low, high = deadlines
+        arrivals.append((at, work(rng.choice(padded)), low * (high / low) ** rng.random(), rng.choice(PRIORITIES)))
+    return arrivals
+
+
+@pytest.mark.parametrize("times", [1, 2, 5, 20])
+@pytest.mark.parametrize(("deadlines", "padded"), [((4, 4), [SMALL]), ((0.3, 30), [SMALL]), ((1, 30), [SMALL, LARGE])])
+def test_overload_costs_nothing_and_promises_are_kept(times: float, deadlines: tuple[float, float], padded: list[tuple[int, int]]) -> None:
+    machine = Machine()
+    machine.run(overload(times, 120, deadlines, padded))
+    # What is done in time is worth nearly all of the machine's time.
+    assert machine.ideal_seconds >= 0.9 * min(120, machine.busy_seconds) * (1 if times > 1 else 0.9)
+    assert machine.busy_seconds >= 0.9 * 120 * min(1, times * 0.95)
+    assert machine.late <= 0.01 * (machine.late + machine.in_time)
+
+
+def test_all_is_admitted_while_there_is_room() -> None:
+    machine = Machine()
+    machine.run(overload(0.5, 120, (4, 4), [SMALL]))
+    assert sum(machine.refused.values()) == 0
+    assert machine.late == 0
+
+
+def test_a_machine_that_becomes_slow_is_late_with_few() -> None:
+    machine = Machine(slow=[(40, 1.0), (80, 3.0)])
+    machine.run(overload(5, 120, (4, 4), [SMALL]))
+    # Of what it could do in the 40 slow seconds at a third of the speed, and before and after at full speed.
+    assert machine.in_time * SECONDS[SMALL] >= 0.85 * (80 + 40 / 3)
+    assert machine.late <= 0.08 * machine.in_time
+
+
+def test_bulk_is_refused_first_and_interactive_computed_first_and_nobody_starves() -> None:
+    machine = Machine()
+    machine.run(overload(1.5, 240, (2, 2), [SMALL]))
+    share = {priority: machine.refused[priority] / (machine.refused[priority] + machine.admitted[priority]) for priority in PRIORITIES}
+    assert share["interactive"] < 0.1 < share["bulk"]
+    assert share["interactive"] <= share["normal"] <= share["bulk"]
+    medians = {priority: sorted(waits)[len(waits) // 2] for priority, waits in machine.waits.items()}
+    assert medians["interactive"] < 0.5 * medians["bulk"]
+    assert machine.admitted["bulk"] > 0
+    assert machine.late <= 0.01 * machine.in_time
+
+
+def test_nothing_is_measured_at_first_and_the_guess_is_soon_corrected() -> None:
+    machine = Machine()
+    slow = [(at, work(SMALL), 2.0, "normal") for at in (i * 0.01 for i in range(500))]
+    backlog = machine.run(slow, measured=False)
+    assert machine.in_time >= 0.9 * 5 / SECONDS[SMALL] * 0.9
+    assert backlog.costs.seconds(work(SMALL)) == pytest.approx(SECONDS[SMALL], rel=0.3)
+
+
+def test_a_wrong_estimate_does_not_stay() -> None:
+    now = [0.0]
+    backlog = Backlog(clock=lambda: now[0])
+    measure(backlog, SMALL, 9.0)
+    promise = backlog.admit(work(SMALL), 1.0, "normal")  # an idle engine tries
+    backlog.start([promise])
+    now[0] = 0.05
+    measure(backlog, SMALL, 0.05)
+    backlog.finish([promise])
+    backlog.admit(work(SMALL), now[0] + 1.0, "normal")
+
+
+def test_a_check_before_the_body_refuses_what_cannot_be_done_and_nothing_else() -> None:
+    now = [0.0]
+    backlog = Backlog(clock=lambda: now[0])
+    measure(backlog, LARGE, 1.0)
+    backlog.check(0.001, "bulk")  # nothing waits: a picture may be quicker than all so far
+    for _ in range(5):
+        backlog.admit(work(LARGE), 100.0, "interactive")
+    backlog.check(100.0, "interactive")
+    backlog.check(1.5, "interactive")  # goes before the others
+    with pytest.raises(BacklogTooLong):
+        backlog.check(0.5, "interactive")
+
+
+def test_a_batch_does_not_grow_over_a_deadline() -> None:
+    now = [0.0]
+    backlog = Backlog(clock=lambda: now[0])
+    measure(backlog, LARGE, 1.0)
+    first, second = (backlog.admit(work(LARGE), at, "interactive") for at in (1.5, 10.0))
+    assert backlog.pick([second, first]) is first
+    assert not backlog.may_join([first, second])
+    third = backlog.admit(work(LARGE), 11.0, "interactive")
+    backlog.stop([first])
+    assert backlog.may_join([second, third])
