@@ -37,6 +37,7 @@ class Machine:
     refused: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PRIORITIES, 0))
     admitted: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PRIORITIES, 0))
     waits: dict[str, list[float]] = field(default_factory=lambda: {priority: [] for priority in PRIORITIES})
+    retry_after: "list[int | None]" = field(default_factory=list)
     busy_seconds: float = 0.0
     ideal_seconds: float = 0.0
 
@@ -60,7 +61,7 @@ class Machine:
                 try:
                     promise = backlog.admit(asked, at + seconds, priority)
                 except BacklogTooLong as error:
-                    assert 1 <= (error.retry_after or 0) <= 60
+                    self.retry_after.append(error.retry_after)
                     self.refused[priority] += 1
                     continue
                 backlog.read(promise, 0.0)
@@ -114,6 +115,7 @@ def test_overload_costs_nothing_and_promises_are_kept(times: float, deadlines: t
     assert machine.ideal_seconds >= 0.9 * min(120, machine.busy_seconds) * (1 if times > 1 else 0.9)
     assert machine.busy_seconds >= 0.9 * 120 * min(1, times * 0.95)
     assert machine.late <= 0.01 * (machine.late + machine.in_time)
+    assert all(seconds and 1 <= seconds <= 60 for seconds in machine.retry_after)
 
 
 def test_all_is_admitted_while_there_is_room() -> None:
