@@ -45,6 +45,7 @@ def parse_layers(_: click.Context, __: click.Parameter, value: str | None) -> tu
 @click.option("--labels", help=f"What the classes are: {', '.join(table_names())}, numbered, or a file. Default: what SOURCE says.")
 @click.option("--task", type=click.Choice(TASKS), help="What SOURCE was trained for, where nothing else says so.")
 @click.option("--name", help="Name of the model, as the service reports it.")
+@click.option("--weights", help="Which weights of a file that holds several: model, ema, or where they stand in it. [model]")
 @click.option("--temperature", type=float, help="Of PRO-SCALE's token re-calibration, where no YAML says it. [0.1, as published]")
 @click.option("--base", help="EoMT's DINOv3 deltas: DINOv3's own weights (a file, a folder, hf:OWNER/NAME), or none where they are whole.")
 @click.option("--residual/--no-residual", default=None, help="Whether a PRO-SCALE encoder adds its stages' inputs. [no, as published]")
@@ -65,6 +66,7 @@ def convert(
     labels: str | None,
     task: Task | None,
     name: str | None,
+    weights: str | None,
     temperature: float | None,
     base: str | None,
     residual: bool | None,
@@ -85,7 +87,7 @@ def convert(
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not force:
         raise click.ClickException(f"{out} exists; give --force to replace it")
     try:
-        converted = read_source(source, Request(config, labels, task, name, temperature, residual, base))
+        converted = read_source(source, Request(config, labels, task, name, temperature, residual, weights, base))
         if encoder is not None:
             converted = start_warm(converted, _encoder(layers, recalibration, temperature, residual), name)
         if target == "transformers":

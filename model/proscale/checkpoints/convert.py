@@ -50,6 +50,8 @@ class Request:
     name: str | None = None
     temperature: float | None = None
     residual: bool | None = None
+    weights: str | None = None
+    """Which weights of a file that holds several: `model`, `ema`, or where they stand in it."""
     base: str | None = None
     """DINOv3's own weights, which EoMT's deltas are added to: a file, a folder, `hf:OWNER/NAME`, or `none`."""
 
@@ -78,12 +80,12 @@ def convert(source: str, request: Request) -> Converted:
         name, path, default_name = f"hf:{fetched.repository}@{fetched.commit}", fetched.folder, fetched.repository
     if (path / LABELS_FILE).is_file() and (path / WEIGHTS_FILE).is_file():
         return _own_folder(path, name, request)
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, request.weights)
     asked_of = Asked(checkpoint.files[0].parent, default_name, request.config, request.labels, request.task, request.name, _base(request))
     if (network := convert_network(checkpoint, asked_of)) is not None:
         check_strictly(blank_network(network.config), network.state)
         provenance = Provenance(name if is_hub_source(source) else path.resolve().name, sha256(checkpoint.files), network.layout)
-        return Converted(network.config, network.labels.categories, network.state, provenance, network.notes)
+        return Converted(network.config, network.labels.categories, network.state, provenance, (*_choice(checkpoint), *network.notes))
     layout, state = _to_our_names(checkpoint)
     file = _companion(path, checkpoint, request.config)
     said = _read_companion(file) if file else StatedSettings()
@@ -99,7 +101,7 @@ def convert(source: str, request: Request) -> Converted:
     config = _config(architecture, hints, labels, request.name or _title(architecture, labels, default_name))
     check_strictly(blank_network(config), state)
     provenance = Provenance(name if is_hub_source(source) else path.resolve().name, sha256(checkpoint.files), layout)
-    return Converted(config, labels.categories, state, provenance, tuple(_notes(config, hints, labels, layout, file)))
+    return Converted(config, labels.categories, state, provenance, (*_choice(checkpoint), *_notes(config, hints, labels, layout, file)))
 
 
 def start_warm(converted: Converted, encoder: ProScaleEncoderConfig, name: str | None) -> Converted:
@@ -127,6 +129,10 @@ def _own_folder(path: Path, name: str, request: Request) -> Converted:
     )
     config = replace(config, name=request.name or config.name)
     return Converted(config, categories, state, provenance, (f"layout: a model folder of ours ({config.name})",))
+
+
+def _choice(checkpoint: Checkpoint) -> tuple[str, ...]:
+    return () if checkpoint.note is None else (checkpoint.note,)
 
 
 def _to_our_names(checkpoint: Checkpoint) -> tuple[str, dict[str, Tensor]]:

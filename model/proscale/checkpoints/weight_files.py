@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -16,16 +15,32 @@ from torch import Tensor
 
 from proscale.checkpoints.array_pickles import read_pickle
 from proscale.checkpoints.torch_pickles import read_torch_archive
+from proscale.checkpoints.training_wrappers import MAX_DEPTH, choose_weights, find_weights
 from proscale.errors import CheckpointError
 
-INDEX_FILE = "model.safetensors.index.json"
-FOLDER_FILES = (INDEX_FILE, "model.safetensors", "pytorch_model.bin")
+INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+FOLDER_FILES = (INDEX_FILES[0], "model.safetensors", INDEX_FILES[1], "pytorch_model.bin")
 """Where a folder keeps its weights, in order of preference."""
 LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """First bytes of a file by `torch.save` before 1.6."""
-NESTED = ("model", "state_dict", "model_state_dict")
-"""Keys under which trainers save the weights beside everything else."""
-WRAPPERS = ("module.", "model.module.")
+HARMLESS = {
+    *(
+        "numpy",
+        "collections",
+        "argparse",
+        "pathlib",
+        "datetime",
+        "typing",
+        "yacs",
+        "detectron2",
+        "mmengine",
+        "mmcv",
+        "omegaconf",
+        "easydict",
+    ),
+    *("pytorch_lightning", "lightning", "lightning_fabric", "deepspeed", "transformers", "accelerate", "timm", "addict"),
+}
+"""Packages whose objects trainers keep beside weights. They are not read and not run: inert stand-ins take their place."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +53,8 @@ class Checkpoint:
     """Under the file's own names."""
     meta: Mapping[str, Any] = field(default_factory=dict)
     """What mmengine keeps beside weights: the configuration's text, the classes' names."""
+    note: str | None = None
+    """Which weights were taken, where there was a choice."""
 
 
 def find_files(path: Path) -> tuple[Path, ...]:
@@ -52,7 +69,7 @@ def find_files(path: Path) -> tuple[Path, ...]:
         raise CheckpointError(f"no checkpoint at {path}: neither a file nor a folder")
     for name in FOLDER_FILES:
         if (path / name).is_file():
-            return _shards(path / name) if name == INDEX_FILE else (path / name,)
+            return _shards(path / name) if name in INDEX_FILES else (path / name,)
     candidates = sorted(file for file in path.iterdir() if file.suffix in (".safetensors", ".pth", ".pkl", ".pt", ".bin"))
     if len(candidates) != 1:
         found = ", ".join(file.name for file in candidates) or "no such file"
@@ -60,23 +77,28 @@ def find_files(path: Path) -> tuple[Path, ...]:
     return (candidates[0],)
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Read the weights of a file or folder.
+def read_checkpoint(path: Path, weights: str | None = None) -> Checkpoint:
+    """Read the weights of a file or folder, without what trainers put around them.
+
+    Args:
+        weights: which, where there are several: `model`, `ema`, or where they stand in the file.
 
     Raises:
         CheckpointError: the file is damaged, holds no tensors, or holds more than data.
     """
     files = find_files(path)
-    state: dict[str, Tensor] = {}
-    meta: Any = {}
+    values: dict[str, Any] = {}
     for file in files:
-        values = _read_file(file)
-        state |= _tensors(values, file)
-        meta = values.get("meta", meta)
-    for wrapper in WRAPPERS:
-        if state and all(name.startswith(wrapper) for name in state):
-            state = {name.removeprefix(wrapper): tensor for name, tensor in state.items()}
-    return Checkpoint(files, state, meta if isinstance(meta, Mapping) else {})
+        values |= _read_file(file)
+    found = find_weights(values)
+    if not found:
+        raise CheckpointError(f"{path} holds no named tensors, at most {MAX_DEPTH} dictionaries deep")
+    try:
+        chosen, note = choose_weights(found, weights)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    meta = values.get("meta")
+    return Checkpoint(files, chosen.state, meta if isinstance(meta, Mapping) else {}, note)
 
 
 def sha256(files: tuple[Path, ...]) -> str:
@@ -114,7 +136,7 @@ def _read_torch(path: Path) -> Mapping[str, Any]:
             # Given the open file, not its name: torch would go by the ending.
             value = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises what it likes on damaged and on dangerous files; both are refusals
-        if (archive := _read_mmengine(path)) is not None:
+        if (archive := _read_beside_objects(path)) is not None:
             return archive
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if "GLOBAL" in str(error):
@@ -129,28 +151,20 @@ def _read_torch(path: Path) -> Mapping[str, Any]:
     return value
 
 
-def _read_mmengine(path: Path) -> Mapping[str, Any] | None:
-    """A file of mmengine's, whose log entries torch's reader refuses; None: it is none, or cannot be read so either."""
+def _read_beside_objects(path: Path) -> Mapping[str, Any] | None:
+    """A file with objects of trainers beside its weights, which torch's reader refuses; None: it names anything else, or is damaged."""
+    try:
+        with path.open("rb") as file:
+            named = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+    except Exception:  # whatever a damaged file does to it, the file has been refused before
+        return None
     try:
         values = read_torch_archive(path)
     except CheckpointError:
         return None
-    return values if isinstance(values.get("state_dict"), Mapping) and "meta" in values else None
-
-
-def _tensors(values: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    for name in NESTED:
-        if isinstance(values.get(name), Mapping):
-            values = values[name]
-            break
-    state = {name: _tensor(value) for name, value in values.items() if isinstance(name, str) and isinstance(value, Tensor | np.ndarray)}
-    if not state:
-        raise CheckpointError(f"{path} holds no named tensors, not even under {', '.join(NESTED)}")
-    return state
-
-
-def _tensor(value: Any) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(value).reshape(value.shape)) if isinstance(value, np.ndarray) else value.detach()
+    # mmengine's files are known by their form: their log entries may be of any class.
+    of_mmengine = isinstance(values.get("state_dict"), Mapping) and "meta" in values
+    return values if of_mmengine or (named and all(name.split(".", 1)[0] in HARMLESS for name in named)) else None
 
 
 def _shards(index: Path) -> tuple[Path, ...]:
