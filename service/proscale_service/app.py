@@ -14,7 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from proscale import __version__
@@ -28,6 +28,7 @@ from proscale_service.errors import PROBLEM_TYPE, ServiceError, encode_problem, 
 from proscale_service.lifecycle import Lifecycle
 from proscale_service.limits import BodyLimit
 from proscale_service.metrics import Metrics
+from proscale_service.page import redirect_to_docs, serve_page
 from proscale_service.picture_urls.fetching import Fetcher
 from proscale_service.picture_urls.rules import UrlRules
 from proscale_service.pipeline import Pipeline
@@ -87,6 +88,7 @@ def create_app(
     for router in (segment.router, models.router, health.router):
         app.include_router(router)
     _serve_docs(app)
+    (serve_page if settings.page else redirect_to_docs)(app)
     _describe_problems(app)
     # The last one added is the outermost.
     app.add_middleware(Compression)
@@ -156,10 +158,6 @@ def _serve_docs(app: FastAPI) -> None:
                 swagger_css_url=f"{root}{_ASSETS}/swagger-ui.css",
                 swagger_favicon_url=f"{root}{_ASSETS}/favicon.png",
             )
-
-    @app.get("/", include_in_schema=False)
-    async def root(request: Request) -> RedirectResponse:
-        return RedirectResponse(f"{request.scope.get('root_path', '')}/docs")
 
 
 def _describe_problems(app: FastAPI) -> None:

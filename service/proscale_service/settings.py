@@ -69,6 +69,7 @@ class Settings(BaseSettings):
     max_batch_pixels: int = Field(default=MAX_BATCH_PIXELS, ge=1, description=DESCRIPTIONS["max_batch_pixels"])
     decode_threads: int = Field(default=2, ge=1, le=64, description="Threads that decode pictures and write JSON.")
 
+    page: bool = Field(default=True, description="Whether `/` is a page to try the service with; otherwise it leads to the API page.")
     max_answer_bytes: int = Field(
         default=100 * MIB, ge=1, description="Most bytes of an answer in other formats than JSON, before it is packed; more is 413."
     )

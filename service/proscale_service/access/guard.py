@@ -10,7 +10,7 @@ from proscale_service.context import context_of, send_error
 from proscale_service.errors import Forbidden, ServiceError, Unauthorized
 from proscale_service.request_line import route_path
 
-OPEN = ("/health", "/metrics", "/docs", "/openapi.json")
+OPEN = ("/health", "/metrics", "/docs", "/openapi.json", "/page")
 """For orchestrators, Prometheus and browsers, which have no keys, and that tell nothing of models and pictures."""
 _RIGHTS: dict[str, Right] = {"/segment": "segment", "/segment/batch": "segment", "/segment/plan": "plan", "/models": "models"}
 # The same for a key that is missing and one that is unknown: nobody learns which keys exist.

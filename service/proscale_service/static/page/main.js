@@ -1,0 +1,215 @@
+// The page: a queue of pictures, one of them shown with its segments.
+import * as api from "./api.js";
+import { describe, showCost, showLabels, showPrograms, showSegments } from "./panels.js";
+import { toBitmap, View } from "./view.js";
+
+const FORMATS = {
+  json: "JSON, COCO RLE", geojson: "GeoJSON (QuPath, QGIS)", csv: "Table (CSV)", overlay_png: "Overlay, PNG", overlay_webp: "Overlay, WebP",
+  coco_panoptic: "COCO panoptic", coco_results: "COCO results", rle_counts: "COCO results, run lengths", semantic_png: "Label map, PNG",
+  semantic_colours: "Label map in colours", ids_png: "Segment ids, 16-bit PNG", ids_tiff: "Segment ids, 16-bit TIFF", masks: "One PNG per segment",
+};
+const find = (id) => document.getElementById(id);
+const pictures = []; // {name, blob, answers: {task: answer}, error}
+let shown = null;
+let hiddenLabels = new Set();
+
+const view = new View(find("stage"), hover);
+
+function hover(index, event) {
+  const tip = find("tip");
+  tip.hidden = index < 0;
+  if (index >= 0) {
+    tip.textContent = describe(current().segments[index]);
+    const box = find("stage").getBoundingClientRect();
+    tip.style.left = `${Math.min(event.clientX - box.left + 12, box.width - tip.offsetWidth - 4)}px`;
+    tip.style.top = `${Math.max(0, event.clientY - box.top - 34)}px`;
+  }
+  highlight(index);
+}
+
+function highlight(index) {
+  if (view.highlight !== index + 1) view.set({ highlight: index + 1 });
+}
+
+const task = () => document.querySelector('input[name="task"]:checked').value;
+const current = () => shown?.answers[task()];
+
+function say(status, error = "") {
+  find("status").textContent = status;
+  find("error").textContent = error;
+  find("error").hidden = !error;
+}
+
+/** Ask for a picture's segments of the chosen task, unless they are there. */
+async function compute(picture) {
+  const wanted = task();
+  if (picture.answers[wanted]) return;
+  say(`Segmenting ${picture.name} …`);
+  try {
+    picture.answers[wanted] = await api.segment(picture.blob, { task: wanted });
+    picture.error = "";
+    say(`${picture.name}: ${picture.answers[wanted].segments.length} segments`);
+  } catch (problem) {
+    picture.error = problem.message;
+    find("key-form").hidden = problem.status !== 401;
+    if (problem.status === 401) find("key").focus();
+    say("", `${picture.name}: ${problem.message}`);
+  }
+  showQueue();
+}
+
+async function show(picture) {
+  shown = picture;
+  showQueue();
+  await compute(picture);
+  if (shown !== picture) return;
+  find("viewer").hidden = find("results").hidden = !current();
+  if (!current()) return;
+  if (view.picture !== picture) {
+    let bitmap;
+    try {
+      bitmap = await toBitmap(picture.blob);
+    } catch {
+      bitmap = await toBitmap(await api.shown(picture.blob)); // a kind that the browser cannot show
+    }
+    if (shown !== picture) return;
+    view.picture = picture;
+    view.setPicture(bitmap);
+  }
+  showAnswer();
+}
+
+function visible() {
+  const least = Number(find("score").value);
+  const { segments } = current();
+  return segments
+    .map((segment, index) => index)
+    .filter((index) => segments[index].score >= least && !hiddenLabels.has(segments[index].label))
+    .sort((a, b) => segments[a].score - segments[b].score);
+}
+
+function showAnswer() {
+  const answer = current();
+  const { segments } = answer;
+  showLabels(find("labels"), segments, hiddenLabels, (label, on) => {
+    if (on) hiddenLabels.delete(label);
+    else hiddenLabels.add(label);
+    filter();
+  });
+  view.setSegments(segments, visible());
+  listSegments();
+  showCost(find("cost"), answer);
+  showPrograms(find("curl"), find("python"), shown.name, { task: task() });
+}
+
+function filter() {
+  find("score-value").textContent = Number(find("score").value).toFixed(2);
+  if (!current()) return;
+  view.setVisible(visible());
+  listSegments();
+}
+
+function listSegments() {
+  const chosen = visible();
+  find("count").textContent = `(${chosen.length} of ${current().segments.length})`;
+  showSegments(find("segments"), current().segments, chosen, highlight);
+}
+
+function showQueue() {
+  find("queue").replaceChildren(
+    ...pictures.map((picture) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      const done = Object.keys(picture.answers).length;
+      button.textContent = `${picture.error ? "✗" : done ? "✓" : "…"} ${picture.name}`;
+      button.className = picture.error ? "failed" : "";
+      button.title = picture.error || picture.name;
+      button.setAttribute("aria-current", String(picture === shown));
+      button.addEventListener("click", () => show(picture));
+      const item = document.createElement("li");
+      item.append(button);
+      return item;
+    }),
+  );
+}
+
+/** Put pictures into the queue, show the first at once and compute the others behind it, one after the other. */
+async function add(files) {
+  const added = [...files].map((file) => ({ name: file.name || "pasted.png", blob: file, answers: {}, error: "" }));
+  if (!added.length) return;
+  pictures.push(...added);
+  await show(added[0]);
+  for (const picture of added.slice(1)) await compute(picture);
+  if (added.length > 1) say(`${added.filter((picture) => !picture.error).length} of ${added.length} pictures done`);
+}
+
+find("file").addEventListener("change", (event) => {
+  add(event.target.files);
+  event.target.value = "";
+});
+document.addEventListener("paste", (event) => add(event.clipboardData.files));
+for (const name of ["dragenter", "dragover"]) {
+  document.addEventListener(name, (event) => {
+    event.preventDefault();
+    find("drop").classList.add("over");
+  });
+}
+document.addEventListener("dragleave", (event) => event.relatedTarget ?? find("drop").classList.remove("over"));
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  find("drop").classList.remove("over");
+  add(event.dataTransfer.files);
+});
+for (const button of document.querySelectorAll("[data-sample]")) {
+  button.addEventListener("click", async () => {
+    const { sample } = button.dataset;
+    const response = await fetch(`page/samples/${sample}`);
+    add([new File([await response.blob()], sample)]);
+  });
+}
+for (const radio of document.querySelectorAll('input[name="task"]')) radio.addEventListener("change", () => shown && show(shown));
+find("score").addEventListener("input", filter);
+find("opacity").addEventListener("input", (event) => view.set({ opacity: Number(event.target.value) }));
+find("outlines").addEventListener("change", (event) => view.set({ outlines: event.target.checked }));
+find("zoom-in").addEventListener("click", () => view.zoomBy(1.5));
+find("zoom-out").addEventListener("click", () => view.zoomBy(1 / 1.5));
+find("zoom-fit").addEventListener("click", () => view.fit());
+find("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  api.apiKey.set(find("key").value.trim());
+  find("key-form").hidden = true;
+  showModel();
+  if (shown) show(shown);
+});
+find("download").addEventListener("click", async () => {
+  if (!shown) return;
+  say("Preparing the file …");
+  try {
+    const { blob, name } = await api.file(shown.blob, { task: task(), format: find("format").value });
+    const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob) });
+    link.download = `${shown.name.replace(/\.[^.]*$/, "")}-${name}`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+    say(`${link.download}: ${Math.ceil(blob.size / 1000)} kB`);
+  } catch (problem) {
+    say("", problem.message);
+  }
+});
+for (const button of document.querySelectorAll("[data-copy]")) {
+  button.addEventListener("click", async () => {
+    await navigator.clipboard.writeText(find(button.dataset.copy).textContent);
+    say("Copied.");
+  });
+}
+find("format").replaceChildren(...Object.entries(FORMATS).map(([value, text]) => new Option(text, value)));
+
+async function showModel() {
+  try {
+    const [model] = (await api.models()).models;
+    find("model").textContent = `${model.name}: ${model.categories.length} labels, ${model.backbone} and ${model.encoder} (${model.layers.join(", ")})`;
+  } catch (problem) {
+    find("key-form").hidden = problem.status !== 401;
+  }
+}
+
+showModel();

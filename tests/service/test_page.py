@@ -1,0 +1,201 @@
+"""The page at `/`: its files, its policy, and the page itself in a real Chromium."""
+
+import io
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import ConsoleMessage, Page, expect, sync_playwright
+
+from proscale.formats.files import FORMATS
+from proscale_service.access.keys import hash_of, new_key
+from proscale_service.page import FOLDER, HEADERS
+
+from .predictors import ThresholdPredictor
+from .serving import Running, http, serving
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync"]
+
+
+class TestFiles:
+    def test_every_file_has_the_policy_and_nothing_comes_from_elsewhere(self, server: Running) -> None:
+        for path in ["", *(f"page/{file.relative_to(FOLDER)}" for file in FOLDER.rglob("*.*"))]:
+            answer = http.get(f"{server.url}/{path}")
+            assert answer.status_code == 200, path
+            assert HEADERS.items() <= dict(answer.headers).items()
+        for file in FOLDER.glob("*.[hjc]*"):
+            text = file.read_text()
+            assert not re.search(r"""(src|href|from|import|url)\s*[=(]?\s*["']?(https?:)?//""", text), file
+            assert not re.search(r"<script>|<style>|\son\w+=|\sstyle=", text), file
+
+    def test_the_samples_are_the_examples(self) -> None:
+        for sample in (FOLDER / "samples").iterdir():
+            assert sample.read_bytes() == (EXAMPLES / sample.name).read_bytes()
+
+    def test_the_page_offers_every_format(self) -> None:
+        listed = (FOLDER / "main.js").read_text().split("const FORMATS = {")[1].split("};")[0]
+        assert set(re.findall(r"(\w+): \"", listed)) == {"json", *FORMATS}
+
+    def test_it_can_be_turned_off(self) -> None:
+        with serving(ThresholdPredictor(), page=False) as server:
+            assert http.get(f"{server.url}/", follow_redirects=False).headers["location"] == "/docs"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Running]:
+    with serving(ThresholdPredictor()) as running:
+        yield running
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    """A page of a real browser; anything on its console that is an error fails the test."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("needs chromium (Debian: chromium)")
+    complaints: list[str] = []
+
+    def note(message: ConsoleMessage) -> None:
+        # The browser itself reports answers such as 401 as errors; the page shows those in words.
+        if message.type in ("error", "warning") and "the server responded with a status" not in message.text:
+            complaints.append(message.text)
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+        opened = context.new_page()
+        opened.on("console", note)
+        opened.on("pageerror", lambda error: complaints.append(str(error)))
+        yield opened
+        browser.close()
+    assert not complaints
+
+
+def drawn(page: Page) -> np.ndarray:
+    """The canvas as people see it, (H, W, 3)."""
+    return np.asarray(Image.open(io.BytesIO(page.locator("#canvas").screenshot())).convert("RGB")).astype(int)
+
+
+def open_sample(page: Page, server: Running, name: str = "scene") -> None:
+    page.goto(server.url)
+    page.get_by_role("button", name=name).click()
+    expect(page.locator("#status")).to_contain_text("segments")
+    expect(page.locator("#segments button").first).to_be_visible()
+
+
+@pytest.mark.slow
+class TestInABrowser:
+    def test_a_sample_is_segmented_and_shown(self, page: Page, server: Running) -> None:
+        open_sample(page, server)
+        expect(page.locator("#count")).to_have_text("(2 of 2)")
+        expect(page.locator("#cost")).to_contain_text("less than Mask2Former")
+        expect(page.locator("#curl")).to_contain_text(f"{server.url}/segment")
+        expect(page.locator("#model")).to_contain_text("threshold")
+        with_masks = drawn(page)
+        page.get_by_label("Opacity").fill("0")
+        page.get_by_label("Outlines").uncheck()
+        assert np.abs(with_masks - drawn(page)).max() > 60
+
+    def test_filters_act_at_once(self, page: Page, server: Running) -> None:
+        open_sample(page, server)
+        before = drawn(page)
+        page.get_by_role("checkbox", name="blob").uncheck()
+        expect(page.locator("#count")).to_have_text("(1 of 2)")
+        page.wait_for_timeout(300)
+        assert (drawn(page) != before).any()
+        page.get_by_label("Least score").fill("1")
+        expect(page.locator("#count")).to_have_text("(0 of 2)")
+
+    def test_masks_lie_where_the_json_answer_says(self, page: Page, server: Running, tmp_path: Path) -> None:
+        picture = np.zeros((64, 96, 3), np.uint8)
+        picture[20:45, 10:40] = 250
+        Image.fromarray(picture).save(tmp_path / "box.png")
+        page.goto(server.url)
+        page.locator("#file").set_input_files(tmp_path / "box.png")
+        expect(page.locator("#segments button").first).to_be_visible()
+        box = page.locator("#canvas").bounding_box()
+        assert box is not None
+        scale = min(box["width"] / 96, box["height"] / 64)
+        left, top = box["x"] + (box["width"] - 96 * scale) / 2, box["y"] + (box["height"] - 64 * scale) / 2
+        for x, y, label in ((10.6, 20.6, "blob"), (39.4, 44.4, "blob"), (9.4, 30, "ground"), (40.6, 30, "ground"), (20, 45.6, "ground")):
+            page.mouse.move(left + x * scale, top + y * scale)
+            expect(page.locator("#tip")).to_contain_text(label)
+
+    def test_keyboard_alone_reaches_segments_and_zooms(self, page: Page, server: Running) -> None:
+        open_sample(page, server)
+        fitted = drawn(page)
+        page.locator("#stage").focus()
+        page.keyboard.press("+")
+        page.keyboard.press("ArrowRight")
+        assert (drawn(page) != fitted).any()
+        page.keyboard.press("0")
+        page.locator("#segments button").first.focus()
+        expect(page.locator("#segments button").first).to_have_attribute("aria-label", re.compile(r"score .* pixels"))
+        page.wait_for_timeout(200)
+        assert (drawn(page) != fitted).any()
+
+    def test_several_pictures_one_of_them_broken(self, page: Page, server: Running, tmp_path: Path) -> None:
+        (tmp_path / "broken.png").write_bytes(b"no picture at all")
+        page.goto(server.url)
+        page.locator("#file").set_input_files([EXAMPLES / "nuclei.jpg", tmp_path / "broken.png", EXAMPLES / "scene.png"])
+        expect(page.locator("#queue button")).to_have_count(3)
+        expect(page.locator("#status")).to_have_text("2 of 3 pictures done")
+        page.locator("#queue button", has_text="broken").click()
+        expect(page.locator("#error")).to_contain_text("not a picture")
+
+    def test_other_tasks_and_downloads(self, page: Page, server: Running) -> None:
+        open_sample(page, server)
+        page.get_by_label("semantic").check()
+        expect(page.locator("#curl")).to_contain_text("task=semantic")
+        page.locator("#format").select_option("csv")
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Download").click()
+        assert download.value.suggested_filename == "scene-semantic.csv"
+        assert Path(download.value.path()).read_text().startswith("id,label,")
+
+    def test_a_picture_that_the_browser_cannot_show(self, page: Page, server: Running, tmp_path: Path) -> None:
+        Image.open(EXAMPLES / "scene.png").convert("RGB").save(tmp_path / "scene.tif")
+        page.goto(server.url)
+        page.locator("#file").set_input_files(tmp_path / "scene.tif")
+        expect(page.locator("#segments button").first).to_be_visible()
+        page.wait_for_timeout(500)
+        assert drawn(page).std() > 10
+
+    def test_a_large_picture_does_not_freeze_it(self, page: Page, server: Running, tmp_path: Path) -> None:
+        rows, columns = np.mgrid[:5000, :8000]
+        picture = (((rows // 250 + columns // 250) % 2) * 250).astype(np.uint8)
+        Image.fromarray(picture).save(tmp_path / "large.jpg", quality=60)
+        page.goto(server.url)
+        page.evaluate("window.longest = 0; let last = performance.now(); setInterval(() => { const now = performance.now();"
+                      " window.longest = Math.max(window.longest, now - last); last = now }, 20)")  # fmt: skip
+        page.locator("#file").set_input_files(tmp_path / "large.jpg")
+        expect(page.locator("#status")).to_contain_text("segments", timeout=60_000)
+        expect(page.locator("#segments button").first).to_be_visible()
+        page.get_by_label("Opacity").fill("0.8")
+        page.wait_for_timeout(1000)
+        assert drawn(page).std() > 10
+        assert page.evaluate("window.longest") < 3000  # a hang, not a speed
+
+    def test_phone_and_dark_mode_have_no_sideways_scrolling(self, page: Page, server: Running) -> None:
+        page.emulate_media(color_scheme="dark")
+        page.set_viewport_size({"width": 360, "height": 740})
+        open_sample(page, server)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(18, 22, 29)"
+
+    def test_with_api_keys_it_asks_for_one(self, page: Page, tmp_path: Path) -> None:
+        keys, key = tmp_path / "keys.yaml", new_key()
+        keys.write_text(f"keys: [{{name: somebody, hash: '{hash_of(key)}'}}]")
+        with serving(ThresholdPredictor(), keys_file=keys) as server:
+            page.goto(server.url)
+            page.get_by_role("button", name="scene").click()
+            expect(page.locator("#error")).to_contain_text("API key")
+            page.get_by_label("This server asks for an API key").fill(key)
+            page.get_by_role("button", name="Use it").click()
+            expect(page.locator("#segments button").first).to_be_visible()
+            expect(page.locator("#error")).to_be_hidden()
