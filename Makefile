@@ -11,7 +11,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -
 # The attention operator is compiled by the installation.
 OPERATOR := setup.py $(wildcard model/proscale/ops/csrc/*)
 
-.PHONY: help install demo serve quick test lint types imports unit bench-check triton-env compose-test manifests format lock clean
+.PHONY: help install demo serve quick test lint types imports unit bench-check triton-env compose-test manifests openapi format lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -50,6 +50,9 @@ triton-env: $(TRITON)/done ## a real Triton Inference Server for the tests, in a
 
 compose-test: $(VENV)/test ## build, start, use, break and stop the containers; needs a Docker engine; runs the pods where podman is
 	COMPOSE_TEST=1 $(BIN)/python -m pytest -v tests/deploy/compose tests/deploy/k8s/test_pods.py
+
+openapi: $(VENV)/run ## rewrite docs/openapi.json from the application
+	$(BIN)/python docs/openapi.py
 
 manifests: $(VENV)/run ## render k8s/overlays into build/k8s
 	$(BIN)/python k8s/render.py
