@@ -1,73 +1,35 @@
-"""What the bytes of a picture file say before Pillow looks: where they end, and how large a WebP is.
+"""How large a picture is and where it ends, by its header: known before any decoder makes room for it."""
 
-The end is what finds a second picture glued behind the first.
-Pillow reads the first picture and ignores the rest, so a client that writes two files into one part would get masks of one of
-them and never know. Other things behind a picture are common (motion photos carry a film) and are let pass.
-"""
-
-import re
-
-from proscale.errors import UndecodablePictureError
-
-MAX_SCANS = 100
-"""Scans of a JPEG; real ones have about ten. Each costs a pass over all pixels, so that a small file could buy minutes."""
-
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"RIFF", b"II*\x00", b"MM\x00*")
-# In entropy-coded data FF is followed by 00 or by a restart marker; anything else is the next segment.
-_NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
-_NO_LENGTH = {0x01, *range(0xD0, 0xD9)}
+from proscale.errors import PictureSizeError, UndecodablePictureError
+from proscale.pictures.jxl import jxl_size
+from proscale.pictures.png import chunks
 
 
-def check_single(data: bytes, form: str) -> None:
-    """Raise UndecodablePictureError when a second picture follows the first, or a JPEG has absurdly many scans.
-
-    Args:
-        form: the format's name in Pillow. `MPO` is a JPEG that announces further pictures; its first one is meant.
-    """
-    end = {"JPEG": end_of_jpeg, "PNG": end_of_png, "WEBP": end_of_webp, "BMP": end_of_bmp}.get(form)
-    position = end(data) if end else None
-    if position is not None and data.startswith(_SIGNATURES, position):
-        raise UndecodablePictureError("the data holds two pictures, one behind the other; send one picture per request")
+def check_size(height: int, width: int, max_pixels: int) -> None:
+    """Raise PictureSizeError for more than `max_pixels`, UndecodablePictureError for none."""
+    if height < 1 or width < 1:
+        raise UndecodablePictureError(f"the picture has no pixels: it is {width}x{height}")
+    if height * width > max_pixels:
+        raise PictureSizeError(f"the picture has {width}x{height} = {height * width} pixels, more than the {max_pixels} taken here")
 
 
-def end_of_jpeg(data: bytes) -> int | None:
-    """Offset behind the end marker, None when there is none.
-
-    Raises:
-        UndecodablePictureError: more than MAX_SCANS scans.
-    """
-    position, scans = 2, 0
-    while position + 4 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker == _END_OF_IMAGE:
-            return position + 2
-        if marker == 0xFF:  # fill byte
-            position += 1
-            continue
-        if marker in _NO_LENGTH:
-            position += 2
-            continue
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-        if marker == _START_OF_SCAN:
-            scans += 1
-            if scans > MAX_SCANS:
-                raise UndecodablePictureError(f"the JPEG has more than {MAX_SCANS} scans; save it again as an ordinary JPEG")
-            found = _NEXT_MARKER.search(data, position)
-            if found is None:
-                return None
-            position = found.start()
-    return position + 2 if data[position : position + 2] == b"\xff\xd9" else None
+def check_canvas(data: bytes, form: str, max_pixels: int) -> None:
+    """`check_size` of formats whose decoders make room for the pixels when they open a file."""
+    if form == "JXL":
+        size = jxl_size(data)
+        if size is None:
+            raise UndecodablePictureError("the JPEG XL's size cannot be read")
+    else:
+        size = webp_size(data) if form == "WEBP" else None
+    if size is not None:
+        check_size(*size, max_pixels)
 
 
 def end_of_png(data: bytes) -> int | None:
     """Offset behind the IEND chunk, None when there is none."""
-    position = 8
-    while position + 12 <= len(data):
-        kind = position + 4
-        position += 12 + int.from_bytes(data[position : position + 4], "big")
-        if data[kind : kind + 4] == b"IEND":
-            return position
+    for kind, start, end in chunks(data):
+        if kind == b"IEND":
+            return end if end - start >= 12 else None
     return None
 
 

@@ -1,68 +1,24 @@
-"""Bytes -> RGB array: format sniffed, size checked before any pixel is decoded, orientation applied, every mode made RGB.
+"""Bytes -> RGB array: format sniffed, size checked before any pixel is decoded, all kinds of samples made upright sRGB.
 
-What becomes of the kinds of pictures:
-- EXIF orientation is applied, and told as `orientation_applied`; masks have the oriented size.
-- Palette, greyscale, 1-bit and CMYK pictures are converted.
-- Alpha (also palette transparency) is composited on white, as a viewer shows it: the colour under transparent pixels is arbitrary.
-- 16-bit greyscale is scaled from 0..65535 to 0..255; 16-bit colour loses its low byte.
-- 32-bit integers and floats have no range that means white: 422.
-- Of animations and multi-page files the first frame is taken.
+docs/http.md says what becomes of every kind of picture.
 """
 
 import io
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from proscale.errors import EmptyPictureError, PictureError, PictureSizeError, UndecodablePictureError
-from proscale.pictures.bounds import check_single, webp_size
+from proscale.errors import EmptyPictureError, PictureError, UndecodablePictureError
+from proscale.pictures import behind, bounds, jpeg, png, tiff
+from proscale.pictures.colour import to_srgb
+from proscale.pictures.formats import FORMATS, require, sniff
+from proscale.pictures.intensity import FULL, Intensity, intensity_warnings, to_eight_bits
+from proscale.pictures.orientation import SWAPS_SIDES, orientation_of, oriented
+from proscale.pictures.records import DecodedPicture, Header, Samples
+from proscale.pictures.transparency import meaningful, on_white
 
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
-"""Pillow's names of what is tried. Short on purpose: every decoder is attack surface."""
-
-# Pillow would warn at 89 megapixels and raise at twice that; the check below is stricter and raises this package's error.
+# Pillow would warn at 89 megapixels and raise at twice that; the check here is stricter and raises this package's error.
 Image.MAX_IMAGE_PIXELS = None
-
-_ORIENTATION_TAG = 0x0112
-_TRANSPOSE = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_SWAPS_SIDES = {5, 6, 7, 8}
-_SIXTEEN_BIT = {"I;16", "I;16L", "I;16B", "I;16N"}
-_NO_RANGE = {"I": "32-bit integer", "F": "floating point"}
-
-
-@dataclass(frozen=True)
-class Header:
-    """What the first bytes of a picture say."""
-
-    format: str
-    """One of FORMATS, or MPO (a JPEG with further pictures behind it)."""
-    height: int
-    """Pixels, after orientation."""
-    width: int
-    orientation: int
-    """EXIF orientation 1..8; 1: as stored."""
-
-
-@dataclass(frozen=True)
-class DecodedPicture:
-    """The pixels of a picture."""
-
-    rgb: NDArray[np.uint8]
-    """(H, W, 3), C-contiguous, oriented, alpha composited on white."""
-    header: Header
-    """As it is known after decoding, which may have made it better known."""
-    warnings: tuple[str, ...] = ()
-    """What the caller should know about the picture, one sentence each; most have none."""
 
 
 class OpenedPicture:
@@ -71,9 +27,12 @@ class OpenedPicture:
     def __init__(self, data: bytes, max_pixels: int) -> None:
         """Read the header. Errors: see `read_header`."""
         self._data, self._max_pixels = data, max_pixels
+        self._png: png.Png | None = None
+        self._page: tiff.Page | None = None
+        self._segments: jpeg.Segments | None = None
         try:
-            self._image = _open(data, max_pixels)
-            self.header = _header(self._image)
+            self._form, self._image = self._open()
+            self.header = self._header()
         except PictureError:
             raise
         except Exception as error:
@@ -83,38 +42,111 @@ class OpenedPicture:
         """Give back what the decoder holds."""
         self._image.close()
 
-    def decode(self) -> DecodedPicture:
+    def decode(self, intensity: Intensity = FULL) -> DecodedPicture:
         """The pixels, and the header as it is known then.
+
+        Args:
+            intensity: which samples become black and white.
 
         Raises:
             UndecodablePictureError: data that is cut off or broken, or pixels that have no meaning as RGB.
             PictureSizeError: more than the header promised.
         """
         try:
-            with self._image as image:
-                return self._decode(image)
-        except PictureError:
-            raise
-        except MemoryError:
+            with self._image:
+                self._check_single()
+                samples = self._samples(intensity)
+        except (PictureError, MemoryError):
             raise
         except Exception as error:
             # Decoders meet broken data with whatever comes first: OSError, SyntaxError, struct.error, ValueError, EOFError ...
             raise UndecodablePictureError(f"the picture is broken or cut off: {_text(error)}") from error
-
-    def _decode(self, image: Image.Image) -> DecodedPicture:
-        check_single(self._data, image.format or "")
-        if image.mode in _NO_RANGE:
-            raise UndecodablePictureError(f"{_NO_RANGE[image.mode]} pixels have no fixed range; convert to 8 or 16 bits per channel")
-        image.load()
-        if image.format == "TIFF":  # Pillow turns these itself while loading
-            header = Header("TIFF", image.height, image.width, self.header.orientation)
-            oriented: Image.Image = image
-        else:
-            header = _header(image)
-            oriented = image.transpose(_TRANSPOSE[header.orientation]) if header.orientation in _TRANSPOSE else image
         # A frame may turn out larger than its file's header promised.
-        _check_pixels(oriented.height, oriented.width, self._max_pixels)
-        return DecodedPicture(np.ascontiguousarray(_to_rgb(oriented)), header)
+        bounds.check_size(samples.pixels.shape[0], samples.pixels.shape[1], self._max_pixels)
+        warnings = intensity_warnings(samples, intensity)
+        rgb = on_white(to_srgb(to_eight_bits(samples, intensity), samples.profile), samples.alpha)
+        if samples.alpha is not None and not samples.alpha.any():
+            warnings += ("every pixel of the picture is transparent, so it is all white",)
+        upright = oriented(rgb, samples.orientation)
+        turned = samples.orientation if self._form != "TIFF" else self.header.orientation
+        return DecodedPicture(upright, Header(self._form, upright.shape[0], upright.shape[1], turned), warnings)
+
+    def _open(self) -> tuple[str, Image.Image]:
+        """The format, and what Pillow makes of the file's header."""
+        data = self._data
+        if not data:
+            raise EmptyPictureError("the picture is empty (0 bytes)")
+        form = sniff(data)
+        if form is None:
+            raise UndecodablePictureError(f"the data is not a picture in one of the formats {', '.join(FORMATS)}")
+        require(form)
+        bounds.check_canvas(data, form, self._max_pixels)
+        if form == "PNG":
+            self._png = png.take_apart(data)
+            data = self._png.pixels
+        elif form == "TIFF":
+            self._page = tiff.choose_page(tiff.read_pages(data))
+            if self._page is not None:
+                data = tiff.starting_with(data, self._page)
+        elif form == "JPEG":
+            self._segments = jpeg.read_segments(data)
+            if self._segments.precision != 8:
+                raise UndecodablePictureError(f"JPEGs of {self._segments.precision} bits per sample are not read; save it with 8")
+        try:
+            image = Image.open(io.BytesIO(data), formats=(form,))
+        except UnidentifiedImageError as error:
+            raise UndecodablePictureError(f"the data begins like {form}, but is broken, cut off or of a kind that is not read") from error
+        bounds.check_size(image.height, image.width, self._max_pixels)
+        return form, image
+
+    def _header(self) -> Header:
+        height, width = self._image.height, self._image.width
+        orientation = self._orientation()
+        # Pillow states TIFF sizes already turned, those of all other formats as stored.
+        if orientation in SWAPS_SIDES and self._form != "TIFF":
+            height, width = width, height
+        return Header(self._form, height, width, orientation)
+
+    def _orientation(self) -> int:
+        if self._form == "JXL":  # its decoder turns the picture, and the standard has EXIF ignored
+            return 1
+        return self._png.orientation if self._png is not None else orientation_of(self._image)
+
+    def _check_single(self) -> None:
+        data = self._data
+        if self._segments is not None:
+            behind.check_single(data, self._segments.end, self._segments)
+        elif (end_of := {"PNG": bounds.end_of_png, "WEBP": bounds.end_of_webp, "BMP": bounds.end_of_bmp}.get(self._form)) is not None:
+            behind.check_single(data, end_of(data))
+
+    def _samples(self, intensity: Intensity) -> Samples:
+        image = self._image
+        if self._png is not None:
+            return png.decode_png(image, self._png, exact=intensity.kind != "full")
+        if self._page is not None:
+            return tiff.decode_tiff(image, self._page)
+        if self._segments is not None:
+            return jpeg.decode_jpeg(image, self._data, self._segments)
+        image.load()
+        samples = samples_of(image, self._orientation())
+        if self._form == "BMP" and samples.alpha is not None:
+            return Samples(samples.pixels, alpha=meaningful(samples.alpha))
+        return samples
+
+
+def samples_of(image: Image.Image, orientation: int) -> Samples:
+    """The samples of an image that Pillow has loaded, of formats whose modes say all that there is to know."""
+    profile = image.info.get("icc_profile")
+    if image.mode.startswith("I;16"):
+        return Samples(np.asarray(image).astype(np.uint16), 65535, None, profile, orientation, deep=True)
+    if image.mode in ("I", "F"):
+        return Samples(np.asarray(image), None, None, profile, orientation)
+    if image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info:
+        rgba = image if image.mode in ("LA", "RGBA") else image.convert("RGBA")
+        alpha = np.asarray(rgba.getchannel("A"))
+        return Samples(np.asarray(rgba.convert("L" if rgba.mode == "LA" else "RGB")), 255, alpha, profile, orientation)
+    direct = image if image.mode in ("L", "RGB", "CMYK") else image.convert("L" if image.mode == "1" else "RGB")
+    return Samples(np.asarray(direct), 255, None, profile, orientation)
 
 
 def read_header(data: bytes, max_pixels: int) -> Header:
@@ -130,65 +162,9 @@ def read_header(data: bytes, max_pixels: int) -> Header:
     return picture.header
 
 
-def read_picture(data: bytes, max_pixels: int) -> DecodedPicture:
-    """A whole picture. Result and errors: as `OpenedPicture`."""
-    return OpenedPicture(data, max_pixels).decode()
-
-
-def _open(data: bytes, max_pixels: int) -> Image.Image:
-    if not data:
-        raise EmptyPictureError("the picture is empty (0 bytes)")
-    if (size := webp_size(data)) is not None:
-        _check_pixels(*size, max_pixels)
-    try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError as error:
-        raise UndecodablePictureError(f"the data is not a picture in one of the formats {', '.join(FORMATS)}") from error
-    _check_pixels(image.height, image.width, max_pixels)
-    return image
-
-
-def _check_pixels(height: int, width: int, max_pixels: int) -> None:
-    if height < 1 or width < 1:
-        raise UndecodablePictureError(f"the picture has no pixels: it is {width}x{height}")
-    if height * width > max_pixels:
-        raise PictureSizeError(f"the picture has {width}x{height} = {height * width} pixels, more than the {max_pixels} taken here")
-
-
-def _header(image: Image.Image) -> Header:
-    orientation = _orientation(image)
-    height, width = image.height, image.width
-    # Pillow states TIFF sizes already turned, those of all other formats as stored.
-    if orientation in _SWAPS_SIDES and image.format != "TIFF":
-        height, width = width, height
-    return Header(image.format or "", height, width, orientation)
-
-
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation; 1 where there is none, it is out of range, or its block is broken: pixels matter more than metadata."""
-    # Pillow decodes a whole PNG to look for EXIF behind the pixels. Before loading, what stands in front must do.
-    if image.format == "PNG" and "exif" not in image.info and getattr(image, "png", None) is not None:
-        return 1
-    try:
-        value = image.getexif().get(_ORIENTATION_TAG, 1)
-    except Exception:
-        return 1
-    return value if isinstance(value, int) and value in _TRANSPOSE else 1
-
-
-def _to_rgb(image: Image.Image) -> Image.Image | NDArray[np.uint8]:
-    """Any mode -> RGB; ValueError from Pillow when there is no way (LAB)."""
-    if image.mode in _SIXTEEN_BIT:
-        # 65535 / 255 = 257. Half is added so that the result is the nearest, as for the other conversions.
-        values = np.asarray(image).astype(np.uint32)
-        grey = ((values + 128) // 257).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    if image.mode in {"LA", "PA", "La", "RGBA", "RGBa"} or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        background = Image.new("RGB", rgba.size, (255, 255, 255))
-        background.paste(rgba, mask=rgba.getchannel("A"))
-        return background
-    return image if image.mode == "RGB" else image.convert("RGB")
+def read_picture(data: bytes, max_pixels: int, intensity: Intensity = FULL) -> DecodedPicture:
+    """A whole picture. Errors: as `read_header` and `OpenedPicture.decode`."""
+    return OpenedPicture(data, max_pixels).decode(intensity)
 
 
 def _text(error: Exception) -> str:

@@ -7,7 +7,8 @@ from tests.service.pictures import encoded, gradient
 
 from proscale.errors import PictureSizeError, UndecodablePictureError
 from proscale.pictures import read_picture
-from proscale.pictures.bounds import MAX_SCANS, end_of_bmp, end_of_jpeg, end_of_png, end_of_webp, webp_size
+from proscale.pictures.bounds import end_of_bmp, end_of_png, end_of_webp, webp_size
+from proscale.pictures.jpeg import MAX_SCANS, end_of_jpeg
 
 NOISE = np.random.default_rng(1).integers(0, 256, (60, 80, 3), np.uint8)
 ENDS = {"JPEG": end_of_jpeg, "PNG": end_of_png, "WEBP": end_of_webp, "BMP": end_of_bmp}

@@ -149,7 +149,7 @@ def test_cmyk_is_converted() -> None:
         assert max(pixel[1:]) < 15, form
 
 
-@pytest.mark.parametrize(("mode", "words"), [("F", "floating point"), ("I", "32-bit integer")])
+@pytest.mark.parametrize(("mode", "words"), [("F", "floating point"), ("I", "32-bit signed integer")])
 def test_pixels_without_a_range_are_refused(mode: str, words: str) -> None:
     with pytest.raises(UndecodablePictureError, match=words):
         read_picture(encoded(Image.new(mode, (4, 4)), "TIFF"), LIMIT)
