@@ -82,7 +82,7 @@ def test_srgb_itself_changes_nothing() -> None:
 @pytest.mark.parametrize("depth", [np.uint8, np.uint16])
 def test_greys_with_a_grey_profile_and_with_one_of_colours(depth: type) -> None:
     grey = np.linspace(0, 255, 240).astype(np.uint8).reshape(12, 20)
-    stored = grey.astype(depth) * (257 if depth is np.uint16 else 1)
+    stored: np.ndarray = grey.astype(depth) * (257 if depth is np.uint16 else 1)
     light = read_picture(encoded(stored, icc_profile=grey_profile(1.0)), LIMIT).rgb
     assert (
         np.abs(light[:, :, 0].astype(int) - by_little_cms(np.repeat(grey[:, :, None], 3, 2), matrix_profile(1.0, LINEAR))[:, :, 0]).max()

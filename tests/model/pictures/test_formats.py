@@ -105,7 +105,7 @@ def test_heic_is_turned_upright(orientation: int) -> None:
 
 @pytest.mark.parametrize(("dtype", "top"), [(np.uint8, 255), (np.uint16, 65535)])
 def test_greys_of_jpeg_2000(dtype: type, top: int) -> None:
-    grey = np.linspace(0, top, 64 * 80).astype(dtype).reshape(64, 80)
+    grey: np.ndarray = np.linspace(0, top, 64 * 80).astype(dtype).reshape(64, 80)
     rgb = read_picture(imagecodecs.jpeg2k_encode(grey, reversible=True), LIMIT).rgb
     assert np.abs(rgb[:, :, 0].astype(int) - grey * 255.0 / top).max() <= 1
 

@@ -43,11 +43,7 @@ def rgb_or_refused(data: bytes) -> NDArray[np.int64] | None:
     return None
 
 
-LAYOUTS = [
-    {"deflate": deflate, **cut}
-    for deflate in (False, True)
-    for cut in ({}, {"rows_per_strip": 5}, {"tile": 16})  # type: ignore[dict-item]
-]
+LAYOUTS = [{"deflate": deflate, **cut} for deflate in (False, True) for cut in ({}, {"rows_per_strip": 5}, {"tile": 16})]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
