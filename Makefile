@@ -67,15 +67,17 @@ FREEZE := $(BIN)/pip freeze --all --exclude pip --exclude-editable | sed 's/+cpu
 lock: ## resolve pyproject.toml anew into requirements/*.txt
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/pip install --quiet --upgrade setuptools $$(grep '^torch==' requirements/run.txt)
-	$(BIN)/pip install --quiet -e .
+	$(BIN)/pip install --quiet -e '.[model]'
 	$(FREEZE) > requirements/run.txt
-	$(BIN)/pip install --quiet -e '.[test]'
+	$(BIN)/pip install --quiet -e '.[all,test]'
 	$(FREEZE) | grep -vxFf requirements/run.txt > requirements/test.txt
 	for image in gateway worker; do \
 	  $(PYTHON) -m venv --clear $(VENV)/$$image && \
 	  if [ $$image = worker ]; then grep -v '^numpy==' requirements/run.txt; else cat requirements/run.txt; fi > $(VENV)/pins && \
-	  $(VENV)/$$image/bin/pip install --quiet -c $(VENV)/pins -r requirements/$$image.in && \
-	  $(VENV)/$$image/bin/pip freeze --all --exclude pip | grep -v '^setuptools==' | sed 's/+cpu$$//' > requirements/$$image.txt; \
+	  if [ $$image = worker ]; then needs='-r requirements/worker.in'; else needs=.; fi && \
+	  $(VENV)/$$image/bin/pip install --quiet -c $(VENV)/pins $$needs && \
+	  $(VENV)/$$image/bin/pip freeze --all --exclude pip --exclude proscale-segmentation-service \
+	    | grep -v '^setuptools==' | sed 's/+cpu$$//' > requirements/$$image.txt; \
 	done
 	grep '^setuptools==' requirements/run.txt >> requirements/worker.txt
 

@@ -17,10 +17,10 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 COPY pyproject.toml setup.py README.md LICENSE NOTICE ./
 COPY model model
 COPY service service
-# --no-deps: pyproject.toml names what the network needs too; the gateway needs what requirements/gateway.txt locks, and no more.
+# The package without extras is the gateway; all that it needs is installed already, and the constraint keeps pip from adding more.
 RUN --mount=type=cache,target=/root/.cache/pip \
     /opt/build/bin/pip wheel --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir /built . \
- && pip --python /opt/proscale/bin/python install --disable-pip-version-check --no-deps /built/*.whl \
+ && pip --python /opt/proscale/bin/python install --disable-pip-version-check --no-index -c requirements/gateway.txt /built/*.whl \
  && rm -rf /opt/proscale/lib/python3*/site-packages/proscale/ops/csrc
 
 FROM ${PYTHON_IMAGE}

@@ -5,6 +5,7 @@ Packages built on this one add commands of their own by entry points of the grou
 
 from importlib import import_module
 from importlib.metadata import entry_points
+from typing import Any
 
 import click
 
@@ -25,8 +26,22 @@ COMMANDS = {
 """Name -> (module:attribute, help in one line). The help stands here so that `--help` need not import torch."""
 
 
+MODEL_PACKAGES = ("torch", "safetensors", "scipy", "huggingface_hub")
+"""What the extra `model` installs beyond the gateway and the client."""
+
+
 class LazyGroup(click.Group):
     """A group whose commands are imported on use."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; when it lacks a package of the extra `model`, say how to install it."""
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            package = (error.name or "").partition(".")[0]
+            if package not in MODEL_PACKAGES:
+                raise
+            raise click.ClickException(without_model(f"`proscale {ctx.invoked_subcommand}`", package)) from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Own commands in the order of the table, then those that other packages add."""
@@ -48,6 +63,14 @@ class LazyGroup(click.Group):
             rows.append((name, COMMANDS[name][1] if command is None else command.get_short_help_str(limit=100)))
         with formatter.section("Commands"):
             formatter.write_dl(rows)
+
+
+def without_model(what: str, package: str = "torch") -> str:
+    """The message for `what`, which needs the network, in an installation without it."""
+    return (
+        f"{what} needs {package}, and this installation holds the gateway and the client alone. "
+        "Install the network too: pip install 'proscale-segmentation-service[model]'"
+    )
 
 
 def _command(loaded: object) -> click.Command:

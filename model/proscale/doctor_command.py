@@ -5,17 +5,16 @@ import platform
 import sys
 
 import click
-import torch
 
 from proscale import __version__
-from proscale.ops import native
-from proscale.ops.ms_deform_attn import ms_deform_attn
-from proscale.ops.reference import ms_deform_attn_reference
-from proscale.precision import cpu_bfloat16
 
 
 def report() -> dict[str, str]:
     """Name -> finding, in the order in which they are shown."""
+    import torch  # here and below: `--help` should not wait for it
+
+    from proscale.ops import native
+
     status = native.STATUS
     findings = {
         "proscale": __version__,
@@ -40,12 +39,19 @@ def report() -> dict[str, str]:
 
 def cpu_bfloat16_in_words() -> str:
     """Whether `--precision bfloat16` pays on this processor."""
+    from proscale.precision import cpu_bfloat16
+
     fast, why = cpu_bfloat16()
     return f"fast, by {why}" if fast else f"slower than float32: {why}. Remedy: leave the precision at float32"
 
 
 def works() -> str:
     """Run the operator once per device; returns what came out, in words. Raises whatever fails."""
+    import torch
+
+    from proscale.ops.ms_deform_attn import ms_deform_attn
+    from proscale.ops.reference import ms_deform_attn_reference
+
     answers = []
     for device in ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]:
         generator = torch.Generator().manual_seed(0)

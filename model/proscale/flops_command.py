@@ -4,7 +4,6 @@ from dataclasses import asdict
 
 import click
 
-from proscale.checkpoints.model_folder import DEFAULT_FOLDER, load_folder
 from proscale.config import (
     MASK2FORMER,
     RESNET_50,
@@ -101,6 +100,8 @@ def _chosen(
 ) -> NetworkConfig:
     if network is not None:
         return PUBLISHED[network](classes or (133 if network.startswith("eomt") else 150))
+    from proscale.checkpoints.model_folder import DEFAULT_FOLDER, load_folder  # here: published networks are counted without torch
+
     return load_folder(checkpoint or DEFAULT_FOLDER)[0] if backbone is None else _published(backbone, layers, classes or 133)
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
@@ -9,6 +10,7 @@ import click
 from pydantic import ValidationError
 
 from proscale.allocator import keep_freed_memory
+from proscale.cli import without_model
 from proscale.config import PRECISIONS
 from proscale_service import logs
 from proscale_service.access.keys import KeysError
@@ -66,6 +68,8 @@ def serve(**options: Any) -> None:
     except ValidationError as error:
         raise _fail(describe_invalid(error, given)) from error
     computes = settings.engine == "in_process"
+    if computes and not _torch_is_there():
+        raise _fail(without_model("The engine in_process") + f", or serve in front of Triton servers: {PREFIX}ENGINE=triton")
     if computes and settings.checkpoint is not None and not settings.checkpoint.exists():
         # The loader would say it too, but only after seconds of importing torch.
         raise _fail(
@@ -91,6 +95,10 @@ def serve(**options: Any) -> None:
         raise _fail(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}. Choose another --host or --port.") from error
     if failure:
         raise _fail(failure)
+
+
+def _torch_is_there() -> bool:
+    return find_spec("torch") is not None
 
 
 def _option(name: str) -> str:

@@ -5,17 +5,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-import torch
 
-from proscale.checkpoints.convert import Request, start_warm
-from proscale.checkpoints.convert import convert as read_source
 from proscale.checkpoints.published_models import PublishedModel, published_models
-from proscale.checkpoints.write_folders import write, write_transformers
 from proscale.config import TASKS, ProScaleEncoderConfig, Task
 from proscale.errors import ProscaleError
 from proscale.labels import table_names
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES = ("float32", "float16", "bfloat16")
 
 
 def parse_layers(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int, int] | None:
@@ -56,7 +52,7 @@ def parse_layers(_: click.Context, __: click.Parameter, value: str | None) -> tu
     type=click.Choice(["linear", "conv", "none"]),
     help="With --encoder: the gate of the coarse tokens. [linear]",
 )
-@click.option("--dtype", type=click.Choice(list(DTYPES)), default="float32", show_default=True, help="Of the weights on disk.")
+@click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Of the weights on disk.")
 @click.option("--force", is_flag=True, help="Replace OUT when it exists.")
 def convert(
     source: str,
@@ -86,6 +82,12 @@ def convert(
         raise click.UsageError("--dtype goes with --to proscale; for transformers weights are written as float32")
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not force:
         raise click.ClickException(f"{out} exists; give --force to replace it")
+    import torch  # here: `--help` and mistakes in options should not wait for it
+
+    from proscale.checkpoints.convert import Request, start_warm
+    from proscale.checkpoints.convert import convert as read_source
+    from proscale.checkpoints.write_folders import write, write_transformers
+
     try:
         converted = read_source(source, Request(config, labels, task, name, temperature, residual, weights, base))
         if encoder is not None:
@@ -93,7 +95,7 @@ def convert(
         if target == "transformers":
             write_transformers(converted, out)
         else:
-            write(converted, out, DTYPES[dtype])
+            write(converted, out, getattr(torch, dtype))
     except ProscaleError as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:

@@ -13,13 +13,10 @@ from proscale.datasets import Dataset, open_dataset
 from proscale.errors import ProscaleError
 from proscale.evaluation.class_matching import ClassMatch, match_classes, read_mapping
 from proscale.evaluation.drawn_scenes import drawn_scenes
-from proscale.evaluation.evaluate import evaluate as measure
 from proscale.evaluation.from_files import FileSource
-from proscale.evaluation.from_model import ModelSource
 from proscale.evaluation.from_service import Service, ServiceSource
 from proscale.evaluation.predicted import Source
 from proscale.evaluation.report import report_table, write_report
-from proscale.predictor import Predictor
 
 
 @dataclass(frozen=True)
@@ -96,6 +93,8 @@ def evaluate(
     proscale evaluate --data ADEChallengeData2016 --url http://127.0.0.1:8000
     proscale evaluate --data cityscapes --predictions results/ --json figures.json
     """
+    from proscale.evaluation.evaluate import evaluate as measure  # here: it needs the extra `model`
+
     if (data is None) == (scenes == 0):
         raise click.UsageError("name either a data set with --data or a number of drawn scenes with --scenes")
     checkpoint_named = click.get_current_context().get_parameter_source("checkpoint") is click.core.ParameterSource.COMMANDLINE
@@ -139,6 +138,9 @@ def open_source(dataset: Dataset, asked: Asked) -> tuple[Source, ClassMatch]:
         named = {"threshold": asked.threshold, "overlap_threshold": asked.overlap_threshold}
         parameters = {name: value for name, value in named.items() if value is not None}
         return ServiceSource(service, match, asked.at_once, parameters), match
+    from proscale.evaluation.from_model import ModelSource  # here: a service or files are evaluated without torch
+    from proscale.predictor import Predictor
+
     keep_freed_memory()
     predictor = Predictor.load(asked.checkpoint, device=asked.device, precision=asked.precision)
     match = match_classes(predictor.categories, dataset.categories, asked.mapping)

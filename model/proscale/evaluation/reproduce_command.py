@@ -5,14 +5,11 @@ from pathlib import Path
 
 import click
 
-from proscale.checkpoints.convert import Request, convert
 from proscale.checkpoints.published_models import PublishedModel
-from proscale.checkpoints.write_folders import write
 from proscale.config import PRECISIONS, Precision
 from proscale.datasets import open_dataset
 from proscale.errors import CheckpointError, ProscaleError
 from proscale.evaluation.command import Asked, open_source
-from proscale.evaluation.evaluate import evaluate
 from proscale.evaluation.report import report_table, write_report
 from proscale.evaluation.reproduce import DATA_GB, SPLITS, compare, disk_needed, fetch_file, find_model, steps
 
@@ -49,6 +46,8 @@ def reproduce(
         _announce(model, data, out)
         if dry_run:
             return
+        from proscale.evaluation.evaluate import evaluate  # here and below: `--help` and --dry-run need no torch
+
         dataset = open_dataset(data, split)
         _check_disk(model, out)
         folder = _converted(model, out, weights)
@@ -97,6 +96,9 @@ def _converted(model: PublishedModel, out: Path, weights: str | None) -> Path:
         weights = str(fetch_file(model.file, out / model.file.rsplit("/", 1)[1]))
     elif weights is None:
         raise CheckpointError(f"{model.name} is handed out by its authors alone ({model.reference}); get it there and give --weights FILE")
+    from proscale.checkpoints.convert import Request, convert
+    from proscale.checkpoints.write_folders import write
+
     converted = convert(weights, Request(labels=model.labels, task=model.task, name=model.name))
     for note in converted.notes:
         click.echo(f"  {note}", err=True)

@@ -10,15 +10,12 @@ import click
 import numpy as np
 from tqdm import tqdm
 
-from proscale.checkpoints.model_folder import load_folder, read_json
 from proscale.config import ModelConfig
 from proscale.config_json import CONFIG_FILE, config_from_json
 from proscale.errors import CheckpointError, ProscaleError
 from proscale.labels import Category
 from proscale.training.coco_panoptic import CocoPanoptic, read_categories
 from proscale.training.config import TrainingConfig, embedded_model_config
-from proscale.training.export import export
-from proscale.training.loop import InterruptedTrainingError, Trainer
 from proscale.training.sample import Sample, merge_label_spaces
 from proscale.training.scenes.painter import CATEGORIES, draw_scene
 
@@ -92,6 +89,10 @@ def train(
         data_augmentation=replace(DEFAULTS.data_augmentation, scale=view_scale or DEFAULTS.data_augmentation.scale),
         scene_augmentation=replace(DEFAULTS.scene_augmentation, scale=view_scale or DEFAULTS.scene_augmentation.scale),
     )
+    from proscale.checkpoints.model_folder import load_folder  # here: `--help` should not wait for torch
+    from proscale.training.export import export
+    from proscale.training.loop import InterruptedTrainingError, Trainer
+
     try:
         categories = merge_label_spaces(*([read_categories(data)] if data else []), *([CATEGORIES] if scenes else []))
         pictures, count = read_pictures(data, categories)
@@ -119,6 +120,8 @@ def read_model_config(path: Path | None, classes: int) -> ModelConfig:
     """The network of a config.json with as many classes as the data has; without a path the embedded model's."""
     if path is None:
         return embedded_model_config(classes)
+    from proscale.checkpoints.model_folder import read_json
+
     config = config_from_json(read_json(path), path.name or CONFIG_FILE)
     if not isinstance(config, ModelConfig):
         raise CheckpointError(f"{path}: only Mask2Former and PRO-SCALE networks can be trained here")

@@ -29,7 +29,7 @@ def output(*command: str | Path, **environment: str) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy of the sources, so that nothing compiled before can slip in."""
+    """Built from a source distribution of a copy of the sources: nothing compiled before slips in, and the distribution must be whole."""
     if shutil.which("g++") is None:
         pytest.skip("no g++")
     folder = tmp_path_factory.mktemp("wheel")
@@ -39,7 +39,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(ROOT / name, folder)
     options = {"MS_DEFORM_ATTN_CUDA": "1" if NVCC else "0", "MS_DEFORM_ATTN_ARCHS": ";".join(map(str, ARCHITECTURES)), "NVCC": NVCC or ""}
-    command = [sys.executable, "-m", "pip", "wheel", folder, "--no-deps", "--no-build-isolation", "--no-index", "-w", folder / "out"]
+    code = "import sys; from setuptools import build_meta; print(build_meta.build_sdist(sys.argv[1]))"
+    run = subprocess.run([sys.executable, "-c", code, str(folder / "sdist")], cwd=folder, capture_output=True, text=True, check=True)
+    sdist = folder / "sdist" / run.stdout.split()[-1]
+    command = [sys.executable, "-m", "pip", "wheel", sdist, "--no-deps", "--no-build-isolation", "--no-index", "-w", folder / "out"]
     output(*command, **options)
     (path,) = (folder / "out").glob("*.whl")
     return path
