@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from proscale import __version__
+from proscale.processors import configure_openmp
 
 COMMANDS = {
     "convert": ("proscale.checkpoints.command:convert", "Convert a Mask2Former or PRO-SCALE checkpoint into a model folder."),
@@ -49,6 +50,7 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a command; None when nobody knows the name."""
+        configure_openmp()  # before a command imports torch
         if cmd_name in COMMANDS:
             module, _, attribute = COMMANDS[cmd_name][0].partition(":")
             return _command(getattr(import_module(module), attribute))

@@ -1,12 +1,12 @@
 """`proscale doctor`: what is active on this machine, and why."""
 
-import os
 import platform
 import sys
 
 import click
 
 from proscale import __version__
+from proscale.processors import processors, waiting_in_words
 
 
 def report() -> dict[str, str]:
@@ -21,7 +21,8 @@ def report() -> dict[str, str]:
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         "torch": f"{torch.__version__}, " + (f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for the CPU"),
         "torch's CPU kernels": torch.backends.cpu.get_cpu_capability(),
-        "threads": f"{torch.get_num_threads()} of {os.cpu_count()} processors (torch.set_num_threads, OMP_NUM_THREADS)",
+        "threads": f"{torch.get_num_threads()} of {processors().in_words()} (PROSCALE_THREADS, OMP_NUM_THREADS)",
+        "waiting threads": waiting_in_words(),
         "operator on the CPU": (
             f"compiled, {status.cpu} ({status.cpu_reason})"
             if status.cpu

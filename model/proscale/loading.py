@@ -3,6 +3,7 @@
 import torch
 
 from proscale.predictor import Predictor
+from proscale.processors import choose_threads, processors
 from proscale.runtime import RuntimeConfig
 
 
@@ -13,7 +14,7 @@ def load_predictor(config: RuntimeConfig) -> Predictor:
         CheckpointError: model, device or configuration cannot be used; the text names the remedy.
     """
     if config.threads is not None:
-        torch.set_num_threads(config.threads)
+        torch.set_num_threads(choose_threads(config.threads, processors()))
     return Predictor.load(
         config.checkpoint,
         device=config.device,

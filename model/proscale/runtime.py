@@ -24,7 +24,7 @@ DESCRIPTIONS = {
     "precision": "What the network computes in, `float32` or `bfloat16`; unset: float32 on a CPU, bfloat16 on a GPU.",
     "cuda_graphs": "On a GPU: record the network's kernels once per batch and padded size, and replay them.",
     "compile": "On a CPU: compile the network for the sizes of `PROSCALE_WARMUP` before ready; a minute or so each, needs g++.",
-    "threads": "Threads of the network on a CPU; unset: torch decides.",
+    "threads": "Threads of the network on a CPU, at most as many as its quota and affinity let run; unset: so many.",
     "warmup": f"Picture sizes HEIGHTxWIDTH, comma separated, computed once before ready; unset: {GPU_WARMUP} on a GPU, none on a CPU.",
     "max_batch_pixels": "Pixels in one batch: of each picture its own or its padded ones, if more; a larger picture runs alone.",
 }

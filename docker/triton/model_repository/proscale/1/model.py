@@ -8,8 +8,12 @@ import triton_python_backend_utils as pb_utils
 
 from proscale import wire
 from proscale.allocator import keep_freed_memory
-from proscale.triton_worker import Request, from_process
-from proscale.worker_thread import WorkerThread
+from proscale.processors import configure_openmp
+
+configure_openmp()  # before torch is imported, which the next lines do
+
+from proscale.triton_worker import Request, from_process  # noqa: E402
+from proscale.worker_thread import WorkerThread  # noqa: E402
 
 COUNTERS = {
     "proscale_worker_pictures_total": "Pictures segmented.",
