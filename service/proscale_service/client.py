@@ -67,6 +67,11 @@ class Answer:
         """(height, width) of the oriented picture and of every mask."""
         return self.raw["image"]["height"], self.raw["image"]["width"]
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the server says about the picture, such as that it is dark."""
+        return tuple(self.raw["image"].get("warnings", ()))
+
 
 class Client:
     """Talks to one server. Thread-safe; use it as a context manager or call `close`."""
@@ -101,6 +106,7 @@ class Client:
         overlap_threshold: float | None = None,
         labels: str | Sequence[str] | None = None,
         max_segments: int | None = None,
+        intensity: str | None = None,
         deadline_ms: int | None = None,
         request_id: str | None = None,
     ) -> Answer:
@@ -111,6 +117,7 @@ class Client:
                 (H, W, 4) of uint8. Masks fit the pixels of arrays and PIL images as they are.
             task: panoptic, instance, semantic, or several of them; None: panoptic, or what the model does.
             labels: keep only these; None: all. An empty list is an error, as it is in JSON, rather than "all".
+            intensity: which samples are black and white: full, minmax, percentile or "LOW,HIGH"; None: full.
             request_id: for finding the request in the server's log.
 
         Raises:
@@ -126,6 +133,7 @@ class Client:
             "overlap_threshold": overlap_threshold,
             "labels": _names("labels", labels),
             "max_segments": max_segments,
+            "intensity": intensity,
             "deadline_ms": deadline_ms,
         }
         headers = {"content-type": "application/octet-stream"} | ({} if request_id is None else {"x-request-id": request_id})

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from proscale import pictures
 from proscale.errors import EmptyPictureError, PictureSizeError, UndecodablePictureError
-from proscale.pictures import DecodedPicture, Header
+from proscale.pictures import FULL, DecodedPicture, Header, Intensity
 from proscale_service.errors import MalformedRequest, TooManyPixels, UndecodableImage
 
 
@@ -26,15 +26,15 @@ class OpenedPicture:
         """Give back what the decoder holds."""
         self._opened.close()
 
-    def decode(self) -> DecodedPicture:
-        """The pixels, and the header as it is known then.
+    def decode(self, intensity: Intensity = FULL) -> DecodedPicture:
+        """The pixels, and the header as it is known then. Args: intensity: which samples become black and white.
 
         Raises:
             UndecodableImage: data that is cut off or broken, or pixels that have no meaning as RGB.
             TooManyPixels: more than the header promised.
         """
         with _as_service_errors():
-            return self._opened.decode()
+            return self._opened.decode(intensity)
 
 
 def read_header(data: bytes, max_pixels: int) -> Header:
@@ -49,9 +49,9 @@ def read_header(data: bytes, max_pixels: int) -> Header:
         return pictures.read_header(data, max_pixels)
 
 
-def read_picture(data: bytes, max_pixels: int) -> DecodedPicture:
+def read_picture(data: bytes, max_pixels: int, intensity: Intensity = FULL) -> DecodedPicture:
     """A whole picture. Errors: as `OpenedPicture`."""
-    return OpenedPicture(data, max_pixels).decode()
+    return OpenedPicture(data, max_pixels).decode(intensity)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-from proscale.pictures import Header
+from proscale.pictures import Header, Intensity
 from proscale.results import SegmentationOptions
 from proscale_service.access.quota import UNLIMITED, Quota
 from proscale_service.admission import Admission, DecodeSlots, Permit
@@ -33,6 +33,8 @@ class SegmentedPicture:
     header: Header
     computed: Computed
     decode_seconds: float
+    warnings: tuple[str, ...] = ()
+    """What the caller should know about the picture."""
 
 
 class Pipeline:
@@ -90,8 +92,8 @@ class Pipeline:
         with quota.picture(), self.admission.permit() as permit:
             try:
                 async with asyncio.timeout_at(deadline) as timer:
-                    header, picture, promise, decode_seconds = await self.in_pool(
-                        self._read, engine, data, options, _monotonic(deadline), parameters.priority, permit, quota
+                    header, warnings, picture, promise, decode_seconds = await self.in_pool(
+                        self._read, engine, data, parameters.spread, options, _monotonic(deadline), parameters.priority, permit, quota
                     )
             except TimeoutError as error:
                 if not timer.expired():
@@ -99,25 +101,26 @@ class Pipeline:
                 raise DeadlineExceeded("the deadline passed before the picture was decoded") from error
             self.metrics.stage("decode", decode_seconds)
             computed = await engine.segment(picture, promise)
-        return SegmentedPicture(header, computed, decode_seconds)
+        return SegmentedPicture(header, computed, decode_seconds, warnings)
 
     def _read(
         self,
         engine: Engine,
         data: bytes,
+        intensity: Intensity,
         options: SegmentationOptions,
         deadline: float,
         priority: str,
         permit: Permit,
         quota: Quota,
-    ) -> tuple[Header, Picture, Admitted, float]:
+    ) -> tuple[Header, tuple[str, ...], Picture, Admitted, float]:
         """Header, admission, decoding and resizing, on a reading thread.
 
         Args:
             deadline: in seconds of `time.monotonic`.
 
         Returns:
-            the header, the picture, the promise that it got, and the seconds of decoding.
+            the header, warnings about the picture, the picture, the promise that it got, and the seconds of decoding.
         """
         opened = OpenedPicture(data, self.settings.max_pixels)
         try:
@@ -129,8 +132,8 @@ class Pipeline:
             with self._decode_slots.slot(deadline):
                 permit.hold_pixels(pixels)
                 started = time.perf_counter()
-                decoded_picture = opened.decode()
-                image, header = decoded_picture.rgb, decoded_picture.header
+                decoded_picture = opened.decode(intensity)
+                image, header, warnings = decoded_picture.rgb, decoded_picture.header, decoded_picture.warnings
                 decoded = time.perf_counter()
                 resized = engine.resize(image)
                 del image, decoded_picture
@@ -141,8 +144,8 @@ class Pipeline:
             plan = engine.plan(header.height, header.width, options.tasks)
         done = time.perf_counter()
         engine.backlog.read(promise, done - started)
-        picture = Picture(resized, options, plan, done - decoded, lambda: read_picture(data, self.settings.max_pixels).rgb)
-        return header, picture, promise, decoded - started
+        picture = Picture(resized, options, plan, done - decoded, lambda: read_picture(data, self.settings.max_pixels, intensity).rgb)
+        return header, warnings, picture, promise, decoded - started
 
 
 def _monotonic(deadline: float) -> float:

@@ -103,7 +103,7 @@ def segment_response(picture: SegmentedPicture, request_id: str, cleaning: respo
     return SegmentResponse(
         id=request_id,
         task=single,
-        image=_image(picture.header),
+        image=_image(picture.header, picture.warnings),
         segments=_segments(results[single]) if single else None,
         results=None if single else {task: TaskResult(segments=_segments(result)) for task, result in results.items()},
         cleaning=cleaning,
@@ -144,8 +144,10 @@ def models_response(infos: Sequence[ModelInfo]) -> ModelsResponse:
     )
 
 
-def _image(header: Header) -> responses.Image:
-    return responses.Image(width=header.width, height=header.height, orientation_applied=header.orientation)
+def _image(header: Header, warnings: Sequence[str] = ()) -> responses.Image:
+    return responses.Image(
+        width=header.width, height=header.height, orientation_applied=header.orientation, warnings=list(warnings) or None
+    )
 
 
 def _segments(segmentation: Segmentation) -> list[responses.Segment]:

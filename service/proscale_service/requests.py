@@ -7,6 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from proscale.config import Task
 from proscale.formats.cleaning import CleaningOptions
+from proscale.pictures import FULL, INTENSITY_PATTERN, Intensity, parse_intensity
 from proscale.results import ModelInfo
 from proscale_service.errors import InvalidParameter
 
@@ -40,6 +41,7 @@ Count = Annotated[int, Field(ge=1), _number]
 Milliseconds = Annotated[int, Field(ge=1, le=3_600_000), _number]
 Side = Annotated[int, Field(ge=1, le=1_000_000), _number]
 Priority = Literal["interactive", "normal", "bulk"]
+Spread = Annotated[str, Field(pattern=INTENSITY_PATTERN)]
 Tasks = Annotated[tuple[Task, ...], Field(min_length=1), BeforeValidator(_split)]
 Labels = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_one_or_many)]
 
@@ -101,6 +103,12 @@ class SegmentParameters(BaseModel):
         default="normal",
         description="`interactive`, `normal` or `bulk`: who is computed first, and, when there is too much work, who is refused last.",
     )
+    intensity: Spread | None = Field(
+        default=None,
+        description="Which samples are black and white: `full` (if left out: the sample type's range), `minmax` (the picture's least and "
+        "greatest), `percentile` (its 0.1% and 99.9%), or `LOW,HIGH`, such as `0,4095` for 12-bit data in a 16-bit file.",
+        examples=["minmax"],
+    )
     deadline_ms: Milliseconds | None = Field(
         default=None,
         description="Answer within so many milliseconds of the request's arrival; refused at once (429) when that is not to be expected.",
@@ -120,6 +128,11 @@ class SegmentParameters(BaseModel):
         default=None,
         description="One label for several: `vehicle=car|truck`; repeated or comma separated. Stuff of one label becomes one segment.",
     )
+
+    @property
+    def spread(self) -> Intensity:
+        """`intensity`, understood."""
+        return parse_intensity(self.intensity) if self.intensity else FULL
 
     def tasks_of(self, info: ModelInfo) -> tuple[Task, ...]:
         """The asked tasks, each once, in the order of the request; the model's first if none is named."""

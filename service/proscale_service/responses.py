@@ -41,6 +41,9 @@ class Image(BaseModel):
     width: int = Field(description="Pixels, after orientation.", examples=[640])
     height: int = Field(description="Pixels, after orientation.", examples=[427])
     orientation_applied: int = Field(description="EXIF orientation that was applied, 1..8; 1: as stored.", examples=[1])
+    warnings: list[str] | None = Field(
+        default=None, description="What should be known about the picture, such as that it is dark; left out when there is nothing."
+    )
 
 
 class Encoding(BaseModel):

@@ -1,6 +1,7 @@
 """`proscale segment` on files."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ from proscale.results import SegmentationOptions
 
 from .pictures import encoded, exif, gradient
 
+Run = Callable[..., Result]
+
 
 @pytest.fixture
-def run(small_checkpoint: Path):
+def run(small_checkpoint: Path) -> Run:
     def invoke(*arguments: object) -> Result:
         return CliRunner().invoke(main, ["segment", "--checkpoint", str(small_checkpoint), *map(str, arguments)])
 
@@ -81,3 +84,108 @@ def test_mistakes_are_explained(run, tmp_path: Path, picture: np.ndarray) -> Non
         result = run(*arguments)
         assert result.exit_code != 0, arguments
         assert message in " ".join(result.output.split()), result.output
+
+
+def folder_of(tmp_path: Path, *names: str) -> Path:
+    """A folder with these pictures."""
+    for name in names:
+        path = tmp_path / "pictures" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(gradient(), "JPEG"))
+    return tmp_path / "pictures"
+
+
+def written(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("names", [["a.jpg"], ["a.jpg", "b.jpg"]])
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_of_a_folder_the_outputs_are_folders_however_many_pictures_it_holds(run: Run, tmp_path: Path, names: list[str], slash: str) -> None:
+    folder = folder_of(tmp_path, *names)
+    result = run(folder, "--json", f"{tmp_path}/masks{slash}", "--overlay", f"{tmp_path}/overlays{slash}")
+    assert result.exit_code == 0, result.output
+    assert written(tmp_path / "masks") == [f"{name}.json" for name in names]
+    assert written(tmp_path / "overlays") == [f"{name}.png" for name in names]
+
+
+def test_of_a_file_the_output_is_a_file_unless_it_is_named_as_a_folder(run: Run, tmp_path: Path) -> None:
+    picture = folder_of(tmp_path, "a.jpg") / "a.jpg"
+    (tmp_path / "there").mkdir()
+    for output, file in (("out.json", "out.json"), ("new/", "new/a.jpg.json"), ("there", "there/a.jpg.json")):
+        assert run(picture, "--json", f"{tmp_path}/{output}").exit_code == 0
+        assert (tmp_path / file).is_file()
+
+
+def test_outputs_that_cannot_be_are_refused_before_anything_is_computed(run: Run, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "a.jpg", "b.jpg")
+    (tmp_path / "file").write_text("")
+    for arguments, message in (
+        (
+            [folder / "a.jpg", folder / "b.jpg", "--json", tmp_path / "out.json"],
+            "is one file, and there are 2 pictures; a folder ends with /",
+        ),
+        ([folder, "--json", tmp_path / "file"], "is to be a folder, but is a file"),
+        ([folder / "a.jpg", "--overlay", tmp_path / "out"], "should end with .png"),
+        ([folder / "a.jpg", "--json", tmp_path / "file" / "out.json"], "cannot be written"),
+        ([folder / "a.jpg", "--intensity", "bright"], "should be full, minmax, percentile or LOW,HIGH"),
+    ):
+        result = run(*arguments)
+        assert result.exit_code != 0, arguments
+        assert message in " ".join(result.output.split()), result.output
+        assert "Traceback" not in result.output
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+
+
+def test_hidden_files_are_skipped_and_folders_inside_are_read_when_asked(run: Run, tmp_path: Path) -> None:
+    names = ["z.jfif", "one/a.jpg", "two/a.jpg", "one/deep/b.jpg", "._z.jpg", ".hidden.jpg", ".cache/c.jpg", "__MACOSX/._a.jpg"]
+    folder = folder_of(tmp_path, *names)
+    assert run(folder, "--json", tmp_path / "flat").exit_code == 0
+    assert written(tmp_path / "flat") == ["z.jfif.json"]
+    for _ in range(2):  # the results inside the folder are no pictures of the second run
+        result = run(folder, "--recursive", "--overlay", folder / "results")
+        assert result.exit_code == 0, result.output
+        assert written(folder / "results") == ["one/a.jpg.png", "one/deep/b.jpg.png", "two/a.jpg.png", "z.jfif.png"]
+
+
+def test_a_folder_of_folders_says_how_to_read_them(run: Run, tmp_path: Path) -> None:
+    result = run(folder_of(tmp_path, "deep/a.jpg"), "--json", tmp_path / "out")
+    assert result.exit_code != 0
+    assert "--recursive looks into its folders" in " ".join(result.output.split())
+
+
+def test_limits_and_model_come_from_the_environment(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = folder_of(tmp_path, "a.jpg") / "a.jpg"
+    monkeypatch.setenv("PROSCALE_MAX_PIXELS", "100")
+    result = run(picture)
+    assert result.exit_code == 1
+    assert "more than the 100 taken here" in result.output
+    monkeypatch.setenv("PROSCALE_MAX_PIXELS", "many")
+    result = run(picture)
+    assert "PROSCALE_MAX_PIXELS" in result.output
+    assert isinstance(result.exception, SystemExit)
+    monkeypatch.setenv("PROSCALE_MAX_PIXELS", "")
+    monkeypatch.setenv("PROSCALE_CHECKPOINT", str(tmp_path / "nowhere"))
+    assert "no model folder at" in CliRunner().invoke(main, ["segment", str(picture)]).output
+
+
+def test_the_json_says_what_the_answer_over_http_says(run: Run, tmp_path: Path) -> None:
+    source, answer = tmp_path / "turned.jpg", tmp_path / "out.json"
+    source.write_bytes(encoded(gradient(24, 40), "JPEG", exif=exif(6)))
+    assert run(source, "--json", answer).exit_code == 0
+    body = json.loads(answer.read_text())
+    assert body["image"] == {"width": 24, "height": 40, "orientation_applied": 6}
+    assert body["model"]["name"] == "small random model"
+    assert body["compute"].keys() >= {"flops", "baseline_flops", "saved_ratio", "padded_size"}
+    assert body["encoding"]["type"] == "coco_rle"
+    assert body["id"] == str(source)
+    assert isinstance(body["results"]["panoptic"], list)
+
+
+def test_a_dark_picture_is_warned_of_and_can_be_stretched(run: Run, tmp_path: Path) -> None:
+    source, answer = tmp_path / "dark.png", tmp_path / "out.json"
+    source.write_bytes(encoded(gradient()[:, :, 0].astype(np.uint16) * 16))
+    result = run(source, "--json", answer)
+    assert "Warning" in result.output
+    assert "intensity=0,4095" in json.loads(answer.read_text())["image"]["warnings"][0]
+    assert "Warning" not in run(source, "--json", answer, "--intensity", "0,4095").output

@@ -27,11 +27,13 @@ class Intensity:
 
 
 FULL = Intensity()
+PATTERN = r"^(full|minmax|percentile|-?[0-9]{1,12}(\.[0-9]{1,12})?,-?[0-9]{1,12}(\.[0-9]{1,12})?)$"
+"""What requests may hold; `parse_intensity` takes all of it."""
 _NAMED: tuple[Literal["full", "minmax", "percentile"], ...] = ("full", "minmax", "percentile")
 
 
 def parse_intensity(text: str) -> Intensity:
-    """`full`, `minmax`, `percentile` or `LOW,HIGH` (samples that become black and white).
+    """`full`, `minmax`, `percentile` or `LOW,HIGH` (samples that become black and white; LOW above HIGH makes a negative).
 
     Raises:
         ParameterError: anything else.
@@ -44,8 +46,8 @@ def parse_intensity(text: str) -> Intensity:
         low, high = (float(part) for part in name.split(","))
     except ValueError:
         low = high = np.nan
-    if not (np.isfinite(low) and np.isfinite(high) and low < high):
-        raise ParameterError(f"intensity: should be full, minmax, percentile or LOW,HIGH with LOW below HIGH (it is {text[:80]!r})")
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ParameterError(f"intensity: should be full, minmax, percentile or LOW,HIGH (it is {text[:80]!r})")
     return Intensity("range", low, high)
 
 
@@ -113,9 +115,9 @@ def _limits(pixels: NDArray[Any], kind: str) -> tuple[float, float]:
 
 def _spread(values: NDArray[np.float64], low: float, high: float) -> NDArray[np.uint8]:
     """Linear, rounded to the nearest; what is not a number becomes black, and so does a picture of one value."""
-    if not high > low:
+    if high == low:
         return np.zeros(values.shape, np.uint8)
-    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
+    values = np.nan_to_num(values, nan=low, posinf=max(low, high), neginf=min(low, high))
     scaled: NDArray[np.uint8] = (np.clip((values - low) / (high - low), 0, 1) * 255 + 0.5).astype(np.uint8)
     return scaled
 

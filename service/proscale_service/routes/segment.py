@@ -56,7 +56,7 @@ async def segment(request: Request, pipeline: GetPipeline) -> Response:
         parameters,
         parameters.formats(request.headers.get("accept", "")),
         settings.max_answer_bytes,
-        lambda: read_picture(picture, settings.max_pixels).rgb,
+        lambda: read_picture(picture, settings.max_pixels, parameters.spread).rgb,
     )
     work = _answer(pipeline, engine, picture, wanted, context, quota_of(request.scope))
     return _response(await unless_client_leaves(request.receive, work))
