@@ -2,9 +2,9 @@
 
 `python benchmarks/gpu_checks.py [OUT] [STEP ...]` in an environment that holds torch (2.10 or later, for CUDA), nvcc, g++, setuptools,
 numpy, click, pillow and pytest; transformers and pycocotools where they are to be compared with. Steps, by default all, in this order:
-build, active (the compiled kernels really run), doctor, tests, op-1, op-2, op-3 (levels), and model-HEIGHTxWIDTH-BATCH for two sizes and
-two batches. Builds beside the sources. Writes what the steps say to OUT/gpu_checks.txt, and measurements, step by step, to OUT/op-cuda.json
-and OUT/model-cuda-HEIGHTxWIDTH-BATCH.json (OUT: benchmarks/results).
+build, active (the compiled kernels really run), doctor, tests, op-1, op-2, op-3 (levels), networks (EoMT, SegFormer, SETR), and
+model-HEIGHTxWIDTH-BATCH for two sizes and two batches. Builds beside the sources. Writes what the steps say to OUT/gpu_checks.txt, and
+their measurements to OUT/op-cuda.json, OUT/networks-cuda.json and OUT/model-cuda-HEIGHTxWIDTH-BATCH.json (OUT: benchmarks/results).
 """
 
 import os
@@ -33,6 +33,8 @@ def steps(out: Path) -> dict[str, list[str]]:
     for levels in "123":
         options = ["--device", "cuda", "--levels", levels, "--slow-batch", "8", "--out", str(out / "op-cuda.json")]
         found[f"op-{levels}"] = [python, "benchmarks/op.py", *options]
+    if find_spec("transformers"):
+        found["networks"] = [python, "benchmarks/networks.py", "--device", "cuda", "--out", str(out / "networks-cuda.json")]
     peers = "transformers,eomt" if find_spec("transformers") and find_spec("pycocotools") else ""
     for batch in BATCHES:
         for size in SIZES:

@@ -189,14 +189,14 @@ def test_labels_that_do_not_fit_the_classes(folders: dict[str, Path]) -> None:
 
 def test_wide_class_maps_are_made_in_strips(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Maps that do not fit at once give the same segments."""
-    from proscale.postprocess import class_map, rows
+    from proscale.postprocess import class_map
 
     picture = np.random.default_rng(2).integers(0, 256, (70, 90, 3), np.uint8)
     for name in ("segformer", "setr", "segvit"):
         predictor = Predictor.load(folders[name])
         whole = predictor.segment([picture], [SegmentationOptions(("semantic",))])[0].results
         with monkeypatch.context() as patch:
-            patch.setattr(class_map, "strips", lambda source: rows.strips(source, 5 * 90 * 4))
+            patch.setattr(class_map, "STRIP_VALUES", 5 * 90 * 4)
             parts = predictor.segment([picture], [SegmentationOptions(("semantic",))])[0].results
         a, b = ({segment.label: segment.area for segment in results["semantic"].segments} for results in (whole, parts))
         assert sum(abs(a.get(label, 0) - b.get(label, 0)) for label in a | b) <= 4  # ties

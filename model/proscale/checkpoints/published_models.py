@@ -30,6 +30,8 @@ class PublishedModel:
     """Address of the weights; None where they are handed out in another way (see `reference`)."""
     hub: str | None
     """Repository on the Hugging Face hub with the same weights."""
+    base: str | None = None
+    """Repository of the weights that these are differences from."""
 
     @property
     def slug(self) -> str:
@@ -40,7 +42,10 @@ class PublishedModel:
     def commands(self) -> list[str]:
         """What to type: from the hub, and from the authors' own file."""
         out = self.slug
-        commands = [] if self.hub is None else [f"proscale convert hf:{self.hub} {out}"]
+        base = "" if self.base is None else f" --base hf:{self.base}"
+        commands = [] if self.hub is None else [f"proscale convert hf:{self.hub} {out}{base}"]
+        if self.file is None and self.hub is not None:
+            return commands
         weights = "CHECKPOINT.pth" if self.file is None else self.file.rsplit("/", 1)[1]
         fetch = "" if self.file is None else f"curl -LO {self.file} && "
         return [*commands, f"{fetch}proscale convert {weights} {out} --labels {self.labels} --task {self.task}"]
