@@ -11,7 +11,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -
 # The attention operator is compiled by the installation.
 OPERATOR := setup.py $(wildcard model/proscale/ops/csrc/*)
 
-.PHONY: help install demo serve quick test lint types imports unit bench-check triton-env compose-test manifests openapi format lock clean
+.PHONY: help install docs demo serve quick test lint types imports unit bench-check triton-env compose-test manifests openapi format lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -54,6 +54,9 @@ compose-test: $(VENV)/test ## build, start, use, break and stop the containers; 
 openapi: $(VENV)/run ## rewrite docs/openapi.json from the application
 	$(BIN)/python docs/openapi.py
 
+docs: $(VENV)/test ## pages of the Python interface, from its docstrings, into build/docs
+	$(BIN)/python docs/api.py build/docs
+
 manifests: $(VENV)/run ## render k8s/overlays into build/k8s
 	$(BIN)/python k8s/render.py
 
@@ -71,6 +74,8 @@ lock: ## resolve pyproject.toml anew into requirements/*.txt
 	$(FREEZE) > requirements/run.txt
 	$(BIN)/pip install --quiet -e '.[all,test]'
 	$(FREEZE) | grep -vxFf requirements/run.txt > requirements/test.txt
+	$(BIN)/pip install --quiet -e '.[docs]'
+	$(FREEZE) | grep -vxFf requirements/run.txt | grep -vxFf requirements/test.txt > requirements/docs.txt
 	for image in gateway worker; do \
 	  $(PYTHON) -m venv --clear $(VENV)/$$image && \
 	  if [ $$image = worker ]; then grep -v '^numpy==' requirements/run.txt; else cat requirements/run.txt; fi > $(VENV)/pins && \
@@ -91,8 +96,8 @@ $(VENV)/run: requirements/run.txt pyproject.toml $(OPERATOR)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
-$(VENV)/test: $(VENV)/run requirements/test.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/test.txt
+$(VENV)/test: $(VENV)/run requirements/test.txt requirements/docs.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/test.txt -r requirements/docs.txt
 	touch $@
 
 # The server's Python backend needs NumPy 1. The package comes as the source tree, whose operator .venv has compiled.
