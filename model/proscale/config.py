@@ -191,6 +191,10 @@ class PreprocessConfig:
     """(height, width) to which every picture is padded instead of to multiples (EoMT)."""
     padding: Literal["mean", "black"] = "mean"
     """What padding is made of: the mean colour, which is zero after normalisation, or black pixels (EoMT)."""
+    resize: bool = True
+    """False: pictures keep their own size, however large; sides and `size` do not count."""
+    filter: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] = "bilinear"
+    """PIL's filter for resizing."""
 
 
 @dataclass(frozen=True)

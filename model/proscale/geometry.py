@@ -30,8 +30,10 @@ def resized_size(height: int, width: int, config: PreprocessConfig) -> tuple[int
 
     Args and result in pixels, (height, width). No side falls below 1, or `MIN_SIDE` where no padding follows.
     """
-    if config.size is not None:
+    if config.size is not None and config.resize:
         return config.size
+    if not config.resize:
+        return _multiples(height, width, config.size_divisor) if config.align == "stretch" else (height, width)
     scale = config.short_side / min(height, width)
     # The order of these operations decides the last bit, and with it the rounding: first the short side's scale, then the cap.
     new_height, new_width = (config.short_side, scale * width) if height < width else (scale * height, config.short_side)
@@ -82,11 +84,19 @@ def _multiples(height: int, width: int, divisor: int) -> tuple[int, int]:
     return -(-height // divisor) * divisor, -(-width // divisor) * divisor
 
 
-def resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """PIL bilinear (anti-aliased when shrinking). Args: image (H, W, 3) uint8 RGB, size (height, width). Returns (h, w, 3) uint8."""
+def resize_image(image: NDArray[np.uint8], size: tuple[int, int], kernel: str = "bilinear") -> NDArray[np.uint8]:
+    """PIL's resizing, anti-aliased when shrinking.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        size: (height, width) in pixels.
+        kernel: a filter of `PreprocessConfig.filter`.
+
+    Returns: (h, w, 3) uint8.
+    """
     if image.shape[:2] == size:
         return image
-    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling[kernel.upper()]))
 
 
 def check_image(image: NDArray[np.uint8]) -> None:
@@ -103,7 +113,7 @@ def resize_picture(image: NDArray[np.uint8], config: PreprocessConfig) -> Resize
     """
     check_image(image)
     height, width = image.shape[:2]
-    return ResizedPicture(resize_image(image, resized_size(height, width, config)), (height, width))
+    return ResizedPicture(resize_image(image, resized_size(height, width, config), config.filter), (height, width))
 
 
 def pad_picture(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -244,7 +244,8 @@ class _Picture:
             return find_semantic(*logits, defaults.combine_first)
         if task == "instance":
             threshold = defaults.instance_threshold if asked.threshold is None else asked.threshold
-            return find_instances(*logits, self.is_thing, defaults.max_instances, self.mask_threshold, threshold)
+            ranked = max(defaults.max_instances, asked.max_segments or 0)
+            return find_instances(*logits, self.is_thing, ranked, self.mask_threshold, threshold)
         threshold = defaults.threshold if asked.threshold is None else asked.threshold
         overlap = defaults.overlap_threshold if asked.overlap_threshold is None else asked.overlap_threshold
         return find_panoptic(*logits, self.is_thing, threshold, overlap, self.mask_threshold)

@@ -10,8 +10,10 @@ from proscale.labels import (
     LabelTable,
     contiguous_categories,
     label_table,
+    match_names,
     names_agree,
     read_categories_file,
+    synonyms,
     table_names,
     tables_of,
 )
@@ -26,6 +28,10 @@ SELF_EVIDENT = {
     66: "mapillary_vistas_66",
 }
 """Numbers of classes that, without any name, are taken for the data set that made them known."""
+
+_VOID = ("background", "void", "unlabeled", "unlabelled", "ignore", "ignored", "no object", "none", "null", "n/a")
+VOID_NAMES = {(name,) for name in _VOID}
+"""What files call the class that is none, where they count it."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +56,18 @@ def choose_labels(classes: int, hints: StatedSettings, asked: str | None) -> Lab
     """
     if asked is not None:
         return _asked(classes, asked)
-    if hints.label_names is not None and len(hints.label_names) == classes:
-        return _named(hints.label_names)
+    if hints.label_names is not None:
+        return _named(*_fitting(classes, hints.label_names, hints.label_ids))
     if hints.dataset is not None:
         table = label_table(hints.dataset)
         if len(table.categories) == classes:
             return Labels(table.categories, f"{table.title}, as its configuration says", table)
         raise CheckpointError(
             f"its configuration says {table.title}, with {len(table.categories)} classes; the weights have {classes}. {_remedy()}"
+        )
+    if hints.unknown_dataset is not None:
+        raise CheckpointError(
+            f"its configuration names the data set {hints.unknown_dataset!r}, which says nothing here of its {classes} classes. {_remedy()}"
         )
     if classes in SELF_EVIDENT:
         table = label_table(SELF_EVIDENT[classes])
@@ -81,13 +91,33 @@ def _asked(classes: int, asked: str) -> Labels:
     return labels
 
 
-def _named(names: tuple[str, ...]) -> Labels:
+def _fitting(classes: int, names: tuple[str, ...], ids: tuple[int, ...] | None) -> tuple[tuple[str, ...], tuple[int, ...] | None]:
+    """A file's names, without one for void that is one too many, first or last.
+
+    Raises:
+        CheckpointError: their number is another than the weights'.
+    """
+    for place, rest in ((0, slice(1, None)), (-1, slice(None, -1))):
+        if len(names) == classes + 1 and synonyms(names[place])[:1] in VOID_NAMES:
+            return names[rest], None if ids is None else ids[rest]
+    if len(names) != classes:
+        raise CheckpointError(f"its configuration names {len(names)} classes, the weights have {classes}. {_remedy()}")
+    return names, ids
+
+
+def _named(names: tuple[str, ...], ids: tuple[int, ...] | None) -> Labels:
     for table in tables_of(len(names)):
+        matched = match_names(names, [category.name for category in table.categories])
+        if len(matched) == len(names):
+            # The checkpoint's own spelling and order, the data set's ids and things.
+            found = (table.categories[matched[i]] for i in range(len(names)))
+            categories = tuple(Category(c.id, name.strip(), c.isthing) for c, name in zip(found, names, strict=True))
+            return Labels(categories, f"its own names, which are those of {table.title}", table)
         if names_agree(names, table):
             # The checkpoint's own spelling, the data set's ids and things.
             categories = tuple(Category(c.id, name.strip(), c.isthing) for c, name in zip(table.categories, names, strict=True))
             return Labels(categories, f"its own names, which are those of {table.title}", table)
-    categories = tuple(Category(i, name.strip(), True) for i, name in enumerate(names))
+    categories = tuple(Category(i, name.strip(), True) for i, name in zip(ids or range(len(names)), names, strict=True))
     return Labels(categories, "its own names; nothing says which are stuff, so all are things (give --labels FILE to say)")
 
 

@@ -1,12 +1,14 @@
 """`proscale convert` and `proscale models`."""
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from proscale.checkpoints.published_models import PublishedModel, published_models
+from proscale.checkpoints.stated_settings import StatedSettings
 from proscale.config import TASKS, ProScaleEncoderConfig, Task
 from proscale.errors import ProscaleError
 from proscale.labels import table_names
@@ -27,6 +29,23 @@ def parse_layers(_: click.Context, __: click.Parameter, value: str | None) -> tu
     return p1, p2, p3
 
 
+def parse_size(_: click.Context, __: click.Parameter, value: str | None) -> StatedSettings | None:
+    """'800,1333' -> sides, '512x512' -> a fixed size, 'own' -> no resizing."""
+    if value is None:
+        return None
+    if value == "own":
+        return StatedSettings(resize=False)
+    match = re.fullmatch(r"([1-9]\d{0,4})([,x])([1-9]\d{0,4})", value)
+    if match is None:
+        raise click.BadParameter(f"{value!r} is not SHORT,LONG such as 800,1333, nor HEIGHTxWIDTH such as 512x512, nor own")
+    first, second = int(match[1]), int(match[3])
+    if match[2] == "x":
+        return StatedSettings(size=(first, second))
+    if first > second:
+        raise click.BadParameter(f"the short side {first} is longer than the long side {second}")
+    return StatedSettings(short_side=first, long_side=second)
+
+
 @click.command()
 @click.argument("source")
 @click.argument("out", type=click.Path(path_type=Path))
@@ -41,6 +60,11 @@ def parse_layers(_: click.Context, __: click.Parameter, value: str | None) -> tu
 @click.option("--labels", help=f"What the classes are: {', '.join(table_names())}, numbered, or a file. Default: what SOURCE says.")
 @click.option("--task", type=click.Choice(TASKS), help="What SOURCE was trained for, where nothing else says so.")
 @click.option("--name", help="Name of the model, as the service reports it.")
+@click.option(
+    "--size",
+    callback=parse_size,
+    help="How pictures are resized, whatever SOURCE says: SHORT,LONG sides, HEIGHTxWIDTH for all, or own for no resizing.",
+)
 @click.option("--weights", help="Which weights of a file that holds several: model, ema, or where they stand in it. [model]")
 @click.option("--temperature", type=float, help="Of PRO-SCALE's token re-calibration, where no YAML says it. [0.1, as published]")
 @click.option("--base", help="EoMT's DINOv3 deltas: DINOv3's own weights (a file, a folder, hf:OWNER/NAME), or none where they are whole.")
@@ -62,6 +86,7 @@ def convert(
     labels: str | None,
     task: Task | None,
     name: str | None,
+    size: StatedSettings | None,
     weights: str | None,
     temperature: float | None,
     base: str | None,
@@ -89,7 +114,7 @@ def convert(
     from proscale.checkpoints.write_folders import write, write_transformers
 
     try:
-        converted = read_source(source, Request(config, labels, task, name, temperature, residual, weights, base))
+        converted = read_source(source, Request(config, labels, task, name, size, temperature, residual, weights, base))
         if encoder is not None:
             converted = start_warm(converted, _encoder(layers, recalibration, temperature, residual), name)
         if target == "transformers":

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from proscale.checkpoints.beside_transformers import FILE as BESIDE_FILE
+from proscale.checkpoints.beside_transformers import load_beside, restore
 from proscale.checkpoints.blank_network import blank_network
 from proscale.checkpoints.choose_labels import Labels, choose_labels
 from proscale.checkpoints.convert_networks import Asked, convert_network
@@ -14,10 +16,11 @@ from proscale.checkpoints.detectron2_names import from_detectron2, is_detectron2
 from proscale.checkpoints.hub import fetch, is_hub_source
 from proscale.checkpoints.model_folder import LABELS_FILE, WEIGHTS_FILE, load_folder
 from proscale.checkpoints.provenance import load_provenance
+from proscale.checkpoints.published_models import published_models
 from proscale.checkpoints.recognise_architecture import Architecture, backbone_name, encoder_name, recognise
 from proscale.checkpoints.stated_settings import StatedSettings, check_claims
 from proscale.checkpoints.strict_loading import check_strictly, listed
-from proscale.checkpoints.transformers_config import read_transformers_config
+from proscale.checkpoints.transformers_config import PREPROCESSOR_FILE, read_json_settings, read_transformers_config
 from proscale.checkpoints.transformers_names import from_transformers, is_transformers
 from proscale.checkpoints.warm_start import warm_start
 from proscale.checkpoints.weight_files import Checkpoint, read_checkpoint, sha256
@@ -38,6 +41,9 @@ from proscale.errors import CheckpointError
 from proscale.labels import Category
 from proscale.results import Provenance
 
+SIZES = ("short_side", "long_side", "size", "resize")
+"""What `Request.size` may say."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -48,6 +54,8 @@ class Request:
     labels: str | None = None
     task: Task | None = None
     name: str | None = None
+    size: StatedSettings | None = None
+    """Sizes of pictures (`short_side` and `long_side`, `size`, or `resize`), in place of all that a preprocessor_config.json says."""
     temperature: float | None = None
     residual: bool | None = None
     weights: str | None = None
@@ -88,8 +96,13 @@ def convert(source: str, request: Request) -> Converted:
         return Converted(network.config, network.labels.categories, network.state, provenance, (*_choice(checkpoint), *network.notes))
     layout, state = _to_our_names(checkpoint)
     file = _companion(path, checkpoint, request.config)
-    said = _read_companion(file) if file else StatedSettings()
-    asked = StatedSettings(temperature=request.temperature, residual=request.residual, task=request.task or _task_of(default_name))
+    said, note = _followed(_read_companion(file, request.size is None) if file else StatedSettings(), name)
+    asked = replace(
+        request.size or StatedSettings(),
+        temperature=request.temperature,
+        residual=request.residual,
+        task=request.task or _task_of(default_name),
+    )
     hints = asked.or_else(said).or_else(_pixel_statistics(checkpoint.state))
     architecture = recognise(
         state,
@@ -101,7 +114,26 @@ def convert(source: str, request: Request) -> Converted:
     config = _config(architecture, hints, labels, request.name or _title(architecture, labels, default_name))
     check_strictly(blank_network(config), state)
     provenance = Provenance(name if is_hub_source(source) else path.resolve().name, sha256(checkpoint.files), layout)
-    return Converted(config, labels.categories, state, provenance, (*_choice(checkpoint), *_notes(config, hints, labels, layout, file)))
+    notes = (*_choice(checkpoint), *note, *_notes(config, hints, labels, layout, file))
+    return _restored(Converted(config, labels.categories, state, provenance, notes), checkpoint, request, hints)
+
+
+def _restored(read: Converted, checkpoint: Checkpoint, request: Request, hints: StatedSettings) -> Converted:
+    """What transformers' files could not say, from the `proscale.json` beside them; options go before it."""
+    folder = checkpoint.files[0].parent
+    beside = load_beside(folder) if read.provenance.layout == "transformers" and request.config is None else None
+    if beside is None:
+        return read
+    processor = folder / PREPROCESSOR_FILE
+    values = read_json_settings(processor) if processor.is_file() and request.size is None else None
+    config, categories = restore(beside, read.config, read.categories, hints.label_names, values)
+    config = replace(config, name=request.name or config.name)
+    categories = read.categories if request.labels is not None else categories
+    note = f"{BESIDE_FILE}: labels, thresholds and sizes as they were before transformers"
+    earlier = beside.provenance
+    chain = (f"was made from {earlier.name}, sha256 {earlier.sha256}, layout {earlier.layout}", *earlier.changes)
+    provenance = replace(read.provenance, changes=chain)
+    return Converted(config, categories, read.state, provenance, (*read.notes, note))
 
 
 def start_warm(converted: Converted, encoder: ProScaleEncoderConfig, name: str | None) -> Converted:
@@ -128,6 +160,11 @@ def _own_folder(path: Path, name: str, request: Request) -> Converted:
         name if is_hub_source(name) else path.resolve().name, sha256((path / WEIGHTS_FILE,)), "proscale"
     )
     config = replace(config, name=request.name or config.name)
+    if request.size is not None:
+        asked = {
+            name: value for name in ("short_side", "long_side", "size", "resize") if (value := getattr(request.size, name)) is not None
+        }
+        config = replace(config, preprocess=replace(config.preprocess, **({"size": None, "resize": True} | asked)))
     return Converted(config, categories, state, provenance, (f"layout: a model folder of ours ({config.name})",))
 
 
@@ -164,8 +201,20 @@ def _companion(path: Path, checkpoint: Checkpoint, asked: Path | None) -> Path |
     return next((file for file in own if file.is_file()), beside[0] if len(beside) == 1 else None)
 
 
-def _read_companion(file: Path) -> StatedSettings:
-    return read_transformers_config(file) if file.suffix == ".json" else read_detectron2_config(file)
+def _read_companion(file: Path, with_preprocessor: bool) -> StatedSettings:
+    return read_transformers_config(file, with_preprocessor) if file.suffix == ".json" else read_detectron2_config(file)
+
+
+def _followed(said: StatedSettings, name: str) -> tuple[StatedSettings, tuple[str, ...]]:
+    """What files say, but for the fixed size of the published models: their figures were measured with the data set's sizes."""
+    published = {model.hub for model in published_models() if model.hub is not None}
+    if name.removeprefix("hf:").split("@")[0] in published and said.size is None:
+        return replace(said, align=None), ()
+    if said.size is None or name.removeprefix("hf:").split("@")[0] not in published:
+        return said, ()
+    height, width = said.size
+    note = f"preprocessor_config.json squeezes pictures to {height}x{width}; left out: these were measured at the data set's sizes"
+    return replace(said, size=None, align=None), (note,)
 
 
 def _task_of(name: str) -> Task | None:
@@ -198,7 +247,15 @@ def _test_size(architecture: Architecture, hints: StatedSettings, labels: Labels
 
 def _config(architecture: Architecture, hints: StatedSettings, labels: Labels, name: str) -> ModelConfig:
     short, long = _test_size(architecture, hints, labels)
-    size = PreprocessConfig(short_side=hints.short_side or short, long_side=hints.long_side or long)
+    size = PreprocessConfig(
+        short_side=hints.short_side or short,
+        long_side=hints.long_side or long,
+        size=hints.size,
+        resize=hints.resize is not False,
+        size_divisor=hints.size_divisor or PreprocessConfig.size_divisor,
+        align=hints.align or PreprocessConfig.align,  # type: ignore[arg-type]  # the reader has checked it
+        filter=hints.filter or PreprocessConfig.filter,  # type: ignore[arg-type]  # the reader has checked it
+    )
     limits = PostprocessConfig()
     return ModelConfig(
         name=name,
@@ -211,7 +268,7 @@ def _config(architecture: Architecture, hints: StatedSettings, labels: Labels, n
             limits,
             threshold=limits.threshold if hints.threshold is None else hints.threshold,
             overlap_threshold=limits.overlap_threshold if hints.overlap_threshold is None else hints.overlap_threshold,
-            max_instances=hints.max_instances or limits.max_instances,
+            max_instances=hints.max_instances or max(limits.max_instances, architecture.transformer_decoder.queries),
             combine_first=hints.task == "semantic" if hints.combine_first is None else hints.combine_first,
         ),
     )
@@ -223,8 +280,23 @@ def _title(architecture: Architecture, labels: Labels, default: str) -> str:
     return f"{family} {backbone_name(architecture.backbone)} {labels.table.title if labels.table else default}"
 
 
+def _sizes(config: ModelConfig, hints: StatedSettings, labels: Labels) -> str:
+    size = config.preprocess
+    if not size.resize:
+        text = "of their own size, not resized"
+    elif size.size is not None:
+        text = f"squeezed to {size.size[0]}x{size.size[1]} (--size SHORT,LONG keeps proportions)"
+    else:
+        text = f"short side {size.short_side}, long side at most {size.long_side}"
+        if not hints.short_side:
+            text += f" ({'published for this data set' if labels.table else 'the default'}; no configuration says)"
+    if size.size_divisor != PreprocessConfig.size_divisor or size.filter != PreprocessConfig.filter:
+        text += f"; multiples of {size.size_divisor}, {size.filter} filter"
+    return text
+
+
 def _notes(config: ModelConfig, hints: StatedSettings, labels: Labels, layout: str, file: Path | None) -> list[str]:
-    pixel, decoder, size = config.pixel_decoder, config.transformer_decoder, config.preprocess
+    pixel, decoder = config.pixel_decoder, config.transformer_decoder
     beside = file.name if file else "no configuration"
     notes = [
         f"layout: {layout}, with {beside}",
@@ -232,8 +304,7 @@ def _notes(config: ModelConfig, hints: StatedSettings, labels: Labels, layout: s
         f"encoder: {encoder_name(pixel.encoder)}, pixel embedding {pixel.pixel_embedding}",
         f"decoder: {decoder.layers} layers, {decoder.queries} queries, hidden size {pixel.hidden_dim}",
         f"classes: {config.classes}; labels: {labels.reason}",
-        f"pictures: short side {size.short_side}, long side at most {size.long_side}"
-        + ("" if hints.short_side else f" ({'published for this data set' if labels.table else 'the default'}; no configuration says)"),
+        f"pictures: {_sizes(config, hints, labels)}",
     ]
     if hints.task is not None:
         order = ": scores are combined first, then resized" if config.postprocess.combine_first else ""

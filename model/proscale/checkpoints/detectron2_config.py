@@ -1,6 +1,7 @@
 """detectron2's YAML configuration, read as data: tags that would run code are skipped."""
 
 import ast
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,7 @@ def read_detectron2_config(path: Path) -> StatedSettings:
     tests = {task: _get(values, former + f"TEST.{task.upper()}_ON") for task in TASKS}
     task = next((name for name in TASKS if tests[name]), None)
     before = _get(values, former + "TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE")
-    train = _get(values, "DATASETS.TRAIN")
-    datasets = [train] if isinstance(train, str) else list(train or ())
+    dataset, unknown = _dataset(_get(values, "DATASETS.TRAIN") or _get(values, "DATASETS.TEST"))
     layers = _whole(values, former + "DEC_LAYERS")
     claims = {
         "classes": _get(values, head + "NUM_CLASSES"),
@@ -79,7 +79,8 @@ def read_detectron2_config(path: Path) -> StatedSettings:
         residual=bool(_get(values, "MODEL.PROSCALE.RESIDUAL")) if _is_proscale(values) else None,
         task=task,
         combine_first=None if task is None else task == "semantic" and not before,
-        dataset=DATASETS.get(datasets[0]) if len(datasets) == 1 else None,
+        dataset=dataset,
+        unknown_dataset=unknown,
         mean=_three(values, "MODEL.PIXEL_MEAN"),
         std=_three(values, "MODEL.PIXEL_STD"),
         short_side=_whole(values, "INPUT.MIN_SIZE_TEST"),
@@ -89,6 +90,16 @@ def read_detectron2_config(path: Path) -> StatedSettings:
         max_instances=_whole(values, "TEST.DETECTIONS_PER_IMAGE"),
         claims=tuple((name, value) for name, value in claims.items() if value is not None),
     )
+
+
+def _dataset(names: Any) -> tuple[str | None, str | None]:
+    """The labels table of data sets, and otherwise their names: what is not known, or not one, says nothing of the classes."""
+    listed = [names] if isinstance(names, str) else [str(name) for name in names or ()]
+    plain = [re.sub(r"_(val|test|trainval)(?=_|$)", "_train", name).removesuffix("_with_sem_seg") for name in listed]
+    tables = {DATASETS.get(name) for name in plain}
+    if len(tables) == 1 and None not in tables:
+        return tables.pop(), None
+    return None, ", ".join(listed) or None
 
 
 def _is_proscale(values: Mapping[str, Any]) -> bool:

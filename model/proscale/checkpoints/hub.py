@@ -7,7 +7,15 @@ from pathlib import Path
 from proscale.errors import CheckpointError
 
 PREFIX = "hf:"
-WANTED = ["*.safetensors", "*.safetensors.index.json", "config.json", "preprocessor_config.json", "labels.json", "source.json"]
+WANTED = [
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "config.json",
+    "preprocessor_config.json",
+    "labels.json",
+    "source.json",
+    "proscale.json",
+]
 FALLBACK = ["*.bin", "*.pth", "*.pkl", "*.yaml"]
 """Fetched only where there is no safetensors file: they are larger, or older forms of the same weights."""
 _NAME = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")

@@ -20,11 +20,21 @@ class StatedSettings:
     """Semantic: combine queries at the padded size, and resize the scores (what semantic-only models do)."""
     dataset: str | None = None
     """Name of the labels table."""
+    unknown_dataset: str | None = None
+    """What a configuration calls its data set, when no labels table is of it: the number of classes must not be taken for a table's."""
     label_names: tuple[str, ...] | None = None
+    label_ids: tuple[int, ...] | None = None
+    """Of `label_names`, as the file numbers them."""
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     short_side: int | None = None
     long_side: int | None = None
+    size: tuple[int, int] | None = None
+    """(height, width) to which every picture is squeezed."""
+    resize: bool | None = None
+    size_divisor: int | None = None
+    align: str | None = None
+    filter: str | None = None
     threshold: float | None = None
     overlap_threshold: float | None = None
     max_instances: int | None = None

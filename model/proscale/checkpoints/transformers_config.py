@@ -7,10 +7,15 @@ from typing import Any
 
 from proscale.checkpoints.stated_settings import StatedSettings
 from proscale.checkpoints.transformers_names import NO_OBJECT_WEIGHT
-from proscale.config import Mask2FormerEncoderConfig, ModelConfig, ResNetConfig
+from proscale.config import Mask2FormerEncoderConfig, ModelConfig, PreprocessConfig, ResNetConfig
 from proscale.errors import CheckpointError
 from proscale.labels import Category
 
+FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
+"""PIL's filters by their numbers."""
+UNBOUNDED = 10_000_000
+"""Pixels of the long side where nothing bounds it."""
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CONFIG_FILE, PREPROCESSOR_FILE = "config.json", "preprocessor_config.json"
 POINTS = 4
 """Sampling points per head and level; transformers has no other."""
@@ -27,8 +32,8 @@ REQUIRED_RESNET = {"layer_type": "bottleneck", "downsample_in_first_stage": Fals
 """Settings that shapes do not show; what is left out has these values, any other value means another network."""
 
 
-def read_transformers_config(path: Path) -> StatedSettings:
-    """Read a `config.json`, and the `preprocessor_config.json` beside it.
+def read_transformers_config(path: Path, with_preprocessor: bool = True) -> StatedSettings:
+    """Read a `config.json`, and the `preprocessor_config.json` beside it unless it is to be left out.
 
     Raises:
         CheckpointError: not a Mask2Former configuration, or one of a network that differs from ours; the text says where.
@@ -59,9 +64,17 @@ def read_transformers_config(path: Path) -> StatedSettings:
     heads = values.get("num_attention_heads", 8)
     if not isinstance(heads, int) or heads < 1:
         raise CheckpointError(f"{path}: num_attention_heads should be a whole number above 0, not {heads!r}")
-    hints = StatedSettings(heads=heads, points=POINTS, label_names=label_names(values.get("id2label")), claims=tuple(claims.items()))
+    hints = StatedSettings(
+        heads=heads,
+        points=POINTS,
+        label_names=label_names(values.get("id2label")),
+        label_ids=label_ids(values.get("id2label")),
+        claims=tuple(claims.items()),
+    )
     processor = path.with_name(PREPROCESSOR_FILE)
-    return hints.or_else(preprocessing(read_json_settings(processor))) if processor.is_file() else hints
+    if not with_preprocessor:
+        return hints
+    return hints.or_else(preprocessing(read_json_settings(processor), processor)) if processor.is_file() else hints
 
 
 def transformers_config(config: ModelConfig, categories: Sequence[Category]) -> dict[str, Any]:
@@ -109,12 +122,14 @@ def preprocessor_config(config: ModelConfig) -> dict[str, Any]:
     size = config.preprocess
     return {
         "image_processor_type": "Mask2FormerImageProcessor",
-        "do_resize": True,
+        "do_resize": size.resize,
         "do_rescale": True,
         "do_normalize": True,
         "rescale_factor": 1 / 255,
-        "resample": 2,
-        "size": {"shortest_edge": size.short_side, "longest_edge": size.long_side},
+        "resample": FILTERS.index(size.filter),
+        "size": {"shortest_edge": size.short_side, "longest_edge": size.long_side}
+        if size.size is None
+        else {"height": size.size[0], "width": size.size[1]},
         "size_divisor": size.size_divisor,
         "image_mean": [value / 255 for value in size.mean],
         "image_std": [value / 255 for value in size.std],
@@ -133,33 +148,95 @@ def _backbone(config: ModelConfig) -> dict[str, Any]:
     return {"model_type": "swin", **sizes, "window_size": backbone.window, "layer_norm_eps": 1e-5, **stages, **REQUIRED_SWIN}
 
 
-def preprocessing(values: Mapping[str, Any]) -> StatedSettings:
-    """Colours and sides of a `preprocessor_config.json`, on our scale."""
-    size = values.get("size")
-    # A fixed height and width (squashed pictures) is no rule of ours: the data set's own sizes stand in for it.
-    edges = size if isinstance(size, dict) and "shortest_edge" in size else {}
+def preprocessing(values: Mapping[str, Any], path: Path) -> StatedSettings:
+    """What a `preprocessor_config.json` does to pictures, on our scale of 0..255.
+
+    Raises:
+        CheckpointError: it does what is not done here; the text says what, and how to go on.
+    """
+
+    def refuse(field: str, why: str) -> CheckpointError:
+        return CheckpointError(f"{path}: {field} is {values.get(field)!r}; {why}. Convert with --size to leave the file out of it.")
+
+    if values.get("do_center_crop") is True:
+        raise refuse("do_center_crop", "pictures are never cropped here")
+    resample = values.get("resample", 2)
+    if resample not in range(len(FILTERS)):
+        raise refuse("resample", f"PIL's filters are 0 to {len(FILTERS) - 1}")
+    divisor = values.get("size_divisor", values.get("size_divisibility"))
+    if divisor is not None and (not isinstance(divisor, int) or divisor < 0 or divisor % 32):
+        raise refuse("size_divisor", "sides must be multiples of 32")
+    size, resize = values.get("size"), values.get("do_resize", True) is not False
+    edges = size if isinstance(size, Mapping) else {}
     short, long = edges.get("shortest_edge"), edges.get("longest_edge")
-    if isinstance(size, int) and isinstance(values.get("max_size"), int):
-        short, long = size, values["max_size"]
+    if isinstance(size, int):
+        short, long = size, values.get("max_size")
+    fixed = (edges["height"], edges["width"]) if isinstance(edges.get("height"), int) and isinstance(edges.get("width"), int) else None
+    multiple = PreprocessConfig.size_divisor if divisor is None else divisor or 1
+    if fixed is not None:
+        fixed = (-(-fixed[0] // multiple) * multiple, -(-fixed[1] // multiple) * multiple)
+    if isinstance(short, int) and long is None:
+        long = values.get("max_size") if isinstance(values.get("max_size"), int) else UNBOUNDED
     if not isinstance(short, int) or not isinstance(long, int):
         short = long = None
-    return StatedSettings(mean=_pixels(values.get("image_mean")), std=_pixels(values.get("image_std")), short_side=short, long_side=long)
+    mean, std = _colours(values, path)
+    return StatedSettings(
+        mean=mean,
+        std=std,
+        short_side=short,
+        long_side=long,
+        size=fixed if resize else None,
+        resize=False if not resize else None,
+        size_divisor=divisor or None,
+        # transformers stretches both sides to multiples; where it does neither, padding is what the network needs.
+        align="stretch" if resize and divisor != 0 else None,
+        filter=FILTERS[resample],
+    )
 
 
-def _pixels(values: Any) -> tuple[float, float, float] | None:
-    """Means or deviations of 0..1 on our scale of 0..255; rounded to what publications print."""
-    if not isinstance(values, list) or len(values) != 3 or not all(isinstance(value, int | float) for value in values):
+def _colours(values: Mapping[str, Any], path: Path) -> tuple[tuple[float, float, float] | None, tuple[float, float, float] | None]:
+    """Mean and deviation on 0..255. What is read is (x * factor - mean) / std; ours is (x - mean / factor) / (std / factor)."""
+    factor = values.get("rescale_factor", 1 / 255) if values.get("do_rescale", True) is not False else 1.0
+    if not isinstance(factor, int | float) or factor <= 0:
+        raise CheckpointError(f"{path}: rescale_factor is {factor!r}, not a number above 0")
+    if values.get("do_normalize", True) is False:
+        return (0.0, 0.0, 0.0), (round(1 / factor, 4),) * 3
+    usual = abs(factor - 1 / 255) < 1e-9
+    mean = values.get("image_mean") or (None if usual else IMAGENET_MEAN)
+    std = values.get("image_std") or (None if usual else IMAGENET_STD)
+    return _pixels(mean, factor), _pixels(std, factor)
+
+
+def _pixels(values: Any, factor: float) -> tuple[float, float, float] | None:
+    """Means or deviations on our scale of 0..255; rounded to what publications print."""
+    if isinstance(values, int | float):
+        values = [values] * 3
+    if not isinstance(values, list | tuple) or len(values) != 3 or not all(isinstance(value, int | float) for value in values):
         return None
-    first, second, third = (round(value * 255, 4) for value in values)
+    first, second, third = (round(value / factor, 4) for value in values)
     return first, second, third
 
 
 def label_names(names: Any) -> tuple[str, ...] | None:
-    """`id2label` in order; None for the placeholders that stand there when nobody named the labels."""
-    if not isinstance(names, dict) or not all(str(i) in names for i in range(len(names))):
+    """`id2label` in the order of its numbers; None for the placeholders that stand there when nobody named the labels."""
+    numbered = _numbered(names)
+    if not numbered or all(name == f"LABEL_{number}" for number, name in numbered):
         return None
-    ordered = tuple(str(names[str(i)]) for i in range(len(names)))
-    return None if all(name == f"LABEL_{i}" for i, name in enumerate(ordered)) else ordered
+    return tuple(name for _, name in numbered)
+
+
+def label_ids(names: Any) -> tuple[int, ...] | None:
+    """The numbers of `id2label`, in order."""
+    return tuple(number for number, _ in _numbered(names)) or None
+
+
+def _numbered(names: Any) -> list[tuple[int, str]]:
+    if not isinstance(names, Mapping):
+        return []
+    try:
+        return sorted((int(number), str(name)) for number, name in names.items())
+    except (TypeError, ValueError):
+        return []
 
 
 def _tuple(value: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 from proscale.checkpoints.stated_network import StatedNetwork
 from proscale.checkpoints.stated_settings import StatedSettings
-from proscale.checkpoints.transformers_config import PREPROCESSOR_FILE, label_names, preprocessing, read_json_settings
+from proscale.checkpoints.transformers_config import PREPROCESSOR_FILE, label_ids, label_names, preprocessing, read_json_settings
 from proscale.config import EomtModelConfig, MixTransformerConfig, NetworkConfig, SegformerHeadConfig, SemanticModelConfig, SlideConfig
 from proscale.errors import CheckpointError
 from proscale.labels import Category
@@ -58,7 +58,11 @@ def read_transformers_network(path: Path, kind: str) -> StatedNetwork:
     side = values.get("image_size", 640) if kind != "segformer" else None
     base = rope.get("rope_theta", values.get("rope_theta")) if isinstance(rope, Mapping) else None
     said = StatedNetwork(
-        StatedSettings(heads=heads if isinstance(heads, int) else None, label_names=label_names(values.get("id2label"))),
+        StatedSettings(
+            heads=heads if isinstance(heads, int) else None,
+            label_names=label_names(values.get("id2label")),
+            label_ids=label_ids(values.get("id2label")),
+        ),
         stage_heads=tuple(heads) if isinstance(heads, list) else None,
         image_size=(side, side) if isinstance(side, int) else tuple(side) if isinstance(side, list) else None,
         rotary_base=float(base) if isinstance(base, int | float) else None,
@@ -70,7 +74,7 @@ def read_transformers_network(path: Path, kind: str) -> StatedNetwork:
 def _processor(values: Mapping[str, Any], kind: str, path: Path) -> StatedNetwork:
     if values.get("do_rescale") is False:
         raise CheckpointError(f"{path}: do_rescale is false; pictures of 0..255 are divided by 255 here")
-    common, size, exact = preprocessing(values), values.get("size"), None
+    common, size, exact = preprocessing(values, path), values.get("size"), None
     if values.get("do_normalize") is False:
         common = StatedSettings(mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0)).or_else(common)
     if kind == "segformer" and values.get("do_resize") is not False:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from proscale.checkpoints.beside_transformers import save_beside
 from proscale.checkpoints.convert import Converted
 from proscale.checkpoints.eomt_names import to_transformers_eomt
 from proscale.checkpoints.model_folder import WEIGHTS_FILE, save_folder
@@ -49,6 +50,7 @@ def write_transformers(converted: Converted, out: Path) -> None:
     with _Replaced(out) as folder:
         _write_json(folder / CONFIG_FILE, values)
         _write_json(folder / PREPROCESSOR_FILE, pixels)
+        save_beside(folder, config, converted.categories, converted.provenance, pixels)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
         save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
 

@@ -130,7 +130,7 @@ def test_fetched_recognised_written(hub: str, tmp_path: Path) -> None:
     assert categories[-1].id == 200
     # What is needed, and nothing else; the second time from the cache.
     fetched = sorted(request.rsplit("/", 1)[1] for request in Hub.requests if request.startswith("GET") and "/resolve/" in request)
-    assert fetched == ["config.json", "model.safetensors", "preprocessor_config.json"]
+    assert fetched == ["config.json", "model.safetensors", "preprocessor_config.json", "proscale.json"]
     for line, message in zip(refusals(done), UNFETCHABLE.values(), strict=True):
         assert message in line
     nobody = "http://127.0.0.1:9"
