@@ -8,9 +8,9 @@ from types import CodeType, FrameType
 from typing import Any
 
 import pytest
-from PIL import Image
 
 import proscale_service
+from proscale.pictures import OpenedPicture
 from proscale.results import Plan
 
 from .predictors import ThresholdPredictor
@@ -53,7 +53,7 @@ def files() -> Iterator[set[str]]:
 def test_one_post_crosses_ten_files_three_hand_overs_and_no_check_twice(files: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[object] = []
     handed_over: list[object] = []
-    count_calls(monkeypatch, Image, "open", opened)
+    count_calls(monkeypatch, OpenedPicture, "__init__", opened)
     count_calls(monkeypatch, ThreadPoolExecutor, "submit", handed_over)
     predictor = Counting()
     with serving(predictor, decode_threads=1) as server:

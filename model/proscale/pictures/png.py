@@ -23,6 +23,10 @@ from proscale.pictures.transparency import opaque_unless
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_TEXT_BYTES = 1 << 20
 """Of metadata that is looked into, after decompression; more is skipped."""
+MAX_TELLING_TEXTS = 4
+"""Texts that are looked into, so that a file of thousands costs nothing."""
+_TEXT = {b"tEXt", b"zTXt", b"iTXt"}
+_TELLING = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
 _CRITICAL = {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
 _GREY, _RGB, _PALETTE = 0, 2, 3
 _SRGB_GAMMA = 45455
@@ -47,7 +51,7 @@ class Png:
 
 def take_apart(data: bytes) -> Png:
     """Read the chunks of a whole PNG or of its beginning."""
-    view, text = memoryview(data), 1
+    view, text, telling = memoryview(data), 1, 0
     kept: list[bytes | memoryview] = [SIGNATURE]
     png = Png(b"")
     for kind, start, end in chunks(data):
@@ -62,9 +66,10 @@ def take_apart(data: bytes) -> Png:
             png.profile = _inflated(_behind_name(bytes(body[:81]), bytes(body)), MAX_PROFILE_BYTES)
         elif kind in (b"sRGB", b"gAMA", b"cHRM"):
             png.chunks[kind] = bytes(body[:32])
-        elif kind == b"eXIf":
+        elif kind == b"eXIf" and png.orientation == 1:
             png.orientation = orientation_in_exif(bytes(body))
-        elif kind in (b"tEXt", b"zTXt", b"iTXt"):
+        elif kind in _TEXT and bytes(body[:22]).startswith(_TELLING) and telling < MAX_TELLING_TEXTS:
+            telling += 1
             text = max(text, _orientation_in_text(kind, bytes(body[:MAX_TEXT_BYTES])))
     if png.orientation == 1:
         png.orientation = text

@@ -7,6 +7,7 @@ import io
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
 from proscale.errors import EmptyPictureError, PictureError, UndecodablePictureError
 from proscale.pictures import behind, bounds, jpeg, png, tiff
@@ -93,7 +94,8 @@ class OpenedPicture:
             if self._segments.precision != 8:
                 raise UndecodablePictureError(f"JPEGs of {self._segments.precision} bits per sample are not read; save it with 8")
         try:
-            image = Image.open(io.BytesIO(data), formats=(form,))
+            # Of a JPEG the first picture alone is wanted: Pillow's own choice may fail over a broken index of further ones.
+            image = JpegImageFile(io.BytesIO(data)) if form == "JPEG" else Image.open(io.BytesIO(data), formats=(form,))
         except UnidentifiedImageError as error:
             raise UndecodablePictureError(f"the data begins like {form}, but is broken, cut off or of a kind that is not read") from error
         bounds.check_size(image.height, image.width, self._max_pixels)

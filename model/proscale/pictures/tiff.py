@@ -5,6 +5,7 @@ them), its samples are scaled to their full range here; every other combination 
 """
 
 import struct
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,10 @@ from proscale.errors import UndecodablePictureError
 from proscale.pictures.records import Samples
 from proscale.pictures.transparency import meaningful
 
-MAX_PAGES = 10_000
+MAX_PAGES = 1000
+"""Pages that are looked at for one that is no thumbnail."""
+_MAX_VALUES = 4096
+"""Values of a tag that are read; the longest that matters is a palette of 768."""
 _TYPES = {1: "B", 2: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
 _SUBFILE, _OLD_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 255, 256, 257, 258, 259, 262
 _SAMPLES, _PLANAR, _COLOURS, _SUB_IFDS, _INKS, _EXTRA, _FORMAT, _SUBSAMPLING, _PROFILE = 277, 284, 320, 330, 332, 338, 339, 530, 34675
@@ -64,17 +68,16 @@ class Page:
         return not kind & (_REDUCED | _TRANSPARENCY_MASK) and self.get(_OLD_SUBFILE, 1) != 2 and self.get(_PHOTOMETRIC, 1) != _MASK
 
 
-def read_pages(data: bytes) -> list[Page]:
+def read_pages(data: bytes) -> Iterator[Page]:
     """The pages of a TIFF or BigTIFF in their order, each followed by its sub-pages; as many as can be read."""
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     if order is None or len(data) < 16:
-        return []
+        return
     big = data[2:4] in (b"+\0", b"\0+")
     layout = ("Q", 8, 20, "Q") if big else ("H", 2, 12, "I")
-    pages: list[Page] = []
     seen: set[int] = set()
     queue = [struct.unpack_from(order + layout[3], data, 8 if big else 4)[0]]
-    while queue and len(pages) < MAX_PAGES:
+    while queue and len(seen) < MAX_PAGES:
         offset = queue.pop(0)
         if offset in seen or not 0 < offset < len(data):
             continue
@@ -83,16 +86,19 @@ def read_pages(data: bytes) -> list[Page]:
             page, following = _read_page(data, offset, order, layout)
         except struct.error:
             continue
-        pages.append(page)
+        yield page
         queue[:0] = [*page.tags.get(_SUB_IFDS, ()), following]
-    return pages
 
 
-def choose_page(pages: list[Page]) -> Page | None:
+def choose_page(pages: Iterable[Page]) -> Page | None:
     """The picture: the first page that is one; of a file of reduced versions alone the largest."""
-    if not pages:
-        return None
-    return next((page for page in pages if page.is_picture), max(pages, key=lambda page: page.pixels))
+    largest: Page | None = None
+    for page in pages:
+        if page.is_picture:
+            return page
+        if largest is None or page.pixels > largest.pixels:
+            largest = page
+    return largest
 
 
 def starting_with(data: bytes, page: Page) -> bytes:
@@ -167,7 +173,7 @@ def _read_page(data: bytes, offset: int, order: str, layout: tuple[str, int, int
     start = offset + count_size
     for entry in range(start, start + entry_size * min(count, 4096), entry_size):
         tag, kind, length = struct.unpack_from(order + "HH" + offset_form, data, entry)
-        if tag not in _WANTED or kind not in _TYPES or not 0 < length <= 1 << 18:
+        if tag not in _WANTED or kind not in _TYPES or not 0 < length <= _MAX_VALUES:
             continue
         value = entry + 4 + struct.calcsize(order + offset_form)
         form = f"{order}{length}{_TYPES[kind]}"

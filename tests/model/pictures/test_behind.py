@@ -80,3 +80,8 @@ def test_other_metadata_announces_nothing(segment: bytes) -> None:
     assert read_picture(data, LIMIT).rgb.shape == (60, 80, 3)
     with pytest.raises(UndecodablePictureError, match="two pictures"):
         read_picture(data + GAIN_MAP, LIMIT)
+
+
+def test_a_broken_index_does_not_cost_the_picture() -> None:
+    for block in (b"MPF\0", b"MPF\0II*\0\xff\xff\xff\xff", b"MPF\0MM\0*\0\0\0\x08\0\x03" + bytes(20), b"MPF\0XX"):
+        np.testing.assert_array_equal(read_picture(with_segment(0xE2, block), LIMIT).rgb, read_picture(PRIMARY, LIMIT).rgb)

@@ -164,3 +164,35 @@ def test_primaries_are_converted() -> None:
     assert np.ptp(grey) <= 1
     assert red[0] > 210
     assert red[1] < 50
+
+
+def adam7(values: NDArray[Any], depth: int, colour_type: int, *chunks: tuple[bytes, bytes]) -> bytes:
+    """An interlaced PNG of 16 bits per sample."""
+    rows = b""
+    for y, x, down, right in ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)):
+        part = values[y::down, x::right]
+        if part.size:
+            rows += b"".join(b"\0" + row.astype(">u2").tobytes() for row in part.reshape(len(part), -1))
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], depth, colour_type, 0, 0, 1)
+    body = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in body)
+
+
+@pytest.mark.parametrize("samples", [3, 4])
+def test_sixteen_bits_of_interlaced_colours_are_exact_too(samples: int) -> None:
+    values = np.random.default_rng(4).integers(0, 4096, (13, 21, samples)).astype(np.uint16)
+    if samples == 4:
+        values[:, :, 3] = 65535
+    data = adam7(values, 16, RGB if samples == 3 else 6)
+    expected = np.floor(values[:, :, :3] * (255 / 4095) + 0.5)
+    assert np.abs(read_picture(data, LIMIT, parse_intensity("0,4095")).rgb - expected).max() == 0
+    if samples == 3:
+        data = adam7(values, 16, RGB, (b"tRNS", struct.pack(">3H", *values[3, 3].tolist())))
+        white = np.argwhere((read_picture(data, LIMIT).rgb == 255).all(axis=2)).tolist()
+        assert white == [[3, 3]]
+
+
+def test_thousands_of_texts_cost_little() -> None:
+    text = (b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(bytes(1 << 20)))
+    data = png(gradient().astype(np.uint16), 8, RGB, *[text] * 2000)
+    np.testing.assert_array_equal(read_picture(data, LIMIT).rgb, gradient())
