@@ -25,11 +25,14 @@ class DecoderLayer(nn.Module):
         self.ffn = FeedForward(dim, ffn_dim)
         self.ffn_norm = nn.LayerNorm(dim)
 
-    def forward(self, queries: Tensor, query_position: Tensor, keys: Tensor, values: Tensor, allowed: Tensor) -> Tensor:
-        """Args: queries (B, Q, C), query_position (Q, C), keys and values (B, L, C), allowed (B, Q, L) bool. Returns (B, Q, C)."""
+    def forward(
+        self, queries: Tensor, query_position: Tensor, keys: Tensor, values: Tensor, allowed: Tensor, among: Tensor | None = None
+    ) -> Tensor:
+        """Args: queries (B, Q, C), query_position (Q, C), keys and values (B, L, C), allowed (B, Q, L) bool; among (Q, Q) bool says
+        which queries see which (None: all see all). Returns (B, Q, C)."""
         queries = self.cross_norm(queries + self.cross_attention(queries + query_position, keys, values, allowed))
         positioned = queries + query_position
-        queries = self.self_norm(queries + self.self_attention(positioned, positioned, queries))
+        queries = self.self_norm(queries + self.self_attention(positioned, positioned, queries, None if among is None else among[None]))
         out: Tensor = self.ffn_norm(queries + self.ffn(queries))
         return out
 
@@ -58,7 +61,7 @@ class TransformerDecoder(nn.Module):
         Returns:
             layers + 1 predictions, or only the last.
         """
-        keys, values = self._memory(levels)
+        keys, values = self.memory(levels)
         queries = self.query_features.expand(mask_features.shape[0], -1, -1)
         predictions = [self.predict(queries, mask_features)]
         for i, layer in enumerate(self.layers):
@@ -81,7 +84,7 @@ class TransformerDecoder(nn.Module):
             embedding: (B, C, H / 4, W / 4), the mask features before `mask_projection`.
             mask_projection: the 1x1 convolution that makes mask features of it.
         """
-        keys, values = self._memory(levels)
+        keys, values = self.memory(levels)
         queries = self.query_features.expand(embedding.shape[0], -1, -1)
         sizes = [(level.shape[2], level.shape[3]) for level in levels]
         resized = [_pixels(F.interpolate(embedding, size=size, mode="bilinear", align_corners=False)) for size in sizes]
@@ -101,7 +104,7 @@ class TransformerDecoder(nn.Module):
         masks = self.mask_head(normed)
         return masks @ mask_projection.weight.flatten(1), (masks @ mask_projection.bias)[..., None]
 
-    def _memory(self, levels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    def memory(self, levels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Keys and values (B, h * w, C) of the levels: values carry the level's embedding, keys their position as well."""
         values = [level.flatten(2).transpose(1, 2) + embed for level, embed in zip(levels, self.level_embedding, strict=True)]
         keys = [v + sine_position_like(v, level.shape[2], level.shape[3]) for v, level in zip(values, levels, strict=True)]

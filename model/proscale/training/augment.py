@@ -11,7 +11,7 @@ from proscale.training.sample import Sample, compact
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Strengths; the defaults are those of the embedded model."""
+    """Strengths."""
 
     scale: tuple[float, float] = (0.75, 1.5)
     """The picture's short side becomes the crop's side times a factor from this range (log-uniform)."""

@@ -1,161 +1,121 @@
 """`proscale train`."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import click
-import numpy as np
-from tqdm import tqdm
 
-from proscale.config import ModelConfig
-from proscale.config_json import CONFIG_FILE, config_from_json
-from proscale.errors import CheckpointError, ProscaleError
-from proscale.labels import Category
-from proscale.training.coco_panoptic import CocoPanoptic, read_categories
-from proscale.training.config import TrainingConfig, embedded_model_config
-from proscale.training.sample import Sample, merge_label_spaces
-from proscale.training.scenes.painter import CATEGORIES, draw_scene
+from proscale.allocator import keep_freed_memory
+from proscale.config import PRECISIONS
+from proscale.errors import ProscaleError
+from proscale.training.config import TrainingConfig
+from proscale.training.settings_file import read_settings
 
 DEFAULTS = TrainingConfig()
-CACHED_PIXELS = 200_000_000
-"""A data set of up to so many pixels is kept in memory (4 bytes + 3 per pixel)."""
 
 
 @click.command()
+@click.option("--data", type=click.Path(path_type=Path), help="Data set: its folder as it was downloaded, or an index JSON.")
+@click.option("--split", default="train", show_default=True, help="What to train on.")
+@click.option("--val-split", help="What to measure on.  [default: val]")
+@click.option("--images", type=click.Path(path_type=Path), help="Folder of the pictures, where they do not lie with the data set.")
+@click.option("--labels", type=click.Path(path_type=Path), help="What class numbers mean, for a plain folder of PNGs.")
+@click.option("--reduce-labels", is_flag=True, help="In a plain folder of PNGs 0 is void and classes count from 1.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run: state, log, and the model in OUT/model.")
 @click.option(
-    "--data", type=click.Path(path_type=Path), help="Data set in COCO panoptic layout: FOLDER/train, panoptic_train, panoptic_train.json."
-)
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Folder of the run: state, log, and the trained model in OUT/model."
+    "--settings", "settings_path", type=click.Path(path_type=Path), help="YAML with fields of TrainingConfig; flags go before it."
 )
 @click.option(
     "--config",
     "config_path",
-    type=click.Path(exists=True, path_type=Path),
-    help="config.json of the network; default: the embedded model's.",
+    type=click.Path(path_type=Path),
+    help="config.json of the network.  [the --init model's, or the embedded one's]",
 )
-@click.option("--init", type=click.Path(path_type=Path), help="Start from the weights of this model folder, made for the same classes.")
-@click.option("--steps", type=click.IntRange(min=1), default=DEFAULTS.steps, show_default=True)
-@click.option("--batch-size", type=click.IntRange(min=1), default=DEFAULTS.batch_size, show_default=True)
-@click.option("--crop", type=click.IntRange(min=32), default=DEFAULTS.crop, show_default=True, help="Side of the views, a multiple of 32.")
-@click.option("--view-scale", type=(float, float), help="A view's short side over the crop's, least and most. [by source]")
-@click.option("--scene-share", type=click.FloatRange(0, 1), default=DEFAULTS.scene_share, show_default=True, help="Views that show scenes.")
-@click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), default=DEFAULTS.learning_rate, show_default=True)
-@click.option("--scenes", type=click.IntRange(min=0), default=DEFAULTS.scenes, show_default=True, help="Drawn scenes; 0: none.")
-@click.option("--seed", type=int, default=DEFAULTS.seed, show_default=True)
+@click.option("--init", type=click.Path(path_type=Path), help="Start from this model folder; its classes keep their weights by name.")
+@click.option("--steps", type=click.IntRange(min=1), help=f"Weight updates.  [default: {DEFAULTS.steps}]")
+@click.option("--batch-size", type=click.IntRange(min=1), help=f"Views per step, of all processes.  [default: {DEFAULTS.batch_size}]")
+@click.option("--accumulate", type=click.IntRange(min=1), help="Compute a batch in so many parts.  [default: 1]")
+@click.option("--crop", type=click.IntRange(min=32), help=f"Side of the views, a multiple of 32.  [default: {DEFAULTS.crop}]")
+@click.option("--view-scale", type=(float, float), help="A view's short side over the crop's, least and most.  [by source]")
+@click.option("--quarter-turns", is_flag=True, help="Turn the data's pictures by quarters: right for microscopes and satellites.")
+@click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), help=f"[default: {DEFAULTS.learning_rate}]")
+@click.option("--backbone-multiplier", type=click.FloatRange(min=0), help="The backbone's rate over the others'.  [default: 1]")
+@click.option("--warmup-steps", type=click.IntRange(min=1), help=f"[default: {DEFAULTS.warmup_steps}]")
+@click.option(
+    "--decay-share", type=click.FloatRange(0, 1, min_open=True), help=f"Last share of falling rate.  [default: {DEFAULTS.decay_share}]"
+)
+@click.option("--pilots", type=click.IntRange(min=0), help=f"Queries per picture told their segment.  [default: {DEFAULTS.losses.pilots}]")
+@click.option("--frozen-batch-norm", is_flag=True, default=None, help="Leave batch normalisation as it is.")
+@click.option("--precision", type=click.Choice(PRECISIONS), help=f"What is computed in.  [default: {DEFAULTS.precision}]")
+@click.option("--evaluate-every", type=click.IntRange(min=0), help="Measure on --val-split after so many steps; 0: never.  [default: 0]")
+@click.option("--metric", default="pq", show_default=True, help="Figure by which OUT/best is chosen.")
+@click.option("--evaluate-limit", type=click.IntRange(min=1), help="Measure on the first so many pictures alone.")
+@click.option("--scenes", type=click.IntRange(min=0), help="Add so many drawn scenes and their classes.  [default: 0]")
+@click.option("--scene-share", type=click.FloatRange(0, 1), help=f"Views that show scenes.  [default: {DEFAULTS.scene_share}]")
+@click.option("--seed", type=int, help=f"[default: {DEFAULTS.seed}]")
 @click.option("--workers", type=click.IntRange(min=0), default=1, show_default=True, help="Processes that prepare pictures.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option("--stop-after", type=click.IntRange(min=1), help="Stop after so many steps; --resume goes on.")
-@click.option("--resume", is_flag=True, help="Go on with the run in OUT, started with the same options.")
+@click.option("--resume", is_flag=True, help="Go on with the run in OUT, started with the same options; rate and steps may differ.")
 def train(
-    data: Path | None,
-    out: Path,
-    config_path: Path | None,
-    init: Path | None,
-    steps: int,
-    batch_size: int,
-    crop: int,
-    view_scale: tuple[float, float] | None,
-    scene_share: float,
-    learning_rate: float,
-    scenes: int,
-    seed: int,
-    workers: int,
-    device: str,
-    stop_after: int | None,
-    resume: bool,
+    out: Path, settings_path: Path | None, init: Path | None, workers: int, stop_after: int | None, resume: bool, **options: Any
 ) -> None:
-    """Train a PRO-SCALE model from random weights.
+    """Train a PRO-SCALE or Mask2Former model: from random weights, or further from a model folder (--init).
 
-    Pictures come from a COCO panoptic data set (--data), from scenes drawn on the fly (--scenes), or both; equal category names are one
-    class. Ctrl-C saves the state, and --resume goes on from it as if nothing had happened.
+    The data set may be COCO, ADE20K, Cityscapes or Mapillary Vistas as downloaded, a COCO JSON, or folders of pictures and PNGs. Its ids,
+    names and order of classes are the model's. Ctrl-C saves the state, and --resume goes on from it as if nothing had happened.
+
+    \b
+    proscale train --data coco --init converted/swin-t --out runs/mine --learning-rate 1e-5 --evaluate-every 500
+    proscale train --data my-folder --out runs/mine --resume
+    torchrun --nproc-per-node 2 --no-python proscale train --data coco --out runs/mine
     """
-    if crop % 32:
-        raise click.BadParameter("must be a multiple of 32", param_hint="--crop")
-    if data is None and not scenes:
-        raise click.UsageError("nothing to train on: name a data set with --data, or draw scenes with --scenes N")
-    settings = replace(
-        DEFAULTS,
-        steps=steps,
-        batch_size=batch_size,
-        crop=crop,
-        learning_rate=learning_rate,
-        scenes=scenes,
-        scene_share=scene_share,
-        seed=seed,
-        data_augmentation=replace(DEFAULTS.data_augmentation, scale=view_scale or DEFAULTS.data_augmentation.scale),
-        scene_augmentation=replace(DEFAULTS.scene_augmentation, scale=view_scale or DEFAULTS.scene_augmentation.scale),
-    )
-    from proscale.checkpoints.model_folder import load_folder  # here: `--help` should not wait for torch
-    from proscale.training.export import export
-    from proscale.training.loop import InterruptedTrainingError, Trainer
+    from proscale.training.run import run  # here: `--help` should not wait for torch
 
+    keep_freed_memory()
     try:
-        categories = merge_label_spaces(*([read_categories(data)] if data else []), *([CATEGORIES] if scenes else []))
-        pictures, count = read_pictures(data, categories)
-        trainer = Trainer(out, settings, read_model_config(config_path, len(categories)), device)
-        if resume:
-            trainer.resume()
-            click.echo(f"resuming after step {trainer.step}")
-        elif init is not None:
-            trainer.start_from(load_folder(init)[2])
-        drawn = draw_scenes(settings, categories, workers)
-        trainer.run(pictures, count, drawn, workers, stop_after, on_save=lambda _: export(trainer.average, out / "model", categories))
-    except InterruptedTrainingError:
-        click.echo(f"\nstopped after step {trainer.step}; the state is saved. Go on with the same command and --resume.", err=True)
-        raise SystemExit(130) from None
+        settings = choose_settings(settings_path, options)
+        stopped = run(out, settings, init, options, workers, stop_after, resume)
     except ProscaleError as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:
         raise click.ClickException(
             f"{error}. What was saved before is still there; free space or mend the path, then use --resume."
         ) from error
+    if stopped is not None:
+        click.echo(f"\nstopped after step {stopped}; the state is saved. Go on with the same command and --resume.", err=True)
+        raise SystemExit(130)
     click.echo(f"{out / 'model'} holds the trained model. Measure it: proscale evaluate --checkpoint {out / 'model'} --data FOLDER")
 
 
-def read_model_config(path: Path | None, classes: int) -> ModelConfig:
-    """The network of a config.json with as many classes as the data has; without a path the embedded model's."""
-    if path is None:
-        return embedded_model_config(classes)
-    from proscale.checkpoints.model_folder import read_json
-
-    config = config_from_json(read_json(path), path.name or CONFIG_FILE)
-    if not isinstance(config, ModelConfig):
-        raise CheckpointError(f"{path}: only Mask2Former and PRO-SCALE networks can be trained here")
-    return replace(config, classes=classes)
-
-
-def read_pictures(data: Path | None, categories: Sequence[Category]) -> tuple[Callable[[int], Sample], int]:
-    """The training split as a function of the index, and its length; small data sets are read into memory first."""
-    if data is None:
-        return _nothing, 0
-    dataset = CocoPanoptic(data, "train", categories)
-    first = dataset[0]
-    if len(dataset) * first.ids.size > CACHED_PIXELS:
-        return dataset.__getitem__, len(dataset)
-    cached = [dataset[i] for i in tqdm(range(len(dataset)), unit="picture", desc="reading", leave=False)]
-    return cached.__getitem__, len(cached)
-
-
-def draw_scenes(config: TrainingConfig, categories: Sequence[Category], workers: int) -> list[Sample]:
-    """Render all scenes of a run; scene i depends on the seed and i alone."""
-    draw = partial(_scene, config=config, categories=tuple(categories))
-    if not workers:
-        return [draw(i) for i in tqdm(range(config.scenes), unit="scene", desc="drawing", leave=False)]
-    with get_context("spawn").Pool(workers) as pool:
-        return list(
-            tqdm(pool.imap(draw, range(config.scenes), chunksize=16), total=config.scenes, unit="scene", desc="drawing", leave=False)
+def choose_settings(path: Path | None, options: dict[str, Any]) -> TrainingConfig:
+    """Defaults, then the YAML file, then flags."""
+    settings = DEFAULTS if path is None else read_settings(path, DEFAULTS)
+    names: tuple[str, ...] = (
+        "steps",
+        "batch_size",
+        "accumulate",
+        "crop",
+        "learning_rate",
+        "backbone_multiplier",
+        "warmup_steps",
+        "decay_share",
+    )
+    names += ("frozen_batch_norm", "precision", "evaluate_every", "scenes", "scene_share", "seed")
+    settings = replace(settings, **{name: options[name] for name in names if options[name] is not None})
+    if options["pilots"] is not None:
+        settings = replace(settings, losses=replace(settings.losses, pilots=options["pilots"]))
+    if options["quarter_turns"]:
+        settings = replace(settings, data_augmentation=replace(settings.data_augmentation, rotate=True))
+    if (scale := options["view_scale"]) is not None:
+        settings = replace(
+            settings,
+            data_augmentation=replace(settings.data_augmentation, scale=scale),
+            scene_augmentation=replace(settings.scene_augmentation, scale=scale),
         )
-
-
-def _scene(index: int, config: TrainingConfig, categories: Sequence[Category]) -> Sample:
-    seed = [config.seed, 1, index]
-    side = int(np.random.default_rng(seed).integers(config.scene_side[0], config.scene_side[1] + 1))
-    return draw_scene(seed, side, categories, config.scene)
-
-
-def _nothing(index: int) -> Sample:
-    raise IndexError(index)
+    if settings.crop % 32:
+        raise click.BadParameter("must be a multiple of 32", param_hint="--crop")
+    if options["data"] is None and not settings.scenes:
+        raise click.UsageError("nothing to train on: name a data set with --data, or draw scenes with --scenes N")
+    return settings

@@ -6,6 +6,7 @@ from proscale.config import (
     ModelConfig,
     PixelDecoderConfig,
     PostprocessConfig,
+    Precision,
     PreprocessConfig,
     ProScaleEncoderConfig,
     ResNetConfig,
@@ -26,7 +27,12 @@ class LossConfig:
     void_weight: float = 0.1
     """Weight of void among the classes: most queries answer for nothing."""
     points: int = 1024
-    """Points per mask."""
+    """Cells per mask that the cross-entropy is taken at."""
+    pilots: int = 60
+    """Queries per picture that are told their segment; 0: none (see `pilots.py`)."""
+    pilot_weight: float = 1.0
+    wrong_class_share: float = 0.2
+    """Share of pilots that are told a random class."""
 
 
 @dataclass(frozen=True)
@@ -35,24 +41,34 @@ class TrainingConfig:
 
     steps: int = 2400
     batch_size: int = 8
+    accumulate: int = 1
+    """Parts that a batch is computed in, one after the other, with the gradient of the whole."""
     crop: int = 256
     """Side of the square views, in pixels of the network's input."""
     seed: int = 0
     learning_rate: float = 5e-4
+    backbone_multiplier: float = 1.0
+    """The backbone's learning rate is so many times the others'."""
     warmup_steps: int = 100
     decay_share: float = 0.6
     """The learning rate falls linearly to zero over this last share of the steps."""
     weight_decay: float = 0.05
     clip_norm: float = 1.0
+    frozen_batch_norm: bool = False
+    """Keep the statistics and scales of batch normalisation as they are: for fine-tuning, and for batches too small to measure them."""
+    precision: Precision = "float32"
+    """What the network computes in (autocast); weights and losses are float32."""
     ema_decay: float = 0.999
-    scenes: int = 1500
+    evaluate_every: int = 0
+    """Measure the averaged network on the validation split after every so many steps; 0: never."""
+    scenes: int = 0
     """Drawn scenes, rendered once at the start; 0 trains on the data set alone."""
     scene_share: float = 0.5
     """Share of views that show a scene."""
     scene_side: tuple[int, int] = (256, 384)
     losses: LossConfig = field(default_factory=LossConfig)
     scene: SceneConfig = field(default_factory=SceneConfig)
-    data_augmentation: Augmentation = field(default_factory=lambda: Augmentation(scale=(1.3, 2.8)))
+    data_augmentation: Augmentation = field(default_factory=lambda: Augmentation(scale=(1.3, 2.8), rotate=False))
     scene_augmentation: Augmentation = field(default_factory=lambda: Augmentation(scale=(1.0, 2.2), rotate=False))
 
 

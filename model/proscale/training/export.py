@@ -2,14 +2,17 @@
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from proscale.backbones.resnet import freeze_batch_norm
 from proscale.checkpoints.model_folder import save_folder
+from proscale.checkpoints.provenance import save_provenance
 from proscale.labels import Category
 from proscale.network import SegmentationNetwork
+from proscale.results import Provenance
 from proscale.training.ema import ExponentialMovingAverage
 
 
@@ -21,7 +24,18 @@ def inference_network(average: ExponentialMovingAverage) -> SegmentationNetwork:
     return network.eval()
 
 
-def export(average: ExponentialMovingAverage, folder: Path, categories: Sequence[Category]) -> None:
-    """Write the averaged network as a model folder, half precision."""
+def trained_from(origin: Provenance, change: str) -> Provenance:
+    """Where a model that was trained further comes from: the origin's chain and one more change."""
+    return replace(origin, changes=(*origin.changes, change))
+
+
+def export(average: ExponentialMovingAverage, folder: Path, categories: Sequence[Category], provenance: Provenance | None = None) -> None:
+    """Write the averaged network as a model folder, half precision.
+
+    Args:
+        provenance: of the model that the run started from, with this run as its last change; None: from random weights.
+    """
     network = inference_network(average)
     save_folder(folder, network.config, categories, network.state_dict(), torch.float16)
+    if provenance is not None:
+        save_provenance(folder, provenance)

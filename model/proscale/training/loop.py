@@ -1,7 +1,7 @@
 """The training loop: from a configuration and data to averaged weights, resumable at any step, bit for bit."""
 
 import json
-import os
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -16,81 +16,120 @@ from tqdm import tqdm
 from proscale.backbones.resnet import freeze_batch_norm, train_batch_norm
 from proscale.checkpoints.strict_loading import load_strictly
 from proscale.config import ModelConfig
-from proscale.errors import CheckpointError
-from proscale.network import SegmentationNetwork
+from proscale.errors import DataError, ProscaleError
+from proscale.labels import Category
 from proscale.training.config import TrainingConfig
 from proscale.training.ema import ExponentialMovingAverage
-from proscale.training.losses import total_loss
+from proscale.training.label_rows import with_classes
+from proscale.training.learner import Learner, parameter_groups
+from proscale.training.losses import Totals, Truth
+from proscale.training.processes import Processes
+from proscale.training.run_state import STATE_FILE, compare_definitions, read_state, write_state
 from proscale.training.sample import Sample
 from proscale.training.views import Batch, Views, collate
 
-SAVE_EVERY = 100
+SAVE_EVERY = 50
 LOG_EVERY = 20
 SMOOTHING = 0.05
-STATE_FILE, LOG_FILE = "last.pt", "log.jsonl"
+LOG_FILE = "log.jsonl"
 
 
 class InterruptedTrainingError(Exception):
     """Ctrl-C: everything up to the last whole step has been saved."""
 
 
+class DivergedError(ProscaleError):
+    """The loss or its gradient is not a number any more; the saved state is from before."""
+
+
 class Trainer:
     """A run in a folder: its state is `last.pt`, its history `log.jsonl`."""
 
-    def __init__(self, folder: Path, config: TrainingConfig, model: ModelConfig, device: str = "cpu") -> None:
-        """Start anew; `resume` then takes up what the folder holds."""
+    def __init__(
+        self,
+        folder: Path,
+        config: TrainingConfig,
+        model: ModelConfig,
+        categories: Sequence[Category],
+        device: str = "cpu",
+        processes: Processes | None = None,
+    ) -> None:
+        """Start anew; `resume` then takes up what the folder holds.
+
+        Raises:
+            DataError: the batch is too small for the crop.
+        """
+        check_batch(config, processes.count if processes else 1)
         torch.manual_seed(config.seed)
         self.folder, self.config, self.model, self.device = folder, config, model, torch.device(device)
-        self.network = SegmentationNetwork(model)
-        train_batch_norm(self.network)
-        # Channels last: a tenth quicker on a CPU, where the 3x3 max-pool is slow otherwise.
-        self.network.train().to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.dense_head = nn.Conv2d(model.pixel_decoder.hidden_dim, model.classes, 1).to(self.device)
-        self.optimizer = torch.optim.AdamW(_parameter_groups(self.network, self.dense_head, config.weight_decay), lr=config.learning_rate)
-        self.average = ExponentialMovingAverage(self.network, config.ema_decay)
+        self.categories, self.processes = tuple(categories), processes or Processes()
+        self.learner = Learner(model, config.losses).to(self.device)
         self.step = 0
         self.seconds = 0.0
         """Time spent training, over all sittings."""
+        self.changes: list[dict[str, Any]] = []
+        """What was changed when the run was taken up again."""
+        self.best: float | None = None
+        """The best value so far of the metric that is watched."""
         folder.mkdir(parents=True, exist_ok=True)
+        self._prepare()
 
-    def start_from(self, state: Mapping[str, Tensor]) -> None:
-        """Take the weights of a trained model (frozen batch normalisation or not) as the beginning of this run.
+    @property
+    def network(self) -> nn.Module:
+        """The network as it is now, not its average."""
+        return self.learner.network
+
+    def _prepare(self) -> None:
+        """Optimiser and average for the weights as they are."""
+        if not self.config.frozen_batch_norm:
+            train_batch_norm(self.network)
+        # Channels last: a tenth quicker on a CPU, where the 3x3 max-pool is slow otherwise.
+        self.network.train().to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        config = self.config
+        groups = parameter_groups(self.learner, config.learning_rate, config.weight_decay, config.backbone_multiplier)
+        self.optimizer = torch.optim.AdamW(groups)
+        self.average = ExponentialMovingAverage(self.network, config.ema_decay)
+
+    def start_from(self, state: Mapping[str, Tensor], categories: Sequence[Category]) -> tuple[str, ...]:
+        """Take the weights of a trained model as the beginning of this run; rows of the class head go with their class names.
+
+        Args:
+            state: batch normalisation may be frozen or not.
+            categories: of the trained model, in the order of its classes.
+
+        Returns:
+            what was done to the class head, for people.
 
         Raises:
             CheckpointError: they are of another network.
         """
         freeze_batch_norm(self.network)
-        load_strictly(self.network, state)
-        train_batch_norm(self.network)
-        self.network.train().to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.AdamW(
-            _parameter_groups(self.network, self.dense_head, self.config.weight_decay), lr=self.config.learning_rate
-        )
-        self.average = ExponentialMovingAverage(self.network, self.config.ema_decay)
+        beginning = with_classes(state, categories, self.categories, self.network.state_dict())
+        load_strictly(self.network, beginning.state)
+        self._prepare()
+        return beginning.notes
 
-    def resume(self) -> None:
+    def resume(self) -> dict[str, tuple[Any, Any]]:
         """Take up the state in the folder.
+
+        Returns:
+            settings that differ from those of the saved run and are allowed to, (before, now); recorded in log and state.
 
         Raises:
             CheckpointError: there is none, it is broken, or it belongs to another configuration.
         """
-        path = self.folder / STATE_FILE
-        if not path.is_file():
-            raise CheckpointError(f"nothing to resume: {path} does not exist. Start without --resume, or name the run's folder.")
-        try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-        except Exception as error:  # torch raises many kinds
-            raise CheckpointError(f"{path} cannot be read ({error}). Start again without --resume.") from error
-        if state["definition"] != self._definition():
-            raise CheckpointError(f"{path} was made with another configuration; resume with the options that the run was started with")
-        self.network.load_state_dict(state["network"])
-        self.dense_head.load_state_dict(state["dense_head"])
+        state = read_state(self.folder, self.device)
+        changed = compare_definitions(json.loads(state["definition"]), self._definition(), self.folder / STATE_FILE)
+        self.learner.load_state_dict(state["learner"])
         self.average.network.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["rng"].cpu())
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
+        self.changes = list(state["changes"])
+        if changed:
+            record = {"step": self.step, "changed": {name: list(pair) for name, pair in changed.items()}}
+            self.changes.append(record)
+            self.log(record)
+        return changed
 
     def run(
         self,
@@ -100,6 +139,7 @@ class Trainer:
         workers: int = 1,
         stop_after: int | None = None,
         on_save: Callable[[int], None] = lambda step: None,
+        on_evaluate: Callable[[int], None] = lambda step: None,
         progress: bool = True,
     ) -> None:
         """Train until `config.steps`.
@@ -110,27 +150,28 @@ class Trainer:
             workers: processes that prepare views; 0 does it here.
             stop_after: stop when so many steps are done, counted from the run's beginning.
             on_save: called after the state was saved, with the number of steps done.
+            on_evaluate: called every `config.evaluate_every` steps and at the end, before the state is saved.
 
         Raises:
             InterruptedTrainingError: Ctrl-C; the state was saved.
+            DivergedError: names the step and its pictures; the state from before stays.
         """
         views = Views(pictures, count, scenes, self.config, self.model.preprocess)
         smooth: dict[str, float] = {}
-        with tqdm(total=self.config.steps, initial=self.step, unit="step", disable=not progress) as bar:
+        hidden = not progress or not self.processes.first
+        with tqdm(total=self.config.steps, initial=self.step, unit="step", disable=hidden) as bar:
             try:
-                for batch in self._batches(views, workers):
+                for parts in self._batches(views, workers) if self.step < self.config.steps else ():
                     began = time.monotonic()
-                    values = self.train_step(batch)
+                    values = self.train_step(parts)
                     self.seconds += time.monotonic() - began
                     for name, value in values.items():
                         smooth[name] = smooth.get(name, value) * (1 - SMOOTHING) + value * SMOOTHING
-                    if self.step % LOG_EVERY == 0 or self.step == self.config.steps:
-                        self._log(smooth)
-                        rate = self.step * self.config.batch_size / self.seconds
-                        bar.set_postfix_str(f"{rate:.1f} pictures/s, " + ", ".join(f"{name} {value:.3f}" for name, value in smooth.items()))
-                    bar.update()
                     stop = self.step in (self.config.steps, stop_after)
-                    if self.step % SAVE_EVERY == 0 or stop:
+                    self._report(bar, smooth)
+                    if self._due(self.config.evaluate_every) or self.step == self.config.steps:
+                        on_evaluate(self.step)
+                    if self._due(SAVE_EVERY) or stop:
                         self.save()
                         on_save(self.step)
                     if stop:
@@ -139,55 +180,101 @@ class Trainer:
                 self.save()
                 raise InterruptedTrainingError from None
 
-    def train_step(self, batch: Batch) -> dict[str, float]:
-        """One step; returns what the log shows."""
+    def train_step(self, parts: Sequence[Batch]) -> dict[str, float]:
+        """One step on a batch in `config.accumulate` parts; returns what the log shows.
+
+        Raises:
+            DivergedError: loss or gradient is not finite; the weights are as before the step.
+        """
+        # Chance depends on seed, step and process alone, so that no generator's state need be saved.
+        torch.manual_seed(hash((self.config.seed, self.step, self.processes.rank)) % 2**63)
+        rate = learning_rate(self.step, self.config)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.config)
-        ids, classes = batch.ids.to(self.device), [c.to(self.device) for c in batch.classes]
-        images = batch.images.to(self.device, memory_format=torch.channels_last)
-        output = self.network(images, auxiliary=True)
-        total, last = total_loss(output, self.dense_head(output.mask_features), ids, classes, self.config.losses)
+            group["lr"] = rate * group["scale"]
+        truths = [Truth.of(part.ids.to(self.device), [c.to(self.device) for c in part.classes]) for part in parts]
+        queries = self.model.transformer_decoder.queries
+        totals = self.processes.add_totals([Totals.of(truth, queries, self.config.losses) for truth in truths])
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = nn.utils.clip_grad_norm_(parameters, self.config.clip_norm, error_if_nonfinite=True)
+        sums = torch.zeros(4, device=self.device)
+        for part, truth in zip(parts, truths, strict=True):
+            images = part.images.to(self.device, memory_format=torch.channels_last)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+                total, last = self.learner(images, truth, totals)
+            total.backward()
+            sums += torch.stack([total.detach(), last.classification.detach(), last.mask.detach(), last.dice.detach()])
+        parameters = list(self.learner.parameters())
+        self.processes.add_gradients(parameters)
+        norm = nn.utils.clip_grad_norm_(parameters, self.config.clip_norm)
+        values = dict(zip(("loss", "class", "mask", "dice"), self.processes.add(sums).tolist(), strict=True)) | {"gradient": float(norm)}
+        self._check_finite(values, [name for part in parts for name in part.names])
         self.optimizer.step()
         self.average.update(self.network, self.step)
         self.step += 1
-        values = {"loss": total, "class": last.classification, "mask": last.mask, "dice": last.dice, "gradient": norm}
-        return {name: float(value.detach()) for name, value in values.items()}
+        return values
 
     def save(self) -> None:
         """Write the state whole or not at all: a full disk or a kill leaves the earlier one."""
+        if not self.processes.first:
+            return
         state = {
-            "definition": self._definition(),
-            "network": self.network.state_dict(),
-            "dense_head": self.dense_head.state_dict(),
+            "definition": json.dumps(self._definition()),
+            "learner": self.learner.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else torch.empty(0),
             "step": self.step,
             "seconds": self.seconds,
+            "best": self.best,
+            "changes": self.changes,
         }
-        temporary = self.folder / f"{STATE_FILE}.tmp"
-        torch.save(state, temporary)
-        os.replace(temporary, self.folder / STATE_FILE)
+        write_state(self.folder, state)
 
-    def _batches(self, views: Views, workers: int) -> Iterator[Batch]:
-        rest = range(self.step * self.config.batch_size, len(views))
-        loader: Any = DataLoader(
-            views, self.config.batch_size, sampler=rest, num_workers=workers, collate_fn=collate, generator=torch.Generator()
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Add a line to the run's log."""
+        if self.processes.first:
+            with (self.folder / LOG_FILE).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.step % every == 0
+
+    def _check_finite(self, values: Mapping[str, float], names: Sequence[str]) -> None:
+        if all(math.isfinite(value) for value in values.values()):
+            return
+        wrong = ", ".join(f"{name} {value}" for name, value in values.items() if not math.isfinite(value))
+        state = self.folder / STATE_FILE
+        kept = f"{state} holds the last saved state" if state.is_file() else "Nothing had been saved yet"
+        self.log({"step": self.step, "diverged": wrong, "pictures": list(names)})
+        raise DivergedError(
+            f"training diverged at step {self.step + 1}: {wrong}. The step's pictures: {', '.join(names)}. {kept}. Look at these pictures; "
+            f"go on with --resume and a lower --learning-rate than {self.config.learning_rate:g}, or with --precision float32 in a new run."
         )
-        return iter(loader)
 
-    def _log(self, values: dict[str, float]) -> None:
-        record = {"step": self.step, "seconds": round(self.seconds, 1), "learning_rate": learning_rate(self.step - 1, self.config)}
-        with (self.folder / LOG_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record | {name: round(value, 4) for name, value in values.items()}) + "\n")
+    def _batches(self, views: Views, workers: int) -> Iterator[list[Batch]]:
+        """Every step's parts for this process: it takes its share of every batch."""
+        config, processes = self.config, self.processes
+        share = config.batch_size // processes.count
+        rest = [step * config.batch_size + processes.rank * share + i for step in range(self.step, config.steps) for i in range(share)]
+        size = share // config.accumulate
+        loader: Any = DataLoader(views, size, sampler=rest, num_workers=workers, collate_fn=collate, generator=torch.Generator())
+        parts: list[Batch] = []
+        for batch in loader:
+            parts.append(batch)
+            if len(parts) == config.accumulate:
+                yield parts
+                parts = []
 
-    def _definition(self) -> str:
-        return json.dumps([asdict(self.config), asdict(self.model)], sort_keys=True)
+    def _report(self, bar: Any, smooth: Mapping[str, float]) -> None:
+        if self.step % LOG_EVERY == 0 or self.step == self.config.steps:
+            record = {"step": self.step, "seconds": round(self.seconds, 1), "learning_rate": learning_rate(self.step - 1, self.config)}
+            self.log(record | {name: round(value, 4) for name, value in smooth.items()})
+            rate = self.step * self.config.batch_size / self.seconds
+            bar.set_postfix_str(f"{rate:.1f} pictures/s, " + ", ".join(f"{name} {value:.3f}" for name, value in smooth.items()))
+        bar.update()
+
+    def _definition(self) -> dict[str, Any]:
+        values = {"settings": asdict(self.config), "model": asdict(self.model), "categories": [asdict(c) for c in self.categories]}
+        definition: dict[str, Any] = json.loads(json.dumps(values))
+        return definition
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:
@@ -197,12 +284,14 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
     return config.learning_rate * warm * min(1.0, left / config.decay_share)
 
 
-def _parameter_groups(network: nn.Module, dense_head: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices and kernels decay; biases, norms, queries and embeddings, which have no scale to hold down, do not."""
-    named = [*network.named_parameters(), *dense_head.named_parameters()]
-    decayed: list[Tensor] = []
-    free: list[Tensor] = []
-    for name, parameter in named:
-        embedding = any(part in name for part in ("embedding", "query_", "relative_position_bias"))
-        (free if parameter.ndim < 2 or (embedding and parameter.ndim == 2) else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+def check_batch(config: TrainingConfig, processes: int) -> None:
+    """Raise DataError unless the batch can be shared out, and is large enough for batch normalisation at the coarsest level."""
+    parts = config.accumulate * processes
+    if config.batch_size % parts:
+        raise DataError(f"a batch of {config.batch_size} cannot be shared out to {parts} equal parts (accumulate x processes)")
+    cells = config.batch_size // parts * (config.crop // 32) ** 2
+    if not config.frozen_batch_norm and cells < 2:
+        raise DataError(
+            f"a batch of {config.batch_size // parts} with crop {config.crop} leaves batch normalisation a single value at stride 32. "
+            "Use a larger --batch-size or --crop, or --frozen-batch-norm."
+        )

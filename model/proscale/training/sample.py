@@ -41,18 +41,23 @@ def compact(sample: Sample, min_pixels: int = 1, drop_crowds: bool = False) -> S
 
 
 def merge_label_spaces(*spaces: Sequence[Category]) -> tuple[Category, ...]:
-    """One label space for several sources: equal names are one class, things come first, ids count from 1.
+    """One label space for several sources: the first as it stands, then names that it lacks, under ids that are free.
 
     Raises:
-        DataError: one source calls a name a thing, another calls it stuff.
+        DataError: one source calls a name a thing, another calls it stuff; or the first has a name twice.
     """
-    kinds: dict[str, bool] = {}
-    for space in spaces:
+    merged: dict[str, Category] = {}
+    for place, space in enumerate(spaces):
         for category in space:
-            if kinds.setdefault(category.name, category.isthing) != category.isthing:
+            known = merged.get(category.name)
+            if known is not None and known.isthing != category.isthing:
                 raise DataError(f"'{category.name}' is a thing in one data source and stuff in another; rename one of them")
-    ordered = [name for name, isthing in kinds.items() if isthing] + [name for name, isthing in kinds.items() if not isthing]
-    return tuple(Category(i + 1, name, kinds[name]) for i, name in enumerate(ordered))
+            if known is not None and place == 0:
+                raise DataError(f"the data has two categories named '{category.name}' (ids {known.id} and {category.id}); rename one")
+            if known is None:
+                free = max((c.id for c in merged.values()), default=0) + 1
+                merged[category.name] = category if place == 0 else Category(free, category.name, category.isthing)
+    return tuple(merged.values())
 
 
 def class_index(categories: Sequence[Category]) -> dict[str, int]:

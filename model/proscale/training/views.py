@@ -25,13 +25,19 @@ class Batch:
     """(B, S, S) int64, 0 = void, i = segment i of the picture."""
     classes: tuple[Tensor, ...]
     """Per picture (N,) int64, class of segment i at i - 1."""
+    names: tuple[str, ...]
+    """File names of the pictures, for messages."""
 
     def pin_memory(self) -> "Batch":
         """Page-locked copies, for a quick way to a GPU (called by DataLoader)."""
-        return Batch(self.images.pin_memory(), self.ids.pin_memory(), tuple(c.pin_memory() for c in self.classes))
+        return Batch(self.images.pin_memory(), self.ids.pin_memory(), tuple(c.pin_memory() for c in self.classes), self.names)
 
 
-class Views(Dataset[tuple[Tensor, Tensor, Tensor]]):
+View = tuple[Tensor, Tensor, Tensor, str]
+"""Image, ids and classes as in `Batch`, without the first dimension, and the name."""
+
+
+class Views(Dataset[View]):
     """View n depends on the seed and n alone, so that a run can be resumed anywhere, with any number of workers."""
 
     def __init__(
@@ -48,7 +54,7 @@ class Views(Dataset[tuple[Tensor, Tensor, Tensor]]):
     def __len__(self) -> int:
         return self.config.steps * self.config.batch_size
 
-    def __getitem__(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
+    def __getitem__(self, number: int) -> View:
         rng = np.random.default_rng([self.config.seed, number])
         # Every batch mixes the sources in the same proportion: batch normalisation sees the mixture that it will be frozen at.
         share = self.config.scene_share if self.count else 1.0
@@ -59,10 +65,10 @@ class Views(Dataset[tuple[Tensor, Tensor, Tensor]]):
         view, (height, width) = random_view(sample, self.config.crop, rng, augmentation)
         size = (self.config.crop, self.config.crop)
         image = normalise_and_pad(view.image[:height, :width], size, self.preprocess)
-        return image, torch.from_numpy(view.ids.astype(np.int64)), torch.from_numpy(view.classes)
+        return image, torch.from_numpy(view.ids.astype(np.int64)), torch.from_numpy(view.classes), sample.name
 
 
-def collate(views: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Batch:
+def collate(views: Sequence[View]) -> Batch:
     """Views -> one batch."""
-    images, ids, classes = zip(*views, strict=True)
-    return Batch(torch.stack(images), torch.stack(ids), tuple(classes))
+    images, ids, classes, names = zip(*views, strict=True)
+    return Batch(torch.stack(images), torch.stack(ids), tuple(classes), tuple(names))
