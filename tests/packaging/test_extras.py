@@ -102,6 +102,19 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("package", ["proscale", "proscale_service"])
+def test_the_wheel_holds_every_file_of_the_packages(gateway: Path, package: str) -> None:
+    source = ROOT / ("model" if package == "proscale" else "service") / package
+    (installed,) = gateway.parents[1].glob(f"lib/python3*/site-packages/{package}")
+    listed = subprocess.run(["git", "ls-files", "-z", "."], cwd=source, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    assert {name for name in listed.stdout.split("\0") if name} <= {
+        path.relative_to(installed).as_posix() for path in installed.rglob("*") if path.is_file()
+    }
+
+
+@pytest.mark.slow
 def test_pip_alone_installs_a_gateway_that_starts(gateway: Path) -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PROSCALE_", "PYTHONPATH"))}
     command = [str(gateway.with_name("proscale")), "serve", "--port", "0"]
