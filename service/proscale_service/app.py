@@ -23,6 +23,7 @@ from proscale_service.access.guard import Guard
 from proscale_service.access.keyring import Keyring
 from proscale_service.compression import Compression
 from proscale_service.context import RequestContextMiddleware, context_of
+from proscale_service.dialects import huggingface, open_inference, roboflow
 from proscale_service.engines.base import MakeEngine
 from proscale_service.errors import PROBLEM_TYPE, ServiceError, encode_problem, plain_problem, problem
 from proscale_service.lifecycle import Lifecycle
@@ -38,6 +39,8 @@ from proscale_service.routes import health, models, segment
 from proscale_service.settings import Settings
 
 _LOG = logging.getLogger(__name__)
+DIALECTS = {"huggingface": huggingface.router, "open_inference": open_inference.router, "roboflow": roboflow.router}
+"""From a name in the setting `dialects` to its routes."""
 _ASSETS = "/docs/assets"
 
 
@@ -87,6 +90,8 @@ def create_app(
     app.state.fetcher = _fetcher(settings)
     for router in (segment.router, models.router, health.router):
         app.include_router(router)
+    for dialect in settings.dialect_list:
+        app.include_router(DIALECTS[dialect])
     _serve_docs(app)
     (serve_page if settings.page else redirect_to_docs)(app)
     _describe_problems(app)

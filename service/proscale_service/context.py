@@ -17,8 +17,13 @@ from proscale_service.request_line import route_path
 _LOG = logging.getLogger(__name__)
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _GIVEN_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
-_COUNTED = {"/segment", "/segment/batch"}
+_COUNTED = ("/segment", "/segment/batch", "/hf", "/infer/instance_segmentation")
 _QUIET = ("/health", "/metrics")
+
+
+def _segments(path: str) -> bool:
+    """Whether a POST to a path asks for masks, in whichever dialect."""
+    return path in _COUNTED or (path.startswith("/v2/models/") and path.endswith("/infer"))
 
 
 @dataclass
@@ -50,7 +55,7 @@ class RequestContextMiddleware:
             return
         # Not the loop's clock: uvloop's has a resolution of a millisecond.
         started = time.perf_counter()
-        counted = scope["method"] == "POST" and route_path(scope) in _COUNTED
+        counted = scope["method"] == "POST" and _segments(route_path(scope))
         context = RequestContext(_given_id(scope) or new_id(), asyncio.get_running_loop().time(), counted=counted)
         scope.setdefault("state", {})["context"] = context
         status = 0

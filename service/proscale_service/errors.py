@@ -4,6 +4,7 @@ ServiceError                    500
 ├── MalformedRequest            400   the body is not what its content type says
 ├── Unauthorized                401   no valid API key
 ├── Forbidden                   403   a valid API key that may not do this
+├── UnknownModel                404   a path of the Open Inference Protocol names another model
 ├── NotAcceptable               406   no encoding of the answer is one that the client takes
 ├── UploadTimeout               408   the body came too slowly
 ├── TooLarge                    413
@@ -72,6 +73,12 @@ class Forbidden(ServiceError):
     """The API key is known, and has no right to do this."""
 
     status, reason, title = 403, "forbidden", "Not allowed"
+
+
+class UnknownModel(ServiceError):
+    """The path names a model that is not served here."""
+
+    status, reason, title = 404, "unknown_model", "Unknown model"
 
 
 class NotAcceptable(ServiceError):

@@ -26,6 +26,9 @@ _OWN_PATHS = {"/segment", "/models", "/health", "/metrics", "/docs", "/openapi.j
 _ORIGIN = re.compile(r"\*|https?://(\*\.)?[A-Za-z0-9._-]+(:\d{1,5})?|https?://\[[0-9A-Fa-f:]+\](:\d{1,5})?")
 
 
+DIALECTS = ("huggingface", "open_inference", "roboflow")
+
+
 class Settings(BaseSettings):
     """Everything that can be set. Values given to the constructor (the command line's) win over the environment."""
 
@@ -70,6 +73,10 @@ class Settings(BaseSettings):
     decode_threads: int = Field(default=2, ge=1, le=64, description="Threads that decode pictures and write JSON.")
 
     page: bool = Field(default=True, description="Whether `/` is a page to try the service with; otherwise it leads to the API page.")
+    dialects: str = Field(
+        default="huggingface,open_inference,roboflow",
+        description="Other tools' contracts that are spoken too, comma separated; empty: none.",
+    )
     max_answer_bytes: int = Field(
         default=100 * MIB, ge=1, description="Most bytes of an answer in other formats than JSON, before it is packed; more is 413."
     )
@@ -123,7 +130,7 @@ class Settings(BaseSettings):
     @classmethod
     def _empty_is_unset(cls, value: Any, info: ValidationInfo) -> Any:
         # Manifests can often only leave a variable empty, not unset it. No sizes at all is a value of warmup; no address is a mistake.
-        if value == "" and info.field_name not in ("warmup", "triton_url"):
+        if value == "" and info.field_name not in ("warmup", "triton_url", "dialects"):
             raise PydanticUseDefault
         return value
 
@@ -234,6 +241,18 @@ class Settings(BaseSettings):
     def picture_url_network_list(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
         """The networks in `picture_url_networks`."""
         return tuple(ipaddress.ip_network(part) for part in _parts(self.picture_url_networks))
+
+    @field_validator("dialects")
+    @classmethod
+    def _known_dialects(cls, value: str) -> str:
+        if unknown := [name for name in _parts(value) if name not in DIALECTS]:
+            raise ValueError(f"no dialect {', '.join(map(repr, unknown))}; known are {', '.join(DIALECTS)}")
+        return value
+
+    @property
+    def dialect_list(self) -> list[str]:
+        """The names in `dialects`, each once."""
+        return _parts(self.dialects)
 
     @property
     def triton_urls(self) -> list[str]:

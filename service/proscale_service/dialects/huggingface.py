@@ -1,0 +1,70 @@
+"""The image-segmentation task of Hugging Face's Inference API, at POST /hf: `InferenceClient(model=".../hf").image_segmentation(...)`.
+
+The body is a picture, or `{"inputs": base64, "parameters": {...}}`. The answer is a list of label, score and a black-and-white PNG.
+"""
+
+import base64
+import io
+from typing import Any
+
+from fastapi import APIRouter, Request
+from PIL import Image
+from starlette.responses import JSONResponse, Response
+
+from proscale.results import Segmentation
+from proscale.rle import decode
+from proscale_service.dialects.asking import body_of, in_form, json_object, pipeline_of, segment
+from proscale_service.errors import InvalidParameter, MalformedRequest, ServiceError
+from proscale_service.routes.base64_text import from_base64
+
+PATH = "/hf"
+PARAMETERS = {
+    "threshold": "threshold",
+    "mask_threshold": "mask_threshold",
+    "overlap_mask_area_threshold": "overlap_threshold",
+    "subtask": "task",
+}
+"""From the task's names to ours."""
+
+router = APIRouter(include_in_schema=False)
+
+
+def _error(error: ServiceError) -> dict[str, Any]:
+    return {"error": error.detail}
+
+
+@router.post(PATH)
+@in_form(_error)
+async def image_segmentation(request: Request) -> Response:
+    """Segments of one picture."""
+    body = await body_of(request)
+    values: dict[str, Any] = {}
+    if request.headers.get("content-type", "").startswith("application/json"):
+        body, values = await pipeline_of(request).in_pool(_from_json, body)
+    if not body:
+        raise MalformedRequest("there is no picture: send its bytes, or JSON with `inputs`, the picture as base64")
+    (picture,) = await segment(request, [body], values)
+    (result,) = picture.computed.prediction.results.values()
+    return JSONResponse(await pipeline_of(request).in_pool(_segments, result))
+
+
+def _from_json(text: bytes) -> tuple[bytes, dict[str, Any]]:
+    values = json_object(text)
+    inputs, parameters = values.get("inputs"), values.get("parameters") or {}
+    if not isinstance(inputs, str):
+        raise MalformedRequest("inputs: must be the picture as base64")
+    if not isinstance(parameters, dict):
+        raise MalformedRequest("parameters: must be an object")
+    if unknown := sorted(name for name in parameters.keys() - PARAMETERS.keys() if parameters[name] is not None):
+        raise InvalidParameter(f"parameters: unknown {', '.join(unknown)[:200]}; known are {', '.join(PARAMETERS)}")
+    return from_base64(inputs), {PARAMETERS[name]: value for name, value in parameters.items() if name in PARAMETERS}
+
+
+def _segments(result: Segmentation) -> list[dict[str, Any]]:
+    return [{"label": each.label, "score": round(each.score, 6), "mask": _png(decode(each.segmentation))} for each in result.segments]
+
+
+def _png(mask: Any) -> str:
+    stored = io.BytesIO()
+    Image.fromarray(mask).convert("L").save(stored, "PNG", compress_level=1)
+    return base64.b64encode(stored.getvalue()).decode()
