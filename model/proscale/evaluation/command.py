@@ -139,7 +139,7 @@ def open_source(dataset: Dataset, asked: Asked) -> tuple[Source, ClassMatch]:
         parameters = {name: value for name, value in named.items() if value is not None}
         return ServiceSource(service, match, asked.at_once, parameters), match
     from proscale.evaluation.from_model import ModelSource  # here: a service or files are evaluated without torch
-    from proscale.predictor import Predictor
+    from proscale.predictor import Predictor  # here: `--help` and judging files should not wait for torch
 
     keep_freed_memory()
     predictor = Predictor.load(asked.checkpoint, device=asked.device, precision=asked.precision)

@@ -4,14 +4,17 @@ import time
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from proscale.config import Task
 from proscale.datasets import AnnotatedPicture
 from proscale.evaluation.class_matching import ClassMatch
 from proscale.evaluation.picture_reading import read_rgb
 from proscale.evaluation.predicted import Predicted, predicted_from
-from proscale.predictor import Predictor
 from proscale.results import SegmentationOptions
+
+if TYPE_CHECKING:
+    from proscale.predictor import Predictor  # torch: `--help` should not wait for it
 
 
 class ModelSource:
@@ -20,7 +23,7 @@ class ModelSource:
     at_once = 1
 
     def __init__(
-        self, predictor: Predictor, match: ClassMatch, threshold: float | None = None, overlap_threshold: float | None = None
+        self, predictor: "Predictor", match: ClassMatch, threshold: float | None = None, overlap_threshold: float | None = None
     ) -> None:
         """Thresholds are of panoptic results; None: the model's own."""
         self.predictor, self.match = copy(predictor), match

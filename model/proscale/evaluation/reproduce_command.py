@@ -96,6 +96,7 @@ def _converted(model: PublishedModel, out: Path, weights: str | None) -> Path:
         weights = str(fetch_file(model.file, out / model.file.rsplit("/", 1)[1]))
     elif weights is None:
         raise CheckpointError(f"{model.name} is handed out by its authors alone ({model.reference}); get it there and give --weights FILE")
+
     from proscale.checkpoints.convert import Request, convert
     from proscale.checkpoints.write_folders import write
 

@@ -256,3 +256,16 @@ def test_a_data_set_for_other_tasks(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="annotation for instance; the results are panoptic alone"):
         evaluate(dataset, Answers([]), dataset.categories, progress=False)
     assert replace(dataset, pictures=dataset.pictures[:1]).tasks == ("instance",)
+
+
+def test_files_are_judged_without_torch(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    write_coco(tmp_path / "coco")
+    write_json(tmp_path / "none.json", [])
+    code = "import sys; sys.modules['torch'] = None; from proscale.cli import main; main(sys.argv[1:])"
+    arguments = ["evaluate", "--data", str(tmp_path / "coco"), "--predictions", str(tmp_path / "none.json")]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "ap 0.00" in done.stdout
