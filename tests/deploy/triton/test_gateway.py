@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -142,22 +141,23 @@ def test_a_bad_request_fails_alone(url: str, picture: np.ndarray) -> None:
         assert [future.result().status_code for future in others] == [200] * 8
 
 
-def test_a_full_queue_is_429_a_passed_deadline_504_and_busy_is_not_down(slow_url: str, picture: np.ndarray) -> None:
+def test_what_cannot_be_done_in_time_is_refused_at_once_and_busy_is_not_down(slow_url: str, picture: np.ndarray) -> None:
     content = encoded(picture)
-    with ThreadPoolExecutor(160) as pool:
+    with ThreadPoolExecutor(40) as pool:
         with busy(slow_url, picture):
-            late = post(slow_url, content, "deadline_ms=300")
-            assert late.status_code == 504
-            assert late.json()["type"].endswith(":deadline")
-            waiting = [pool.submit(post, slow_url, content) for _ in range(150)]
-            until(lambda: any(future.done() for future in waiting))
+            waiting = [pool.submit(post, slow_url, content) for _ in range(8)]
+            refused = [pool.submit(post, slow_url, content, "deadline_ms=20") for _ in range(30)]
+            until(lambda: all(future.done() for future in refused))
             assert is_ready(slow_url)
-        answers = [future.result() for future in waiting]
-    assert Counter(answer.status_code for answer in answers).keys() == {200, 429}
-    refused = [answer for answer in answers if answer.status_code == 429]
-    assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
-    assert all(answer.json()["type"].endswith(":overloaded") for answer in refused)
-    assert metric(slow_url, 'proscale_rejected_total{reason="overloaded"}') >= len(refused)
+            assert not any(future.done() for future in waiting)
+        assert [future.result().status_code for future in waiting] == [200] * 8
+    answers = [future.result() for future in refused]
+    assert {answer.status_code for answer in answers} <= {429, 504}
+    told = [answer for answer in answers if answer.status_code == 429]
+    assert told
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in told)
+    assert all(answer.json()["type"].endswith(":backlog") for answer in told)
+    assert metric(slow_url, 'proscale_rejected_total{reason="backlog"}') >= len(told)
 
 
 def test_requests_of_clients_that_left_are_not_computed(slow_url: str, slow_triton: TritonServer, picture: np.ndarray) -> None:
@@ -180,8 +180,9 @@ def test_what_comes_while_a_batch_is_computed_is_taken_at_once(slow_url: str, sl
     def waiting(where: str) -> float:
         return slow_triton.metrics()[f'{where}{{model="proscale",version="1"}}']
 
-    with busy(slow_url, picture), ThreadPoolExecutor(3) as pool:
-        small = [pool.submit(post, slow_url, encoded(picture)) for _ in range(3)]
+    # By another gateway: each one sends what keeps the worker busy, and no more.
+    with gateway(slow_triton) as other, busy(slow_url, picture), ThreadPoolExecutor(3) as pool:
+        small = [pool.submit(post, other, encoded(picture)) for _ in range(3)]
         until(lambda: waiting("proscale_worker_waiting_pictures") >= 3 and not waiting("nv_inference_pending_request_count"))
         assert not any(future.done() for future in small)
     assert not waiting("proscale_worker_waiting_pictures")
@@ -242,8 +243,9 @@ def test_a_model_process_that_dies_at_work_loses_nothing_silently(slow_url: str,
         until(lambda: metric(slow_url, "proscale_queue_depth") == 3)
         kill_backend(slow_triton)
         answers = [future.result() for future in waiting]
-    assert [answer.status_code for answer in answers] == [503] * 3
-    assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers)
+    # What was not sent yet is computed, when the model is healed before its turn.
+    assert sum(answer.status_code == 503 for answer in answers) >= 2
+    assert all(map(clean, answers))
     until(lambda: is_ready(slow_url))
     assert post(slow_url, encoded(picture)).status_code == 200
 
