@@ -33,9 +33,9 @@ from proscale_service.page import redirect_to_docs, serve_page
 from proscale_service.picture_urls.fetching import Fetcher
 from proscale_service.picture_urls.rules import UrlRules
 from proscale_service.pipeline import Pipeline
-from proscale_service.request_line import HeadAsGet, RootPath
-from proscale_service.responses import Problem
+from proscale_service.request_line import HeadAsGet, RootPath, route_path
 from proscale_service.routes import health, models, segment
+from proscale_service.routes.openapi import complete, limit_pictures
 from proscale_service.settings import Settings
 
 _LOG = logging.getLogger(__name__)
@@ -84,6 +84,7 @@ def create_app(
         version=__version__,
         docs_url=None,
         redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
         lifespan=lifespan,
         exception_handlers={ServiceError: _on_service_error, HTTPException: _on_http_error, RequestValidationError: _on_validation_error},
     )
@@ -94,7 +95,7 @@ def create_app(
         app.include_router(DIALECTS[dialect])
     _serve_docs(app)
     (serve_page if settings.page else redirect_to_docs)(app)
-    _describe_problems(app)
+    _complete_openapi(app, max(2, settings.max_items))
     # The last one added is the outermost.
     app.add_middleware(Compression)
     app.add_middleware(HeadAsGet)
@@ -165,17 +166,19 @@ def _serve_docs(app: FastAPI) -> None:
             )
 
 
-def _describe_problems(app: FastAPI) -> None:
-    """Put the problem record into the OpenAPI schemas: routes refer to it, but none returns it in a way that FastAPI sees."""
+def _complete_openapi(app: FastAPI, max_pictures: int) -> None:
+    """Put problems and labels into the OpenAPI document: routes refer to them in ways that FastAPI does not see."""
     build = app.openapi
 
-    def openapi() -> dict[str, object]:
-        first = app.openapi_schema is None
+    def openapi() -> dict[str, Any]:
+        lifecycle: Lifecycle | None = getattr(app.state, "lifecycle", None)
+        try:
+            labels = [category.name for category in lifecycle.engine().info.categories] if lifecycle else None
+        except ServiceError:
+            labels = None
         schema = build()
-        if first:
-            components = schema.setdefault("components", {}).setdefault("schemas", {})
-            components[Problem.__name__] = Problem.model_json_schema()
-        return schema
+        limit_pictures(schema, max_pictures)
+        return complete(schema, labels)
 
     app.openapi = openapi  # type: ignore[method-assign]
 
@@ -197,9 +200,16 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     detail = _DETAILS.get(error.status_code, str(error.detail))
     record = plain_problem(error.status_code, detail, request.scope["path"], context_of(request.scope).id)
     headers = dict(error.headers or {})
-    if "GET" in headers.get("Allow", ""):
-        headers["Allow"] += ", HEAD"  # which the routes do not know of
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(_methods(request, headers.get("Allow", "")))
     return _problem_response(record, headers)
+
+
+def _methods(request: Request, named: str) -> list[str]:
+    """What a path takes: of all its routes, where Starlette names those of the first one, and HEAD where there is GET."""
+    described = request.app.openapi()["paths"].get(route_path(request.scope), {})
+    methods = {method.strip() for method in named.split(",")} | {method.upper() for method in described}
+    return sorted(methods | ({"HEAD"} if "GET" in methods else set()))
 
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:

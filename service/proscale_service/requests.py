@@ -37,7 +37,7 @@ def _not_bool(value: Any) -> Any:
 _number = BeforeValidator(_not_bool)
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), _number]
 Probability = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False), _number]
-Count = Annotated[int, Field(ge=1), _number]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000), _number]
 Milliseconds = Annotated[int, Field(ge=1, le=3_600_000), _number]
 Side = Annotated[int, Field(ge=1, le=1_000_000), _number]
 Priority = Literal["interactive", "normal", "bulk"]
@@ -66,7 +66,8 @@ FormatName = Literal[
 """`json` and the names in `proscale.formats.files.FORMATS`."""
 Formats = Annotated[tuple[FormatName, ...], Field(min_length=1), BeforeValidator(_split)]
 Merges = Annotated[tuple[Annotated[str, Field(pattern=r"^[^=|]+=[^=|]+(\|[^=|]+)*$")], ...], Field(min_length=1), BeforeValidator(_split)]
-Affine = Annotated[str, Field(pattern=r"^\s*[-+0-9.eE]+(\s*,\s*[-+0-9.eE]+){5}\s*$")]
+_NUMBER = r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d{1,2})?"
+Affine = Annotated[str, Field(pattern=rf"^\s*{_NUMBER}(\s*,\s*{_NUMBER}){{5}}\s*$")]
 
 
 class SegmentParameters(BaseModel):
@@ -141,7 +142,7 @@ class SegmentParameters(BaseModel):
     @field_validator("merge_labels")
     @classmethod
     def _merged_once(cls, merges: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        olds = [old.strip() for text in merges or () for old in text.partition("=")[2].split("|")]
+        olds = [old.strip() for text in dict.fromkeys(merges or ()) for old in text.partition("=")[2].split("|")]
         if twice := sorted({old for old in olds if olds.count(old) > 1}):
             raise ValueError(f"{', '.join(map(repr, twice))} can be merged into one label only")
         return merges

@@ -17,7 +17,7 @@ def from_base64(text: str) -> bytes:
     """Decode base64 or base64url.
 
     Raises:
-        MalformedRequest: it is neither; the text says where.
+        MalformedRequest: it is neither, or empty; the text says where.
     """
     text = text.strip()
     if found := _DATA_URL.match(text):
@@ -27,6 +27,8 @@ def from_base64(text: str) -> bytes:
         text = unquote(text) if "%" in text else text
     text = text.translate(_TO_STANDARD)
     digits = text.rstrip("=")
+    if not digits:
+        raise MalformedRequest("the picture is empty (0 bytes of base64)")
     matched = _STANDARD.match(digits)
     end = matched.end() if matched else 0
     if end < len(digits):

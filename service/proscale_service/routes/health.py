@@ -15,13 +15,13 @@ from proscale_service.routes.openapi import problems
 router = APIRouter(tags=["operations"])
 
 
-@router.get("/health/live", summary="Does the process answer?")
+@router.get("/health/live", summary="Does the process answer?", responses=problems(guarded=False))
 async def live() -> HealthResponse:
     """200 as long as the event loop turns, also while loading and draining."""
     return HealthResponse(status="ok")
 
 
-@router.get("/health/startup", summary="Is the model loaded?", responses=problems(503))
+@router.get("/health/startup", summary="Is the model loaded?", responses=problems(503, guarded=False))
 async def startup(lifecycle: GetLifecycle) -> HealthResponse:
     """200 once the model is loaded and warm, 503 before. In front of Triton: once its servers were looked for."""
     if lifecycle.state == "loading":
@@ -31,7 +31,7 @@ async def startup(lifecycle: GetLifecycle) -> HealthResponse:
     return HealthResponse(status="ok")
 
 
-@router.get("/health/ready", summary="Should traffic be sent here?", responses=problems(503))
+@router.get("/health/ready", summary="Should traffic be sent here?", responses=problems(503, guarded=False))
 async def ready(lifecycle: GetLifecycle) -> HealthResponse:
     """200 when requests are served, 503 while loading, while no worker can compute, and while shutting down."""
     if lifecycle.state == "draining":
@@ -41,7 +41,12 @@ async def ready(lifecycle: GetLifecycle) -> HealthResponse:
     return HealthResponse(status="ready")
 
 
-@router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+@router.get(
+    "/metrics",
+    summary="Prometheus metrics",
+    response_class=Response,
+    responses=problems(guarded=False) | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
 async def metrics(pipeline: GetPipeline) -> Response:
     """The text exposition format."""
     return Response(pipeline.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -4,8 +4,8 @@
 - image/* or application/octet-stream: the body is the picture, parameters stand in the query;
 - application/json: `{"image": {"base64": "..."}, ...parameters}` (`json_body.py`).
 
-Parameters may stand in the query in all three; one that has two values is an error rather than a guess. An empty value and JSON's null
-count as left out, wherever they stand.
+Parameters may stand in the query in all three; what the body says counts before the query. An empty value and JSON's null count as left
+out, wherever they stand.
 """
 
 import asyncio
@@ -21,31 +21,11 @@ from proscale_service.errors import ClientGone, InvalidParameter, MalformedReque
 from proscale_service.limits import claim_of, unless_client_leaves
 from proscale_service.picture_urls.fetching import Fetcher
 from proscale_service.requests import LIST_PARAMETERS
+from proscale_service.routes.content_types import is_bytes
 from proscale_service.routes.json_body import PictureUrl, read_json
 from proscale_service.routes.multipart import read_form
 
 KINDS = 'multipart/form-data with a file part `image`, an image/* body, or application/json with {"image": {"base64": ...}}'
-BYTES = frozenset(
-    {
-        "",  # none at all
-        "application/octet-stream",
-        "application/octetstream",
-        "application/x-octet-stream",
-        "application/binary",
-        "application/x-binary",
-        "application/download",
-        "application/x-download",
-        "application/force-download",
-        "application/unknown",
-        "application/x-unknown",
-        "binary/octet-stream",  # Amazon S3's
-        "octet/stream",
-        "unknown/unknown",
-        "*/*",
-    }
-)
-"""Content types that say no more than "bytes"; storage and older clients have many names for it."""
-
 InPool = Callable[..., Awaitable[Any]]
 
 
@@ -55,8 +35,10 @@ class Input:
 
     pictures: list[bytes | ServiceError]
     """Encoded pictures, and in a batch what was wrong with those that could not be fetched; empty when the body has none."""
-    values: dict[str, Any]
-    """Parameters by name: strings, lists of strings for those that take several, or what JSON held."""
+    body: dict[str, Any]
+    """Parameters of the body by name: strings, lists of strings for those that take several, or what JSON held."""
+    query: dict[str, Any]
+    """Parameters of the query; the body's count before them."""
 
 
 async def read_input(
@@ -80,7 +62,7 @@ async def read_input(
     Raises:
         MalformedRequest: the body is not what its content type says, or holds too many pictures.
         UnsupportedMedia: none of the three ways.
-        InvalidParameter: given twice.
+        InvalidParameter: given twice in the query, or twice in the form.
         UnfetchablePicture: the one picture could not be had from its URL.
         ServiceError: whatever limits.BodyLimit raises while the body comes in.
     """
@@ -95,7 +77,7 @@ async def read_input(
             values = _collect(fields)
         elif kind == "application/json" or (kind.endswith("+json") and not kind.startswith("image/")):
             pictures, values = await in_pool(read_json, await request.body(), max_pictures, urls=fetcher is not None)
-        elif kind.startswith("image/") or kind in BYTES:
+        elif is_bytes(kind):
             body = await request.body()
             pictures, values = ([body] if body else []), {}
         elif request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers:
@@ -105,7 +87,7 @@ async def read_input(
     except ClientDisconnect as error:
         raise ClientGone("the client closed the connection while sending") from error
     asked = [(name, value) for name, value in request.query_params.multi_items() if not _matches(name, known, ignored)]
-    return Input(await _fetched(request, pictures, fetcher), _merge(values, _collect(asked)))
+    return Input(await _fetched(request, pictures, fetcher), values, _collect(asked))
 
 
 def require_picture(given: Input) -> bytes:
@@ -156,16 +138,6 @@ def _not_taken(kind: str) -> str:
 
 def _matches(name: str, known: Collection[str], ignored: Collection[str]) -> bool:
     return name not in known and any(fnmatch.fnmatchcase(name, pattern) for pattern in ignored)
-
-
-def _merge(body: dict[str, Any], query: dict[str, Any]) -> dict[str, Any]:
-    if twice := sorted(name for name in body.keys() & query.keys() if _texts(body[name]) != _texts(query[name])):
-        raise InvalidParameter(f"{', '.join(twice)}: one value in the query and another in the body")
-    return query | body
-
-
-def _texts(value: Any) -> list[str]:
-    return [str(each) for each in value] if isinstance(value, list) else [str(value)]
 
 
 def _collect(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:

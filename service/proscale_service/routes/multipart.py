@@ -14,6 +14,7 @@ from python_multipart.multipart import MultipartParser
 
 from proscale_service.errors import InvalidParameter, MalformedRequest
 from proscale_service.routes.base64_text import from_base64
+from proscale_service.routes.content_types import is_bytes
 
 if TYPE_CHECKING:  # where alone the name exists
     from python_multipart.multipart import MultipartCallbacks
@@ -107,8 +108,8 @@ class _Form:
         if not part.is_file:
             if part.name == PICTURE:
                 raise MalformedRequest(
-                    f"the part `{PICTURE}` is a text field, for it has no file name; send it as a file, with filename= in its "
-                    "Content-Disposition (curl: -F image=@picture.jpg)"
+                    f"the part `{PICTURE}` is a text field, for it has no file name and no content type of a picture; send it as "
+                    "a file, with filename= in its Content-Disposition (curl: -F image=@picture.jpg)"
                 )
             if part.size + end - start > MAX_FIELD_BYTES:
                 raise MalformedRequest(
@@ -124,7 +125,7 @@ class _Form:
         if not part.is_file:
             if content:
                 self.fields.append((part.name, content.decode(errors="replace")))
-        elif content or part.filename:
+        elif content or part.filename != "":
             self.pictures.append(content)
         # A file input that nobody chose a file for comes with an empty name and no bytes.
 
@@ -145,8 +146,9 @@ class _Part:
 
     @property
     def is_file(self) -> bool:
-        """Whether the part has a file name, in whatever way it is written: that makes it a file."""
-        return self.filename is not None
+        """Whether it has a file name, in whatever way that is written; or, called `image`, a content type that says it is a file."""
+        kind = self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        return self.filename is not None or (self.name == PICTURE and kind != "" and is_bytes(kind))
 
     def end_header(self) -> None:
         self.headers[_text(self.header_name).lower()] = _text(self.header_value).strip()

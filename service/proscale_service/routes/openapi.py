@@ -1,57 +1,113 @@
-"""What OpenAPI says about bodies that FastAPI cannot see, because the routes read them themselves."""
+"""What OpenAPI says about bodies and errors that FastAPI cannot see, because the routes read them themselves.
 
+What it allows is accepted: a client made from it, or a gateway that checks requests by it, meets no surprise. Only bytes that are no
+picture cannot be told apart by a schema.
+"""
+
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel
 
 from proscale.formats.files import FORMATS
-from proscale_service.responses import Problem
+from proscale_service.errors import ServiceError, all_errors
+from proscale_service.responses import EXAMPLE_ID, Problem
 
+LABEL = "Label"
+"""Schema of a label: those of the served model, once there is one."""
+
+_MEDIA_TYPES = "image/png, image/jpeg, image/webp, image/tiff, image/bmp, image/gif, application/octet-stream"
 _BINARY = {"type": "string", "contentMediaType": "application/octet-stream", "format": "binary"}
-_FILE = _BINARY | {"description": "A JPEG, PNG, WebP, TIFF, BMP or GIF file."}
-_FILES = {"type": "array", "items": _BINARY, "description": "JPEG, PNG, WebP, TIFF, BMP or GIF files."}
+_FILE = _BINARY | {"description": "A picture's file: JPEG, PNG, WebP, TIFF, BMP, GIF ..."}
+_FILES = {"type": "array", "minItems": 1, "items": _BINARY, "description": "Pictures' files: JPEG, PNG, WebP, TIFF, BMP, GIF ..."}
 _BASE64 = {
     "type": "object",
-    "properties": {"base64": {"type": "string", "contentEncoding": "base64", "description": "The picture's file, base64."}},
+    "properties": {
+        "base64": {
+            "type": "string",
+            "format": "byte",
+            "contentEncoding": "base64",
+            "pattern": r"^(data:[^,]*;base64,)?[A-Za-z0-9+/_-]+={0,2}$",
+            "description": "The picture's file in base64 or base64url, padded or not; also as a data URL.",
+        }
+    },
     "required": ["base64"],
     "additionalProperties": False,
 }
+_EXAMPLE_PICTURE = {  # a violet disc, 32x24, PNG
+    "base64": "iVBORw0KGgoAAAANSUhEUgAAACAAAAAYAQMAAAChnW13AAAABlBMVEXm4etaKIJOcI7GAAAAM0lEQVR42mNgwA/YPzAwMXBwMDAxCLAwMDEoMDEwMTAw4CMe/"
+    "GNgYvjwh4GJ4ccP3OYCACh9BxAwATdkAAAAAElFTkSuQmCC"
+}
+_OVERRIDDEN = " What a body says counts before the query."
 
 
 FILE_TYPES = sorted({each.media_type for each in FORMATS.values()} - {"application/json"} | {"application/zip"})
 """Media types of answers in other formats than JSON."""
 
 
-def picture_request(parameters: type[BaseModel], *, many: bool = False, required: bool = True) -> dict[str, Any]:
+def picture_request(parameters: type[BaseModel], *, many: bool = False, instead: Sequence[str] = ()) -> dict[str, Any]:
     """`openapi_extra` of a route that takes pictures in the three ways.
 
     Args:
         parameters: the model of its parameters; flat, so that its schema needs no definitions.
         many: several pictures, not as a raw body.
-        required: whether there must be a picture.
+        instead: parameters that together may stand in the place of a picture, in JSON.
     """
-    fields = {name: _simple(schema) for name, schema in parameters.model_json_schema()["properties"].items()}
+    fields = _fields(parameters)
+    size = {name: fields.pop(name) for name in instead}
     name = "images" if many else "image"
     file = _FILES if many else _FILE
-    picture = {"type": "array", "items": _BASE64} if many else _BASE64
-    example = {name: [{"base64": "..."}] if many else {"base64": "..."}, "task": ["panoptic"]}
+    picture = {"type": "array", "minItems": 1, "items": _BASE64} if many else _BASE64
+    example = {name: [_EXAMPLE_PICTURE] if many else _EXAMPLE_PICTURE, "task": ["panoptic"]}
+    nullable = {field: _as_json(schema) for field, schema in fields.items()}
+    as_json = _object({name: picture} | nullable, [name])
+    if instead:
+        as_json = {"oneOf": [as_json, _object(size | {name: {"type": "null"}} | nullable, list(size))]}
     content: dict[str, Any] = {
-        "multipart/form-data": {"schema": _object({"image": file} | fields, ["image"] if required else [])},
-        "application/json": {"schema": _object({name: picture} | fields, [name] if required else []), "example": example},
+        "multipart/form-data": {
+            "schema": _object({"image": file} | fields, ["image"]),
+            "encoding": {"image": {"contentType": _MEDIA_TYPES}},
+        },
+        "application/json": {"schema": as_json, "example": example},
     }
     if not many:
         content |= {kind: {"schema": _BINARY} for kind in ("image/*", "application/octet-stream")}
-    query = [
-        {"name": name, "in": "query", "required": False, "description": schema["description"], "schema": _without(schema, "description")}
+    return {"requestBody": {"required": True, "content": content}, "parameters": _query(fields, note=_OVERRIDDEN)}
+
+
+def query_request(parameters: type[BaseModel], required: Sequence[str]) -> dict[str, Any]:
+    """`openapi_extra` of a route that takes parameters in the query alone."""
+    return {"parameters": _query(_fields(parameters), required)}
+
+
+def _fields(parameters: type[BaseModel]) -> dict[str, dict[str, Any]]:
+    fields = {name: _simple(schema) for name, schema in parameters.model_json_schema()["properties"].items()}
+    if "labels" in fields:
+        fields["labels"]["items"] = {"$ref": f"#/components/schemas/{LABEL}"}
+    return fields
+
+
+def _query(fields: dict[str, dict[str, Any]], required: Sequence[str] = (), note: str = "") -> list[dict[str, Any]]:
+    return [
+        {
+            "name": name,
+            "in": "query",
+            "required": name in required,
+            "allowEmptyValue": name not in required,
+            "description": schema["description"] + note,
+            "schema": _without(schema, "description"),
+        }
         for name, schema in fields.items()
     ]
-    return {"requestBody": {"required": required, "content": content}, "parameters": query}
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """`responses` of a route that may answer with these errors."""
+def problems(*statuses: int, guarded: bool = True) -> dict[int | str, dict[str, Any]]:
+    """`responses` of a route: with these errors, those that any route has, and those of API keys where they are asked for."""
     content = {"application/problem+json": {"schema": {"$ref": f"#/components/schemas/{Problem.__name__}"}}}
-    return {status: {"description": _MEANING[status], "content": content} for status in statuses}
+    return {
+        status: {"description": f"{MEANING[status]}: {', '.join(reasons(status))}", "headers": _headers(status), "content": content}
+        for status in sorted({*statuses, *_ANYWHERE, *(_GUARDED if guarded else ())})
+    }
 
 
 FILES: dict[int | str, dict[str, Any]] = {
@@ -59,17 +115,61 @@ FILES: dict[int | str, dict[str, Any]] = {
 }
 """`responses` of a route that answers in other formats than JSON too."""
 
-_MEANING = {
+MEANING = {
     400: "The body is empty or not what its content type says",
+    401: "An API key is asked for here, and none that is known was sent",
+    403: "The API key may not do this",
+    406: "Accept-Encoding forbids every way to write an answer",
     408: "The body came too slowly",
     413: "Too many bytes or pixels",
     415: "Content type or encoding not taken",
     422: "Not a picture, a broken one, or a wrong parameter",
-    429: "Too much work is waiting; see Retry-After",
+    429: "Too much work is waiting, or the API key has used what it may; see Retry-After",
     500: "The service's own fault",
-    503: "Loading or shutting down; see Retry-After",
+    503: "Loading, shutting down, or nobody can compute; see Retry-After",
     504: "Not done by the deadline",
 }
+_ANYWHERE = (406, 500)
+_GUARDED = (401, 403, 429)
+
+
+def reasons(status: int) -> list[str]:
+    """The last parts of `type` that problems of a status may have."""
+    return sorted({error.reason.replace("_", "-") for error in all_errors(ServiceError) if error.status == status})
+
+
+def _headers(status: int) -> dict[str, Any]:
+    headers: dict[str, Any] = {
+        "X-Request-Id": {"description": "Id of the request, also in the log.", "schema": {"type": "string"}, "example": EXAMPLE_ID}
+    }
+    if status in (429, 503):
+        headers["Retry-After"] = {"description": "Seconds until it is worth asking again.", "schema": {"type": "integer", "minimum": 1}}
+    if status == 401:
+        headers["WWW-Authenticate"] = {"description": "How to send the key.", "schema": {"type": "string"}}
+    return headers
+
+
+def complete(schema: dict[str, Any], labels: Sequence[str] | None) -> dict[str, Any]:
+    """A document with what routes refer to: problems, and labels. Args: labels: of the served model; None: not known yet."""
+    components = schema.get("components", {})
+    label: dict[str, Any] = {"type": "string", "minLength": 1, "description": "A label of the served model; see `GET /models`."}
+    if labels is not None:
+        label["enum"] = list(labels)
+    schemas = components.get("schemas", {}) | {Problem.__name__: Problem.model_json_schema(), LABEL: label}
+    return schema | {"components": components | {"schemas": schemas}}
+
+
+def limit_pictures(schema: dict[str, Any], most: int) -> None:
+    """Write into a document how many pictures a batch may have."""
+    for content in schema["paths"]["/segment/batch"]["post"]["requestBody"]["content"].values():
+        for name in {"image", "images"} & content["schema"]["properties"].keys():
+            content["schema"]["properties"][name]["maxItems"] = most
+
+
+def _as_json(schema: dict[str, Any]) -> dict[str, Any]:
+    """In JSON one of several may stand without its brackets, and null says that something is left out."""
+    single = [schema["items"]] if "items" in schema else []
+    return {"anyOf": [_without(schema, "description"), *single, {"type": "null"}], "description": schema["description"]}
 
 
 def _object(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import ParamSpec
+from typing import ParamSpec, TypeVar
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request, Response
@@ -16,20 +16,21 @@ from proscale_service.context import RequestContext, context_of
 from proscale_service.engines.backlog import DEFAULT_PRIORITY, PRIORITIES
 from proscale_service.engines.base import Engine
 from proscale_service.engines.costs import Work
-from proscale_service.errors import InvalidParameter, ServiceError
+from proscale_service.errors import InvalidParameter, MalformedRequest, ServiceError
 from proscale_service.images import read_header, read_picture
 from proscale_service.limits import unless_client_leaves
 from proscale_service.metrics import task_label
-from proscale_service.options import tasks_of
+from proscale_service.options import options_of, tasks_of
 from proscale_service.pipeline import Pipeline, SegmentedPicture
 from proscale_service.rendering import Body, Wanted, plan_response, render_batch, render_picture
 from proscale_service.requests import PictureParameters, PlanParameters, SegmentParameters, parse_parameters
 from proscale_service.responses import BatchResponse, PlanResponse, SegmentResponse
 from proscale_service.routes.dependencies import GetPipeline
-from proscale_service.routes.inputs import Input, read_input, require_any, require_picture
-from proscale_service.routes.openapi import FILES, picture_request, problems
+from proscale_service.routes.inputs import KINDS, Input, read_input, require_any, require_picture
+from proscale_service.routes.openapi import FILES, picture_request, problems, query_request
 
 A = ParamSpec("A")
+P = TypeVar("P", bound=BaseModel)
 
 _LONGEST_NUMBER = 12
 
@@ -47,8 +48,7 @@ async def segment(request: Request, pipeline: GetPipeline) -> Response:
     """Masks of everything in a picture: what it is, how sure that is, and where, as COCO run-length encoding or in `format`."""
     context = context_of(request.scope)
     engine = pipeline.enter(*_promise_asked(request, pipeline, context))
-    given = await _input(request, pipeline, PictureParameters)
-    parameters = parse_parameters(PictureParameters, given.values)
+    given, parameters = await _given(request, pipeline, PictureParameters)
     context.task = task_label(parameters.tasks_of(engine.info))
     picture = require_picture(given)
     settings = pipeline.settings
@@ -95,9 +95,9 @@ async def segment_batch(request: Request, pipeline: GetPipeline) -> Response:
     """Several pictures with the same parameters. Every picture has its own answer or its own problem; one that fails spoils no other."""
     context = context_of(request.scope)
     engine = pipeline.enter()
-    given = await _input(request, pipeline, SegmentParameters, max(2, pipeline.settings.max_items))
-    parameters = parse_parameters(SegmentParameters, given.values)
+    given, parameters = await _given(request, pipeline, SegmentParameters, max(2, pipeline.settings.max_items))
     context.task = task_label(parameters.tasks_of(engine.info))
+    options_of(parameters, engine.info)  # what is wrong with every picture's parameters is wrong with the request
     require_any(given)
     quota = quota_of(request.scope)
 
@@ -133,38 +133,53 @@ async def _render(
     return body
 
 
+@router.get(
+    "/segment/plan",
+    summary="What a picture of some size would cost",
+    response_model=PlanResponse,
+    responses=problems(422, 503),
+    openapi_extra=query_request(PlanParameters, required=("width", "height")),
+)
+async def plan_size(request: Request, pipeline: GetPipeline) -> PlanResponse:
+    """Padded size, FLOPs and expected time of a picture of `width` x `height` pixels."""
+    return await plan(request, pipeline)
+
+
 @router.post(
     "/segment/plan",
     summary="What a picture would cost",
     response_model=PlanResponse,
     responses=problems(400, 408, 413, 415, 422, 503),
-    openapi_extra=picture_request(PlanParameters, required=False),
+    openapi_extra=picture_request(PlanParameters, instead=("width", "height")),
 )
 async def plan(request: Request, pipeline: GetPipeline) -> PlanResponse:
-    """Padded size, FLOPs and expected time, from a picture's header (its first kilobytes suffice) or from `width` and `height`."""
+    """Padded size, FLOPs and expected time, from a picture's header (the first bytes of its file suffice), or from `width` and `height`."""
     engine = pipeline.lifecycle.engine()
-    given = await _input(request, pipeline, PlanParameters)
-    parameters = parse_parameters(PlanParameters, given.values)
-    if parameters.width is not None and parameters.height is not None:
-        if given.pictures:
+    given, parameters = await _given(request, pipeline, PlanParameters)
+    if given.pictures:
+        if {"width", "height"} & given.body.keys():
             raise InvalidParameter("width and height: not together with a picture")
+        header = await pipeline.in_pool(read_header, require_picture(given), pipeline.settings.max_pixels)
+    elif parameters.width is not None and parameters.height is not None:
         header = Header("", parameters.height, parameters.width, orientation=1)
     elif parameters.width is not None or parameters.height is not None:
         raise InvalidParameter("width and height: give both or neither")
     else:
-        header = await pipeline.in_pool(read_header, require_picture(given), pipeline.settings.max_pixels)
+        raise MalformedRequest(f"there is no picture, and no width and height to plan for; send {KINDS}")
     tasks = tasks_of(parameters, engine.info)
     planned = engine.plan(header.height, header.width, tasks)
     seconds = engine.backlog.expected_seconds(Work(planned, header.height * header.width, tuple(tasks)))
     return plan_response(header, tasks, planned, seconds, engine.info, context_of(request.scope).id)
 
 
-async def _input(request: Request, pipeline: Pipeline, parameters: type[BaseModel], max_pictures: int = 1) -> Input:
-    return await read_input(
+async def _given(request: Request, pipeline: Pipeline, cls: type[P], max_pictures: int = 1) -> tuple[Input, P]:
+    given = await read_input(
         request,
         pipeline.in_pool,
         max_pictures,
-        known=parameters.model_fields,
+        known=cls.model_fields,
         ignored=pipeline.settings.ignored_query_names,
         fetcher=request.app.state.fetcher,
     )
+    parse_parameters(cls, given.query)  # a value that is overridden must be right, too
+    return given, parse_parameters(cls, given.query | given.body)

@@ -114,6 +114,7 @@ def test_openapi_describes_what_is_taken(server: Running) -> None:
     threshold = next(parameter["schema"] for parameter in described["parameters"] if parameter["name"] == "threshold")
     assert threshold == {"type": "number", "minimum": 0, "maximum": 1}
     assert {"200", "400", "413", "415", "422", "429", "503", "504"} <= described["responses"].keys()
+    assert schema["components"]["schemas"]["Label"]["enum"] == ["blob", "ground"]
 
     def references(value: Any) -> set[str]:
         if isinstance(value, dict):
