@@ -116,7 +116,7 @@ def whole_of_peer(model: Any, processor_: Any, picture: np.ndarray, dtype: torch
 def in_openvino(model: nn.Module, images: Tensor, precision: str, threads: int) -> Callable[[], Any] | None:
     """The peer's network in OpenVINO; None where it is not installed."""
     try:
-        import openvino  # type: ignore[import-not-found]
+        import openvino
     except ImportError:
         return None
     converted = openvino.convert_model(Logits(model) if not isinstance(model, AsPublished) else model, example_input=images)

@@ -1,0 +1,98 @@
+"""Published quality against what a picture costs here: measures every network on one picture and draws docs/images/models.png.
+
+    python benchmarks/models.py --out FILE [--draw FILE] [--networks NAME,NAME]
+
+One picture of 640x480 pixels through each network at the size it was published with, random weights, no post-processing: the processor
+time of one thread, the less of two runs. Rows join those that FILE holds. Quality is what the authors published, on their data set and at
+their size; it is not measured here.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from processor import processor
+
+from proscale.allocator import keep_freed_memory
+from proscale.any_network import build_network
+from proscale.config import MASK2FORMER, PROSCALE, RESNET_50, SWIN_T, ModelConfig, NetworkConfig
+from proscale.geometry import padded_size, resized_size
+from proscale.network_flops import count_network
+from proscale.published import PUBLISHED
+
+PICTURE = (480, 640)
+NETWORKS: dict[str, tuple[NetworkConfig, str, float]] = {
+    "PRO-SCALE R50": (ModelConfig("PRO-SCALE R50", 133, RESNET_50, PROSCALE), "PQ", 51.44),
+    "PRO-SCALE Swin-T": (ModelConfig("PRO-SCALE Swin-T", 133, SWIN_T, PROSCALE), "PQ", 52.88),
+    "Mask2Former R50": (ModelConfig("Mask2Former R50", 133, RESNET_50, MASK2FORMER), "PQ", 51.9),
+    "Mask2Former Swin-T": (ModelConfig("Mask2Former Swin-T", 133, SWIN_T, MASK2FORMER), "PQ", 53.2),
+    "EoMT-S": (PUBLISHED["eomt-s"](133), "PQ", 46.7),
+    "EoMT-B": (PUBLISHED["eomt-b"](133), "PQ", 51.6),
+    "EoMT-B DINOv3": (PUBLISHED["eomt-b-dinov3"](133), "PQ", 53.1),
+    "SegFormer-B0": (PUBLISHED["segformer-b0"](150), "mIoU", 37.4),
+    "SegFormer-B1": (PUBLISHED["segformer-b1"](150), "mIoU", 42.2),
+    "SegFormer-B2": (PUBLISHED["segformer-b2"](150), "mIoU", 46.5),
+    "SegFormer-B3": (PUBLISHED["segformer-b3"](150), "mIoU", 49.4),
+    "SegFormer-B5": (PUBLISHED["segformer-b5"](150), "mIoU", 51.0),
+    "SegViT-B": (PUBLISHED["segvit-b"](150), "mIoU", 51.3),
+    "SETR-PUP": (PUBLISHED["setr-pup"](150), "mIoU", 48.24),
+}
+"""Name -> network, published metric (PQ on COCO val, mIoU on ADE20K val, one scale) and its value in percent."""
+
+
+def measure(config: NetworkConfig, runs: int = 2) -> dict[str, Any]:
+    """GFLOPs and seconds of one picture."""
+    padded = padded_size(*resized_size(*PICTURE, config.preprocess), config.preprocess)
+    network = build_network(config).eval().requires_grad_(False)
+    network.fold()
+    images, seconds = torch.randn(1, 3, *padded), []
+    with torch.inference_mode():
+        for _ in range(runs):
+            started = time.process_time()
+            network.predict(images)
+            seconds.append(time.process_time() - started)
+    flops = count_network(config, padded, PICTURE, config.tasks[:1]).total
+    return {"input": list(padded), "gflops": round(flops / 1e9, 1), "seconds": round(min(seconds), 3)}
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """One panel per metric: quality over seconds, named points."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    for axes, metric, what in zip(figure.subplots(1, 2), ("PQ", "mIoU"), ("panoptic, COCO", "semantic, ADE20K"), strict=True):
+        shown = [row for row in rows if row["metric"] == metric]
+        axes.scatter([row["seconds"] for row in shown], [row["quality"] for row in shown])
+        for row in shown:
+            axes.annotate(row["network"], (row["seconds"], row["quality"]), xytext=(4, 4), textcoords="offset points", fontsize=8)
+        axes.set(xscale="log", xlabel="seconds a picture, one thread", ylabel=f"published {metric}, %", title=what)
+        axes.margins(0.15)
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Measure, write, draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--draw", type=Path)
+    parser.add_argument("--networks", default=",".join(NETWORKS), help="by default all; none to draw alone")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    rows = {row["network"]: row for row in json.loads(args.out.read_text())["rows"]} if args.out.exists() else {}
+    for name in filter(None, args.networks.split(",")):
+        config, metric, quality = NETWORKS[name]
+        rows[name] = {"network": name, "metric": metric, "quality": quality} | measure(config)
+        print(json.dumps(rows[name]), flush=True)
+        about = {"date": time.strftime("%Y-%m-%d"), "hardware": processor(), "torch": torch.__version__}
+        args.out.write_text(json.dumps({"about": about, "rows": list(rows.values())}, indent=1) + "\n")
+    if args.draw:
+        draw(list(rows.values()), args.draw)
+
+
+if __name__ == "__main__":
+    main()
