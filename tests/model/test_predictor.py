@@ -168,3 +168,19 @@ def test_a_gpu_that_failed_for_good_is_told_from_one_that_did_not(
     monkeypatch.setattr(torch.cuda, "synchronize", fail)
     with pytest.raises(DeviceError, match=r"failed and needs a new process: CUDA error: an illegal memory access was encountered$"):
         small_predictor.segment([picture], [SegmentationOptions()])
+
+
+def test_the_query_count_bounds_the_instances() -> None:
+    """200 confident queries are 200 instances when so many are asked for, though 100 candidates are ranked otherwise."""
+    decoder = replace(SMALL_CONFIG.transformer_decoder, queries=200)
+    limits = replace(SMALL_CONFIG.postprocess, instance_threshold=0.0, max_instances=100)
+    things = [replace(category, isthing=True) for category in SMALL_CATEGORIES]
+    predictor = Predictor(SegmentationNetwork(replace(SMALL_CONFIG, transformer_decoder=decoder, postprocess=limits)), things)
+    image = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+
+    def count(most: int | None) -> int:
+        options = SegmentationOptions(("instance",), threshold=0.0, mask_threshold=1e-6, max_segments=most)
+        return len(predictor.segment([image], [options])[0].results["instance"].segments)
+
+    assert count(None) == 100
+    assert count(200) == 200
