@@ -14,15 +14,28 @@ def check_size(height: int, width: int, max_pixels: int) -> None:
 
 
 def check_canvas(data: bytes, form: str, max_pixels: int) -> None:
-    """`check_size` of formats whose decoders make room for the pixels when they open a file."""
+    """`check_size` of formats whose decoders make room before Pillow tells a size, or for another size than the one that it tells."""
     if form == "JXL":
         size = jxl_size(data)
         if size is None:
             raise UndecodablePictureError("the JPEG XL's size cannot be read")
     else:
-        size = webp_size(data) if form == "WEBP" else None
+        size = {"WEBP": webp_size, "JPEG2000": jpeg_2000_size}.get(form, _unknown)(data)
     if size is not None:
         check_size(*size, max_pixels)
+
+
+def jpeg_2000_size(data: bytes) -> tuple[int, int] | None:
+    """(height, width) in pixels by the codestream's SIZ segment (T.800, A.5.1); None: there is none."""
+    start = data.find(b"\xff\x4f\xff\x51")
+    if start < 0 or len(data) < start + 24:
+        return None
+    right, bottom, left, top = (int.from_bytes(data[start + at : start + at + 4], "big") for at in (8, 12, 16, 20))
+    return max(0, bottom - top), max(0, right - left)
+
+
+def _unknown(data: bytes) -> None:
+    return None
 
 
 def end_of_png(data: bytes) -> int | None:

@@ -134,3 +134,11 @@ def test_formats_are_told_by_their_bytes() -> None:
         assert sniff(encoded(gradient(), form)) == form
     for data in (b"", b"text", b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom", b"%PDF-1.7", b"RIFF\0\0\0\0WAVE"):
         assert sniff(data) is None
+
+
+def test_a_jpeg_2000_whose_box_promises_fewer_pixels_is_judged_by_its_codestream() -> None:
+    data = bytearray(encoded(Image.new("RGB", (900, 800)), "JPEG2000"))
+    box = data.index(b"ihdr") + 4
+    data[box : box + 8] = struct.pack(">II", 8, 8)
+    with pytest.raises(PictureSizeError, match="900x800"):
+        read_picture(bytes(data), LIMIT)
