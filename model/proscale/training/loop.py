@@ -20,6 +20,7 @@ from proscale.errors import DataError, ProscaleError
 from proscale.labels import Category
 from proscale.training.config import TrainingConfig
 from proscale.training.ema import ExponentialMovingAverage
+from proscale.training.interrupts import uninterrupted
 from proscale.training.label_rows import with_classes
 from proscale.training.learner import Learner, parameter_groups
 from proscale.training.losses import Totals, Truth
@@ -207,9 +208,10 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(parameters, self.config.clip_norm)
         values = dict(zip(("loss", "class", "mask", "dice"), self.processes.add(sums).tolist(), strict=True)) | {"gradient": float(norm)}
         self._check_finite(values, [name for part in parts for name in part.names])
-        self.optimizer.step()
-        self.average.update(self.network, self.step)
-        self.step += 1
+        with uninterrupted():
+            self.optimizer.step()
+            self.average.update(self.network, self.step)
+            self.step += 1
         return values
 
     def save(self) -> None:
