@@ -12,6 +12,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -31,7 +32,7 @@ PEAK_BF16 = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 REFERENCE = "transformers Mask2Former float32"
 
 
-def contenders(peers: Sequence[str], size: str, device: str) -> dict[str, dict[str, Any]]:
+def contenders(peers: Sequence[str], size: str, device: str, openvino_python: str = sys.executable) -> dict[str, dict[str, Any]]:
     """Name -> what to run. On a GPU bfloat16 and compiled forms join, for all alike; bfloat16 only where it is not emulated."""
     ours = {"kind": "ours", "size": size, "keep": True}
     found: dict[str, dict[str, Any]] = {
@@ -61,6 +62,10 @@ def contenders(peers: Sequence[str], size: str, device: str) -> dict[str, dict[s
         for precision, compiled in [*peer_forms, ("bfloat16", False)] if device == "cpu" else peer_forms:
             name = f"EoMT-B at 640x640 {precision}" + (", compiled" if compiled else "")
             found[name] = {"kind": "eomt", "size": size, "precision": precision, "compile": compiled}
+    if "openvino" in peers and device == "cpu":
+        for precision in ("float32", "bfloat16"):
+            job = {"kind": "transformers", "runtime": "openvino", "size": size, "precision": precision, "python": openvino_python}
+            found[f"OpenVINO, transformers Mask2Former {precision}"] = job
     if device == "cpu" and not cpu_bfloat16()[0]:
         return {name: job for name, job in found.items() if job["precision"] != "bfloat16"}
     return found
@@ -75,7 +80,7 @@ class Worker:
 
     def __init__(self, job: dict[str, Any]) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "model_contenders.py"), json.dumps(job)],
+            [job.get("python", sys.executable), str(HERE / "model_contenders.py"), json.dumps(job)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -172,26 +177,33 @@ def hardware(device: str) -> str:
 def main() -> None:
     """Measure, print a table per size and batch, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--against", default="transformers,eomt", help="peers, comma separated; empty for none")
+    parser.add_argument(
+        "--against", default="transformers,eomt", help="peers, comma separated: transformers, eomt, openvino; empty for none"
+    )
     parser.add_argument("--sizes", default="800x1216,640x640", help="padded sizes HEIGHTxWIDTH, comma separated")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", default="1", help="pictures per batch, comma separated")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", default="", help="contenders whose name contains this")
+    parser.add_argument("--openvino-python", default=sys.executable, help="a Python that has requirements/bench.txt beside ours")
+    parser.add_argument("--only", default="", help="contenders whose name has a match of this regular expression")
     parser.add_argument("--quick", action="store_true", help="one small size, two rounds: to see that everything runs")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     sizes = ["320x320"] if arguments.quick else arguments.sizes.split(",")
     rounds = 2 if arguments.quick else arguments.rounds
     peers = [peer for peer in arguments.against.split(",") if peer]
-    if unknown := set(peers) - {"transformers", "eomt"}:
-        parser.error(f"no such peer: {', '.join(unknown)}; there are transformers and eomt")
+    if unknown := set(peers) - {"transformers", "eomt", "openvino"}:
+        parser.error(f"no such peer: {', '.join(unknown)}; there are transformers, eomt and openvino")
     every: list[dict[str, Any]] = []
     for size in sizes:
         for batch in map(int, arguments.batch.split(",")):
             shared = {"device": arguments.device, "batch": batch, "threads": arguments.threads, "repeats": 10}
-            jobs = {n: {**j, **shared} for n, j in contenders(peers, size, arguments.device).items() if arguments.only in n}
+            jobs = {
+                n: {**j, **shared}
+                for n, j in contenders(peers, size, arguments.device, arguments.openvino_python).items()
+                if re.search(arguments.only, n)
+            }
             records = measure(jobs, rounds)
             add_ratios(records, arguments.device)
             print(f"\n{size}, batch {batch}\n{table(records)}", flush=True)

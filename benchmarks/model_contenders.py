@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from openvino_form import openvino_form
 from torch import Tensor, nn
 
 from proscale.allocator import keep_freed_memory
@@ -190,17 +191,23 @@ class Transformers:
             source = Provenance("random", "", "proscale")
             write_transformers(Converted(config, categories(), random_network(config).state_dict(), source, ()), Path(folder) / "m")
             self.model = Mask2FormerForUniversalSegmentation.from_pretrained(Path(folder) / "m").eval()
-        self.dtype = getattr(torch, job["precision"])
+        openvino = job.get("runtime") == "openvino"
+        self.dtype = torch.float32 if openvino else getattr(torch, job["precision"])
         self.model.to(self.device, self.dtype)
         edges = {"shortest_edge": preprocess.short_side, "longest_edge": preprocess.long_side}
         self.processor = Mask2FormerImageProcessorPil(size=edges)
         pixel = self.model.model.pixel_level_module
-        self.staged = not job.get("compile")  # a compiled model has no stages
+        self.staged = not job.get("compile") and not openvino  # a compiled model has no stages
         if self.staged:
             watch.wrap(pixel.encoder, "forward", "backbone")
             watch.wrap(pixel.decoder.encoder, "forward", "encoder")
             watch.wrap(pixel.decoder, "forward", "pixel decoder")
-        self.forward: Callable[..., Any] = self.model if self.staged else torch.compile(self.model)
+        self.forward: Callable[..., Any] = self.model
+        if openvino:
+            pixels = self.processor([self.picture] * self.batch, return_tensors="pt")["pixel_values"]
+            self.forward = openvino_form(self.model, pixels, job["precision"], job["threads"])
+        elif not self.staged:
+            self.forward = torch.compile(self.model)
         height, width = map(int, job["size"].split("x"))
         self.scene = [part.to(self.device) for part in scene(config.transformer_decoder.queries, height // 4, width // 4)]
         self.flops = count_flops(config, (height, width), self.picture.shape[:2], ("panoptic",)).total
