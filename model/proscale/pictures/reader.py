@@ -12,6 +12,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from proscale.errors import EmptyPictureError, PictureError, UndecodablePictureError
 from proscale.pictures import behind, bounds, jpeg, png, tiff
 from proscale.pictures.colour import to_srgb
+from proscale.pictures.cut_header import more_of_header
 from proscale.pictures.formats import FORMATS, require, sniff
 from proscale.pictures.intensity import FULL, Intensity, intensity_warnings, to_eight_bits
 from proscale.pictures.orientation import SWAPS_SIDES, orientation_of, oriented
@@ -37,7 +38,8 @@ class OpenedPicture:
         except PictureError:
             raise
         except Exception as error:
-            raise UndecodablePictureError(f"the picture's header cannot be read: {_text(error)}") from error
+            missing = f"; {wanted}" if (wanted := more_of_header(data)) else ""
+            raise UndecodablePictureError(f"the picture's header cannot be read: {_text(error)}{missing}") from error
 
     def close(self) -> None:
         """Give back what the decoder holds."""
