@@ -1,4 +1,4 @@
-"""What can be said about a picture before anything is computed: its cost, and whether the options can be done. No torch.
+"""Plans a picture before anything is computed: its padded size, its cost, and whether the options fit the model. No torch.
 
 The predictor and a gateway in front of remote workers share this, so that both plan and refuse alike.
 """

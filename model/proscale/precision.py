@@ -1,4 +1,4 @@
-"""What numbers the network computes in, and how fast this machine is with them."""
+"""The number format that the network computes in, float32 or bfloat16, and whether this machine is fast with bfloat16."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What a gateway and a worker say to each other: requests and answers as JSON. No torch, no network library.
+"""The messages between gateway and worker: requests and answers as tensors and JSON. No torch, no network library.
 
 A request holds three tensors: `PICTURE`, uint8 (H, W, 3), resized and zero-padded (`geometry`); `SIZES`, int32 (4), height and width of
 the resized and of the output picture; `OPTIONS`, one JSON text. An answer holds one, `RESULT`, a JSON text.

@@ -17,7 +17,15 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("exa
 TEXT = {path.relative_to(ROOT).as_posix(): path.read_text() for path in DOCUMENTS}
 EVERYTHING = "\n".join(TEXT.values())
 
-FILES_OF_MODELS = {"config.json", "labels.json", "model.safetensors", "source.json", "preprocessor_config.json", "answer.json"}
+FILES_OF_MODELS = {
+    "config.json",
+    "proscale.json",
+    "labels.json",
+    "model.safetensors",
+    "source.json",
+    "preprocessor_config.json",
+    "answer.json",
+}
 """What stands in model folders, ours and others', and in answers; not in the repository by these paths."""
 FILES_OF_DATA_SETS = {
     "annotations/panoptic_val2017.json",

@@ -201,7 +201,7 @@ async def test_pictures_that_are_lost_are_given_up_and_those_of_a_busy_server_ar
     await asyncio.sleep(0)
     await server.probe()
     assert (server.up, sum(call.done() for call in calls)) == (True, 0)
-    # Whoever leaves takes his own picture back, and no other.
+    # A client that leaves cancels its own picture, and no other.
     calls[0].cancel()
     await asyncio.wait(calls[:1])
     assert calls[0].cancelled()

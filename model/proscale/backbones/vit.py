@@ -114,7 +114,7 @@ class VisionTransformer(nn.Module):
 
     @property
     def depth(self) -> int:
-        """Blocks up to the last tap: nobody needs those behind it."""
+        """Blocks up to the last tap; the output of later blocks is not used."""
         return max(self.taps) + 1
 
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int], Tensor | None]:

@@ -30,7 +30,7 @@ def in_chunks(function: Callable[[Tensor], Tensor], x: Tensor, width: int) -> Te
 
 
 def add_into(fresh: Tensor, other: Tensor) -> Tensor:
-    """fresh + other, written into `fresh`, which nobody else may need: new memory costs more than the sum.
+    """fresh + other, written into `fresh`, which no other code may use afterwards: new memory costs more than the sum.
 
     Gradients allow it where `fresh` comes from a linear layer, a gather or a resize: they need their inputs, not their output.
     Under autocast the two may differ in dtype; then the sum is a new tensor in the wider one.

@@ -10,7 +10,7 @@ from tests.deploy.triton.server import TritonServer
 
 @pytest.fixture(scope="session")
 def triton(tmp_path_factory: pytest.TempPathFactory, small_checkpoint: Path) -> Iterator[TritonServer]:
-    """A running server with the small model; whoever breaks it starts one of his own."""
+    """A running server with the small model. A test that breaks the server starts another one."""
     # As many threads as here: sums in another order have other last bits.
     environment = {"PROSCALE_CHECKPOINT": str(small_checkpoint), "PROSCALE_THREADS": str(torch.get_num_threads())}
     server = TritonServer(tmp_path_factory.mktemp("triton"), environment)

@@ -60,7 +60,7 @@ class TritonPythonModel:
 
     def _answer(self, ticket, reply):
         _, sender, taken = ticket
-        # Counted before it is sent: who reads the metrics after his answer finds it there.
+        # Counted before it is sent: a client that reads the metrics after its answer finds the answer counted.
         self._count(reply, time.perf_counter() - taken)
         sender.send(_response(reply), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
