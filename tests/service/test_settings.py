@@ -22,7 +22,7 @@ def test_environment_then_constructor(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (Settings(port=5).port, Settings(port=5).max_concurrent_pictures) == (5, 3)
 
 
-@pytest.mark.parametrize("name", sorted(Settings.model_fields.keys() - {"warmup", "triton_url"}))
+@pytest.mark.parametrize("name", sorted(Settings.model_fields.keys() - {"warmup", "triton_url", "dialects"}))
 def test_an_empty_variable_is_unset(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     default = Settings()
     monkeypatch.setenv(PREFIX + name.upper(), "")
