@@ -101,7 +101,7 @@ def decode_jpeg(image: Image.Image, data: bytes, segments: Segments) -> Samples:
     if segments.end is None:  # pixels matter: a picture that lacks its end marker alone is whole
         data += b"\xff\xd9"
     space = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}[image.mode]
-    pixels = _strictly_decoded(data, space)
+    pixels = strictly_decoded(data, space)
     if space == "GRAY":
         pixels = pixels[:, :, 0]
     elif space == "CMYK":  # stored as Adobe's programs do, 255 for no ink
@@ -126,7 +126,15 @@ def missing_scans(segments: Segments) -> bool:
     return any(missing.values())
 
 
-def _strictly_decoded(data: bytes, space: str) -> NDArray[np.uint8]:
+def strictly_decoded(data: bytes, space: str) -> NDArray[np.uint8]:
+    """(H, W, channels) uint8 of a JPEG of which libjpeg has nothing to say but what is harmless.
+
+    Args:
+        space: GRAY, RGB or CMYK.
+
+    Raises:
+        UndecodablePictureError: libjpeg warned about the pixels.
+    """
     try:
         return _decoded(data, space)
     except ValueError as error:
@@ -136,9 +144,9 @@ def _strictly_decoded(data: bytes, space: str) -> NDArray[np.uint8]:
         start = end - 2 - int(padding.group(1))
         between = data[start : end - 2]
         if len(between) <= MAX_PADDING and len(set(between)) == 1:
-            return _strictly_decoded(data[:start] + b"\xff\xd9", space)
+            return strictly_decoded(data[:start] + b"\xff\xd9", space)
     if (repaired := _with_usual_header(data)) != data:
-        return _strictly_decoded(repaired, space)
+        return strictly_decoded(repaired, space)
     raise UndecodablePictureError(f"the picture is broken or cut off: {message}")
 
 

@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from proscale.errors import EmptyPictureError, PictureError, UndecodablePictureError
-from proscale.pictures import behind, bounds, jpeg, png, tiff
+from proscale.pictures import behind, bounds, jpeg, png, tiff, tiff_jpeg
 from proscale.pictures.colour import to_srgb
 from proscale.pictures.cut_header import more_of_header
 from proscale.pictures.formats import FORMATS, require, sniff
@@ -128,6 +128,8 @@ class OpenedPicture:
         if self._png is not None:
             return png.decode_png(image, self._png, exact=intensity.kind != "full")
         if self._page is not None:
+            if image.info.get("compression") == tiff_jpeg.COMPRESSION:
+                tiff_jpeg.check_strips(image, self._data)
             return tiff.decode_tiff(image, self._page)
         if self._segments is not None:
             return jpeg.decode_jpeg(image, self._data, self._segments)
