@@ -63,7 +63,7 @@ def test_a_strip_that_ends_early_is_refused(name: str) -> None:
     offset, length = strips(FILES[name])[-1]
     middle = offset + length // 2
     data[middle : offset + length] = b"\xff\xd9" + bytes(length - length // 2 - 2)
-    with pytest.raises(UndecodablePictureError, match="broken or cut off"):
+    with pytest.raises(UndecodablePictureError, match="broken"):
         read_picture(bytes(data), LIMIT)
 
 
