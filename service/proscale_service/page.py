@@ -28,7 +28,10 @@ def serve_page(app: FastAPI) -> None:
     app.mount(PATH, _WithHeaders(StaticFiles(directory=FOLDER)), name="page")
 
     @app.get("/", include_in_schema=False)
-    async def page() -> Response:
+    async def page(request: Request) -> Response:
+        # Its links are relative, so that it works behind any prefix; they need the slash at the end.
+        if not request.scope.get("raw_path", b"/").endswith(b"/"):
+            return RedirectResponse(f"{request.scope.get('root_path', '')}/")
         return FileResponse(FOLDER / "index.html", headers=HEADERS)
 
 
