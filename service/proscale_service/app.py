@@ -22,7 +22,7 @@ from proscale_service import logs
 from proscale_service.access.guard import Guard
 from proscale_service.access.keyring import Keyring
 from proscale_service.compression import Compression
-from proscale_service.context import RequestContextMiddleware, context_of
+from proscale_service.context import RequestContextMiddleware, context_of, note_refusal, retry_header
 from proscale_service.dialects import huggingface, open_inference, roboflow
 from proscale_service.engines.base import MakeEngine
 from proscale_service.errors import PROBLEM_TYPE, ServiceError, encode_problem, plain_problem, problem
@@ -186,13 +186,10 @@ def _complete_openapi(app: FastAPI, max_pictures: int) -> None:
 async def _on_service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
     context = context_of(request.scope)
-    context.rejected = error.reason
+    note_refusal(error, context)
     if error.status == 499:
         raise error  # nobody listens; the outermost layer only logs it
-    if error.status == 500:
-        logs.event(_LOG, logging.ERROR, error.detail, error=error.__cause__ or error, id=context.id)
-    headers = {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
-    return _problem_response(problem(error, request.url.path, context.id), headers)
+    return _problem_response(problem(error, request.url.path, context.id), retry_header(error))
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:

@@ -113,6 +113,18 @@ def _given_id(scope: Scope) -> str | None:
     return value.decode("ascii") if _GIVEN_ID.fullmatch(value) else None
 
 
+def note_refusal(error: ServiceError, context: RequestContext) -> None:
+    """Keep why a request got no masks, and log what is the service's own fault."""
+    context.rejected = error.reason
+    if error.status == ServiceError.status:
+        logs.event(_LOG, logging.ERROR, error.detail, error=error.__cause__ or error, id=context.id)
+
+
+def retry_header(error: ServiceError) -> dict[str, str]:
+    """The header that says when to come back, where the error knows."""
+    return {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
+
+
 async def send_error(scope: Scope, send: Send, error: ServiceError) -> None:
     """Answer with an error from a layer around the application, whose own handlers are further inside."""
     context = context_of(scope)

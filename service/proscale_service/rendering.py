@@ -65,7 +65,7 @@ def render_batch(
     items = [
         BatchItem(index=i, error=responses.Problem(**problem(picture, path, request_id)))
         if isinstance(picture, ServiceError)
-        else BatchItem(index=i, result=segment_response(*_clean_answer(picture, request_id, cleaning)))
+        else BatchItem(index=i, result=_cleaned_response(picture, request_id, cleaning))
         for i, picture in enumerate(pictures)
     ]
     return Body(BatchResponse(id=request_id, items=items).model_dump_json(exclude_none=True).encode())
@@ -87,11 +87,9 @@ def cleaned(picture: SegmentedPicture, options: CleaningOptions | None) -> tuple
     return replace(picture, computed=replace(picture.computed, prediction=left)), told
 
 
-def _clean_answer(
-    picture: SegmentedPicture, request_id: str, options: CleaningOptions | None
-) -> tuple[SegmentedPicture, str, responses.Cleaning | None]:
+def _cleaned_response(picture: SegmentedPicture, request_id: str, options: CleaningOptions | None) -> SegmentResponse:
     picture, told = cleaned(picture, options)
-    return picture, request_id, told
+    return segment_response(picture, request_id, told)
 
 
 def segment_response(picture: SegmentedPicture, request_id: str, cleaning: responses.Cleaning | None = None) -> SegmentResponse:

@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from proscale_service.access.guard import check_right, quota_of
-from proscale_service.context import context_of
+from proscale_service.context import context_of, note_refusal, retry_header
 from proscale_service.errors import ClientGone, MalformedRequest, ServiceError
 from proscale_service.limits import unless_client_leaves
 from proscale_service.metrics import task_label
@@ -102,11 +102,8 @@ def in_form(body: Callable[[ServiceError], Mapping[str, Any]]) -> Callable[[Rout
             except ClientGone:
                 raise
             except ServiceError as error:
-                if error.status >= 500 and error.__cause__ is not None:
-                    raise  # the service's own fault: logged with its traceback where all such are
-                context_of(request.scope).rejected = error.reason
-                headers = {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
-                return JSONResponse(dict(body(error)), error.status, headers)
+                note_refusal(error, context_of(request.scope))
+                return JSONResponse(dict(body(error)), error.status, retry_header(error))
 
         return wrapped
 

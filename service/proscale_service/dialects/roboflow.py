@@ -33,7 +33,7 @@ def _error(error: ServiceError) -> dict[str, Any]:
 async def instance_segmentation(request: Request) -> Response:
     """Instances of one picture, or of a list of them."""
     values = await pipeline_of(request).in_pool(json_object, await body_of(request))
-    info = pipeline_of(request).enter().info
+    info = pipeline_of(request).lifecycle.engine().info
     model_id = values.get("model_id") or info.name
     if model_id != info.name:
         raise InvalidParameter(f"model_id: there is no model {str(model_id)[:80]!r} here; this server's is {info.name!r}")

@@ -16,7 +16,7 @@ from proscale_service import settings
 from proscale_service.app import DIALECTS
 from proscale_service.settings import Settings
 
-from ..pictures import coco_mask
+from ..pictures import coco_mask, encoded
 from ..predictors import ThresholdPredictor
 from ..routes.asking import BOX, PICTURE, base64_of, post
 from ..serving import Running, http, metric, serving
@@ -222,3 +222,12 @@ def test_they_are_counted_as_requests_for_masks(server: Running) -> None:
     before = metric(server.url, sample)
     TestRoboflow().ask(server)
     assert metric(server.url, sample) == before + 1
+
+
+def test_the_services_own_faults_have_the_dialects_form_too(server: Running) -> None:
+    poison = encoded(np.full((8, 8, 3), ThresholdPredictor.POISON, np.uint8))
+    answer = http.post(f"{server.url}/hf", content=poison)
+    assert (answer.status_code, list(answer.json())) == (500, ["error"])
+    body = {"image": {"type": "base64", "value": base64_of(poison)["base64"]}}
+    answer = http.post(f"{server.url}/infer/instance_segmentation", json=body)
+    assert (answer.status_code, list(answer.json())) == (500, ["message"])

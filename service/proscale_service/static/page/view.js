@@ -83,7 +83,7 @@ export class View {
     canvas.width = Math.max(1, Math.round(stage.clientWidth * ratio));
     canvas.height = Math.max(1, Math.round(stage.clientHeight * ratio));
     if (!this.bitmap) return;
-    const { scale, left, top } = this.placed(ratio);
+    const { scale, left, top } = this.placed();
     const context = canvas.getContext("2d");
     context.imageSmoothingEnabled = scale < 2;
     context.setTransform(scale, 0, 0, scale, left, top);
@@ -91,12 +91,12 @@ export class View {
     if (this.layer) context.drawImage(this.layer, 0, 0);
   }
 
-  placed(ratio) {
+  placed() {
     const { width, height } = this.canvas;
     const scale = Math.min(width / this.bitmap.width, height / this.bitmap.height) * this.zoom;
     return {
       scale,
-      left: width / 2 - this.bitmap.width * scale * (0.5 + this.x) + 0 * ratio,
+      left: width / 2 - this.bitmap.width * scale * (0.5 + this.x),
       top: height / 2 - this.bitmap.height * scale * (0.5 + this.y),
     };
   }
@@ -125,7 +125,7 @@ export class View {
     if (!this.map) return -1;
     const box = this.canvas.getBoundingClientRect();
     const ratio = this.canvas.width / box.width;
-    const { scale, left, top } = this.placed(ratio);
+    const { scale, left, top } = this.placed();
     const x = Math.floor(((event.clientX - box.left) * ratio - left) / scale);
     const y = Math.floor(((event.clientY - box.top) * ratio - top) / scale);
     const inside = x >= 0 && y >= 0 && x < this.bitmap.width && y < this.bitmap.height;
