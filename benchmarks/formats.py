@@ -1,11 +1,12 @@
-"""What every format of an answer takes, as a share of the network's own time for the same picture; both in one run.
+"""What every format of an answer takes, as a share of what Swin-T (3, 3, 3) takes for a picture at 800x1216; both in one run.
 
-Masks: drawn scenes' truth and textured segments, at 800x1216 and 40 megapixels. Run: python benchmarks/formats.py
+Segments are cells of a Voronoi diagram, with smooth outlines and with ragged ones, which have many more corners.
+Run: python benchmarks/formats.py [--out FILE]
 """
 
 import argparse
 import json
-import platform
+import os
 import resource
 import time
 from collections.abc import Callable
@@ -15,12 +16,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from model_contenders import categories, our_config, picture_for, random_network
+from processor import processor
 from scipy import ndimage
 
 from proscale.formats.files import FORMATS, FormatOptions
 from proscale.predictor import Predictor
 from proscale.results import Segment, Segmentation, SegmentationOptions
 from proscale.rle import encode_id_map, measure
+
+THREADS = 2
+NETWORK_SIZE = "800x1216"
+CASES = ((800, 1216, 60, 0.0), (800, 1216, 60, 0.3), (800, 1216, 300, 0.0), (800, 1216, 300, 0.3), (6400, 6250, 300, 0.0))
+"""Height, width, segments, roughness of their outlines."""
 
 
 def segments(height: int, width: int, count: int, roughness: float) -> Segmentation:
@@ -53,34 +61,30 @@ def best(function: Callable[[], object], rounds: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--checkpoint", help="model folder for the network's time; default: the embedded model at 800x1216 pixels' size")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--out", type=Path, help="JSON file for the results")
     given = parser.parse_args()
-    torch.set_num_threads(2)
-    predictor = Predictor.load(given.checkpoint)
-    rng = np.random.default_rng(1)
+    torch.set_num_threads(THREADS)
+    picture, preprocess = picture_for(NETWORK_SIZE)
+    predictor = Predictor(random_network(our_config("proscale", preprocess)), categories(), precision="float32")
+    network = best(partial(predictor.segment, [picture], [SegmentationOptions()]), given.rounds)
+    print(f"network, Swin-T (3, 3, 3), {NETWORK_SIZE}, float32, {THREADS} threads: {network:.3f} s")
     rows: list[dict[str, Any]] = []
-    for height, width, count, roughness in ((800, 1216, 60, 0.3), (800, 1216, 300, 0.3), (6400, 6250, 300, 0.3)):
-        picture = rng.integers(0, 256, (height, width, 3), np.uint8)
-        network = best(partial(predictor.segment, [picture], [SegmentationOptions()]), 1 if height > 1000 else given.rounds)
+    for height, width, count, roughness in CASES:
+        image = np.random.default_rng(1).integers(0, 256, (height, width, 3), np.uint8)
         result = segments(height, width, count, roughness)
         for name, each in FORMATS.items():
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            seconds = best(partial(each.write, result, picture, FormatOptions()), given.rounds if height < 1000 else 1)
+            seconds = best(partial(each.write, result, image, FormatOptions()), given.rounds)
             grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-            row: dict[str, Any] = {"size": f"{height}x{width}", "segments": count, "format": name, "seconds": round(seconds, 4)}
-            row |= {"network_seconds": round(network, 3), "share": round(seconds / network, 3), "peak_grew_mib": round(grown)}
+            outline = "ragged" if roughness else "smooth"
+            row: dict[str, Any] = {"size": f"{height}x{width}", "segments": count, "outlines": outline, "format": name}
+            row |= {"seconds": round(seconds, 4), "share": round(seconds / network, 3), "peak_grew_mib": round(grown)}
             rows.append(row)
-            print(*(f"{value:>14}" for value in row.values()), flush=True)
-    if given.json:
-        given.json.write_text(json.dumps({"processor": processor(), "threads": 2, "rows": rows}, indent=1) + "\n")
-
-
-def processor() -> str:
-    """The processor's name."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+            print(*(f"{value:>16}" for value in row.values()), flush=True)
+    if given.out:
+        about = {"processor": processor(), "threads": THREADS, "rounds": given.rounds, "load_average": os.getloadavg()[0]}
+        given.out.write_text(json.dumps(about | {"network_seconds": round(network, 3), "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
