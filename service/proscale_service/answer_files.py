@@ -1,12 +1,18 @@
-"""An answer in other formats than JSON: one file as it is, several as a ZIP archive."""
+"""An answer in other formats than JSON: one file as it is, several as a ZIP archive or as multipart/mixed."""
 
 import io
+import math
+import uuid
 import zipfile
 from collections.abc import Callable, Sequence
+from typing import Literal
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
 
+from proscale.config import Task
+from proscale.formats import files
 from proscale.formats.files import FORMATS, AnswerFile, FormatOptions
 from proscale.formats.geojson import PIXELS, GeoJSONOptions
 from proscale.overlay import OPACITY
@@ -14,9 +20,14 @@ from proscale.results import Segmentation
 from proscale_service.errors import AnswerTooLarge, InvalidParameter
 from proscale_service.requests import PictureParameters
 
+Packing = Literal["zip", "multipart"]
 
-def format_options(parameters: PictureParameters, request_id: str) -> FormatOptions:
+
+def format_options(parameters: PictureParameters, request_id: str, prefix: str = "") -> FormatOptions:
     """The options that the formats leave open.
+
+    Args:
+        prefix: what stands in front of every file's name.
 
     Raises:
         InvalidParameter: `affine` is no transform.
@@ -37,21 +48,20 @@ def format_options(parameters: PictureParameters, request_id: str) -> FormatOpti
         names=parameters.names,
         image_id=request_id,
         seed=request_id,
+        prefix=prefix,
     )
 
 
-def write_files(
+def make_files(
     results: Sequence[Segmentation],
     formats: Sequence[str],
     options: FormatOptions,
-    json: bytes,
     picture: Callable[[], NDArray[np.uint8]],
-    max_bytes: int,
-) -> tuple[bytes, str, str]:
-    """The answer's bytes, their media type, and a file name.
+    max_bytes: float = math.inf,
+) -> list[AnswerFile]:
+    """The files of every format but `json`.
 
     Args:
-        json: the JSON answer; part of every archive, since it alone tells model, cost and timings.
         picture: decodes the picture again, (H, W, 3) uint8 RGB and oriented; called once when a format needs it.
         max_bytes: of all files together.
 
@@ -61,33 +71,63 @@ def write_files(
     """
     named = [FORMATS[name] for name in formats if name != "json"]
     image = picture() if any(each.needs_picture for each in named) else None
-    files: list[AnswerFile] = []
+    made: list[AnswerFile] = []
     for each in named:
         for segmentation in results:
             try:
-                files += each.write(segmentation, image, options)
+                made += each.write(segmentation, image, options)
             except ValueError as error:
                 raise InvalidParameter(f"format: {error}") from error
-            if (size := sum(len(file.data) for file in files)) > max_bytes:
+            if (size := sum(len(file.data) for file in made)) > max_bytes:
                 raise AnswerTooLarge(
                     f"the answer has more than {size} bytes, and {max_bytes} are sent here; ask for overlay_webp instead of overlay_png, "
                     "for fewer formats in one request, or for json"
                 )
-    if len(files) == 1 and "json" not in formats:
-        (only,) = files
+    return made
+
+
+def check_formats(formats: Sequence[str], tasks: Sequence[Task]) -> None:
+    """Raise InvalidParameter, with the remedy, for a format that cannot hold one of the tasks' results; before anything is computed."""
+    try:
+        files.check_formats(formats, tasks)
+    except ValueError as error:
+        raise InvalidParameter(f"format: {error}") from error
+
+
+def packed(made: Sequence[AnswerFile], formats: Sequence[str], json: bytes, packing: Packing) -> tuple[bytes, str, str]:
+    """The answer's bytes, their media type, and a file name.
+
+    Args:
+        json: the JSON answer; part of everything that holds several files, since it alone tells model, cost and timings.
+        packing: how several files become one answer; `multipart` packs a single file, too.
+    """
+    if len(made) == 1 and "json" not in formats and packing == "zip":
+        (only,) = made
         return only.data, only.media_type, only.name
-    return _zip([AnswerFile("answer.json", "application/json", json), *files]), "application/zip", "segments.zip"
+    parts = [AnswerFile("answer.json", "application/json", json), *made]
+    if packing == "multipart":
+        boundary = uuid.uuid4().hex
+        return _multipart(parts, boundary), f"multipart/mixed; boundary={boundary}", "segments.multipart"
+    return _zip(parts), "application/zip", "segments.zip"
 
 
-def _zip(files: Sequence[AnswerFile]) -> bytes:
+def _zip(parts: Sequence[AnswerFile]) -> bytes:
     stored = io.BytesIO()
-    names: set[str] = set()
     with zipfile.ZipFile(stored, "w") as archive:
-        for file in files:
-            # Two formats may share a name: the PNG of ids of coco_panoptic and of ids_png.
-            stem, dot, suffix = file.name.rpartition(".")
-            name = next(n for n in (file.name, *(f"{stem}-{i}{dot}{suffix}" for i in range(2, len(files) + 2))) if n not in names)
-            names.add(name)
-            packed = zipfile.ZIP_STORED if file.media_type.startswith("image/") else zipfile.ZIP_DEFLATED
-            archive.writestr(zipfile.ZipInfo(name), file.data, packed, 1)
+        for part in parts:
+            method = zipfile.ZIP_STORED if part.media_type.startswith("image/") else zipfile.ZIP_DEFLATED
+            archive.writestr(zipfile.ZipInfo(part.name), part.data, method, 1)
     return stored.getvalue()
+
+
+def _multipart(parts: Sequence[AnswerFile], boundary: str) -> bytes:
+    """RFC 2046, 5.1, with binary parts, as HTTP has them."""
+    lines: list[bytes] = []
+    for part in parts:
+        name = quote(part.name)
+        head = (
+            f"--{boundary}\r\nContent-Type: {part.media_type}\r\nContent-Length: {len(part.data)}\r\n"
+            f"Content-Disposition: attachment; filename*=UTF-8''{name}\r\nContent-Transfer-Encoding: binary\r\n\r\n"
+        )
+        lines += [head.encode("ascii"), part.data, b"\r\n"]
+    return b"".join([*lines, f"--{boundary}--\r\n".encode("ascii")])

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,8 @@ class Wanted:
     """Most bytes of an answer's files together."""
     picture: Callable[[], NDArray[np.uint8]]
     """Decodes the picture again, (H, W, 3) uint8 RGB and oriented: most formats do without, and pixels are large."""
+    packing: Literal["zip", "multipart"] = "zip"
+    """How several files become one answer."""
 
 
 def render_picture(picture: SegmentedPicture, request_id: str, wanted: Wanted) -> Body:
@@ -51,11 +53,12 @@ def render_picture(picture: SegmentedPicture, request_id: str, wanted: Wanted) -
     json = segment_response(picture, request_id, cleaning).model_dump_json(exclude_none=True).encode()
     if wanted.formats == ("json",):
         return Body(json)
-    from proscale_service.answer_files import format_options, write_files  # here: plain answers need none of the formats
+    from proscale_service.answer_files import format_options, make_files, packed  # here: plain answers need none of the formats
 
     options = format_options(wanted.parameters, request_id)
     results = tuple(picture.computed.prediction.results.values())
-    return Body(*write_files(results, wanted.formats, options, json, wanted.picture, wanted.max_bytes))
+    made = make_files(results, wanted.formats, options, wanted.picture, wanted.max_bytes)
+    return Body(*packed(made, wanted.formats, json, wanted.packing))
 
 
 def render_batch(

@@ -164,7 +164,7 @@ class PictureParameters(SegmentParameters):
     format: Formats = Field(
         default=("json",),
         description="What to answer: `json` (masks as COCO RLE) or other formats; several, repeated or comma separated, come as one ZIP "
-        "archive. Left out, `Accept` decides.",
+        "archive, or as multipart/mixed where `Accept` says so. Left out, `Accept` decides.",
     )
     simplify: Pixels | None = Field(default=None, description="geojson: tolerance in pixels; 0, the default, is exact along pixel edges.")
     affine: Affine | None = Field(
@@ -189,6 +189,13 @@ class PictureParameters(SegmentParameters):
             if media_type in ("*/*", "application/*", "application/json"):
                 break
         return ("json",)
+
+    @staticmethod
+    def packing(accept: str) -> Literal["zip", "multipart"]:
+        """How several files become one answer. Args: accept: the request's `Accept` header."""
+        wanted = _preferred(accept)
+        multipart = wanted.index("multipart/mixed") if "multipart/mixed" in wanted else len(wanted)
+        return "multipart" if multipart < len(wanted) and "application/zip" not in wanted[:multipart] else "zip"
 
 
 LIST_PARAMETERS = {"task", "labels", "format", "merge_labels"}

@@ -1,27 +1,22 @@
 """`proscale segment`: masks for picture files without a server; pictures are read by the same rules as over HTTP."""
 
-import json
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
-from PIL import Image
 from pydantic import ValidationError
 from tqdm import tqdm
 
 from proscale.allocator import keep_freed_memory
 from proscale.config import PRECISIONS, TASKS, Precision, Task
 from proscale.errors import ParameterError, ProscaleError
-from proscale.overlay import draw_overlay
-from proscale.pictures import DecodedPicture, Intensity, parse_intensity, read_picture
-from proscale.results import ModelInfo, Prediction, Segmentation, SegmentationOptions
-from proscale_service.picture_files import PictureFile, find_pictures, is_folder, place
+from proscale.pictures import Intensity, parse_intensity, read_picture
+from proscale.results import Segmentation, SegmentationOptions
+from proscale_service.picture_files import PictureFile, find_pictures, is_folder
+from proscale_service.segment_outputs import Output, answer_options, answer_parameters, finish, write
 from proscale_service.settings import Settings, describe_invalid
 
 SHOWN_SEGMENTS = 20
@@ -35,18 +30,6 @@ def _understood(context: click.Context, option: click.Parameter, value: str) -> 
         raise click.BadParameter(str(error), context, option) from error
 
 
-@dataclass(frozen=True)
-class _Output:
-    """Where results of one kind go."""
-
-    path: Path
-    folder: bool
-    suffix: str
-
-    def of(self, picture: PictureFile) -> Path:
-        return place(picture, self.path, self.folder, self.suffix)
-
-
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option(
@@ -56,6 +39,8 @@ class _Output:
     "--overlay", help="Picture with the masks painted on; a folder when it ends with / or exists as one, or when FILES name a folder."
 )
 @click.option("--json", "json_path", help="Segments as JSON with COCO RLE; file or folder as for --overlay.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for the files of every --format.")
+@answer_options
 @click.option("--recursive", is_flag=True, help="Look into the folders of folders, too; results keep the relative paths.")
 @click.option("--threshold", type=click.FloatRange(0, 1), help="Least score of a segment. Default: the model's own.")
 @click.option("--mask-threshold", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Least probability of a mask's pixel.")
@@ -77,6 +62,7 @@ def segment(
     tasks: tuple[Task, ...],
     overlay: str | None,
     json_path: str | None,
+    out: Path | None,
     recursive: bool,
     intensity: Intensity,
     checkpoint: Path | None,
@@ -91,12 +77,18 @@ def segment(
 
     Settings of the model and PROSCALE_MAX_PIXELS come from the environment, as for `proscale serve`; options win.
     """
+    network = {name: parameters.pop(name) for name in ("threshold", "mask_threshold", "overlap_threshold", "labels", "max_segments")}
     settings = _settings({"checkpoint": checkpoint, "device": device, "precision": precision})
     outputs = [
-        _Output(Path(text), is_folder(Path(text), text, files), suffix)
-        for text, suffix in ((overlay, ".png"), (json_path, ".json"))
+        Output(Path(text), is_folder(Path(text), text, files), suffix, option)
+        for text, suffix, option in ((overlay, ".png", "--overlay"), (json_path, ".json", "--json"))
         if text is not None
     ]
+    if (out is None) != (not parameters["format"]):
+        raise click.UsageError("--format and --out belong together: --format geojson --out FOLDER")
+    if out is not None:
+        outputs.append(Output(out, True, "", "--out"))
+    answer_parameters(parameters, tasks)  # what is wrong is said before torch is imported
     pictures = find_pictures(files, recursive, [output.path for output in outputs if output.folder])
     _check_outputs(pictures, outputs, tasks)
     from proscale.loading import load_predictor  # here: `--help` and mistakes in options should not wait for torch
@@ -105,8 +97,9 @@ def segment(
     try:
         predictor = load_predictor(settings.runtime)
         tasks = tuple(dict.fromkeys(tasks)) or predictor.info.tasks[:1]
-        options = SegmentationOptions(tasks=tasks, **parameters | {"labels": parameters["labels"] or None})
+        options = SegmentationOptions(tasks=tasks, **network | {"labels": network["labels"] or None})
         predictor.check(options)
+        asked = answer_parameters(parameters, tasks)
     except ProscaleError as error:
         raise click.ClickException(str(error)) from error
     failures, many = [], len(pictures) > 1
@@ -121,14 +114,15 @@ def segment(
             continue
         for warning in decoded.warnings:
             tqdm.write(f"Warning: {picture.path}: {warning}", file=sys.stderr)
+        done = finish(picture, decoded, prediction, predictor.info, seconds, asked)
         try:
             for output in outputs:
-                _write(output, picture, decoded, prediction, predictor.info, seconds)
+                write(output, done, asked)
         except OSError as error:
             raise click.ClickException(f"the results of {picture.path} cannot be written: {_reason(error)}") from error
         if not many:
             for task in tasks:
-                click.echo(segment_table(prediction.results[task]))
+                click.echo(segment_table(done.prediction.results[task]))
     for failure in failures:
         click.echo(f"Error: {failure}", err=True)
     if failures:
@@ -145,14 +139,14 @@ def _settings(options: Mapping[str, Any]) -> Settings:
         raise click.ClickException(describe_invalid(error, given)) from error
 
 
-def _check_outputs(pictures: Sequence[PictureFile], outputs: Sequence[_Output], tasks: Sequence[Task]) -> None:
+def _check_outputs(pictures: Sequence[PictureFile], outputs: Sequence[Output], tasks: Sequence[Task]) -> None:
     """Raise UsageError for results that have no place of their own."""
     if any(output.suffix == ".png" for output in outputs) and len(set(tasks)) > 1:
         raise click.UsageError("--overlay shows one task; name one --task")
     if len(pictures) > 1 and not outputs:
-        raise click.UsageError("many files need --json FOLDER or --overlay FOLDER to put the results in")
+        raise click.UsageError("many files need --json FOLDER, --overlay FOLDER or --out FOLDER to put the results in")
     for output in outputs:
-        option = "--overlay" if output.suffix == ".png" else "--json"
+        option = output.option
         if not output.folder and len(pictures) > 1:
             raise click.UsageError(f"{option} {output.path} is one file, and there are {len(pictures)} pictures; a folder ends with /")
         if not output.folder and output.suffix == ".png" and output.path.suffix.lower() not in _WRITTEN:
@@ -178,25 +172,6 @@ def segment_table(segmentation: Segmentation) -> str:
     if len(ordered) > SHOWN_SEGMENTS:
         lines.append(f"      ... and {len(ordered) - SHOWN_SEGMENTS} smaller ones (--json has them all)")
     return "\n".join(lines)
-
-
-def _write(output: _Output, picture: PictureFile, decoded: DecodedPicture, prediction: Prediction, info: ModelInfo, seconds: float) -> None:
-    path = output.of(picture)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if output.suffix == ".png":
-        first = next(iter(prediction.results.values()))
-        Image.fromarray(np.asarray(draw_overlay(decoded.rgb, first))).save(path)
-        return
-    from proscale_service.engines.base import Computed
-    from proscale_service.pipeline import SegmentedPicture
-    from proscale_service.rendering import segment_response
-
-    done = SegmentedPicture(decoded.header, Computed(prediction, info, 1, 0.0), seconds, decoded.warnings)
-    answer = segment_response(done, os.fspath(picture.path)).model_dump(mode="json", exclude_none=True)
-    # Here every task has its entry, also a single one, so that scripts need not tell the cases apart.
-    single = {answer.pop("task"): {"segments": answer.pop("segments")}} if "task" in answer else {}
-    answer["results"] = {task: result["segments"] for task, result in (single or answer["results"]).items()}
-    path.write_text(json.dumps(answer) + "\n", encoding="utf-8")
 
 
 def _reason(error: Exception) -> str:

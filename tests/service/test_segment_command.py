@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 from proscale.cli import main
 from proscale.predictor import Predictor
 from proscale.results import SegmentationOptions
+from proscale_service.requests import FormatName
 
 from .pictures import encoded, exif, gradient
 
@@ -72,7 +74,7 @@ def test_mistakes_are_explained(run, tmp_path: Path, picture: np.ndarray) -> Non
     for path in (one, other, tmp_path / "twin" / "one.png"):
         path.write_bytes(encoded(picture))
     for arguments, message in (
-        ([one, other], "many files need --json FOLDER or --overlay FOLDER"),
+        ([one, other], "many files need --json FOLDER, --overlay FOLDER or --out FOLDER"),
         ([one, tmp_path / "twin" / "one.png", "--json", empty], "two pictures have the same name"),
         ([one, "--task", "panoptic", "--task", "instance", "--overlay", "x.png"], "--overlay shows one task"),
         ([one, "--label", "unicorn"], "no label unicorn; it has cat"),
@@ -189,3 +191,42 @@ def test_a_dark_picture_is_warned_of_and_can_be_stretched(run: Run, tmp_path: Pa
     assert "Warning" in result.output
     assert "intensity=0,4095" in json.loads(answer.read_text())["image"]["warnings"][0]
     assert "Warning" not in run(source, "--json", answer, "--intensity", "0,4095").output
+
+
+def test_every_format_and_cleaning_of_the_service_is_there(run: Run, tmp_path: Path, picture: np.ndarray) -> None:
+    folder, out = tmp_path / "pictures", tmp_path / "out"
+    (folder / "sub").mkdir(parents=True)
+    for name in ("a.png", "sub/b.png"):
+        (folder / name).write_bytes(encoded(picture))
+    formats = [argument for name in get_args(FormatName) for argument in ("--format", name)]
+    result = run(
+        folder, "--recursive", "--task", "semantic", *formats, "--out", out, "--min-area", 3, "--opacity", 0, "--no-outlines", "--no-names"
+    )
+    assert result.exit_code == 0, result.output
+    for place, name in ((out, "a.png"), (out / "sub", "b.png")):
+        answer = json.loads((place / f"{name}.json").read_text())
+        assert answer["cleaning"].keys() >= {"dropped_small"}
+        assert all(segment["area"] >= 3 for segment in answer["segments"])
+        shapes = json.loads((place / f"{name}.semantic.geojson").read_text())["features"]
+        assert len(shapes) == len(answer["segments"]) == len(list((place / f"{name}.semantic-masks").iterdir()))
+        annotation = json.loads((place / f"{name}.semantic-coco.json").read_text())["annotations"][0]
+        assert (place / annotation["file_name"]).is_file()
+        np.testing.assert_array_equal(np.asarray(Image.open(place / f"{name}.semantic-overlay.png")), picture)
+
+
+def test_formats_that_cannot_be_are_refused_before_anything_is_computed(run: Run, tmp_path: Path) -> None:
+    picture = folder_of(tmp_path, "a.jpg") / "a.jpg"
+    for arguments, message in (
+        (["--format", "csv"], "--format and --out belong together"),
+        (["--out", tmp_path / "out"], "--format and --out belong together"),
+        (["--format", "svg", "--out", tmp_path / "out"], "'geojson'"),
+        (["--format", "coco_panoptic", "--task", "instance", "--out", tmp_path / "out"], "coco_panoptic is for task=panoptic or semantic"),
+        (["--format", "geojson", "--simplify", "-1", "--out", tmp_path / "out"], "simplify: "),
+        (["--format", "geojson", "--affine", "1,2", "--out", tmp_path / "out"], "affine: "),
+        (["--deduplicate", "7"], "deduplicate: "),
+        (["--merge-labels", "car"], "merge_labels: "),
+    ):
+        result = run(picture, *arguments)
+        assert result.exit_code != 0, arguments
+        assert message in " ".join(result.output.split()), result.output
+        assert not (tmp_path / "out").exists()

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from proscale.config import TASKS, Task
 from proscale.formats import coco, geojson
 from proscale.formats.label_maps import category_map, id_map
 from proscale.formats.table import write_table
@@ -20,6 +21,8 @@ from proscale.rle import decode
 Picture = NDArray[np.uint8]
 
 
+DISJOINT: tuple[Task, ...] = ("panoptic", "semantic")
+"""Tasks whose segments share no pixel, so that a map of pixels holds them."""
 EXACT = geojson.GeoJSONOptions()
 
 
@@ -38,6 +41,8 @@ class FormatOptions:
     """What COCO files call the picture."""
     seed: str = ""
     """What GeoJSON ids are made from."""
+    prefix: str = ""
+    """What stands in front of every file's name."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,9 @@ class AnswerFile:
     data: bytes
 
 
+Write = Callable[[Segmentation, Picture | None, FormatOptions], list[AnswerFile]]
+
+
 @dataclass(frozen=True)
 class FileFormat:
     """One format."""
@@ -57,8 +65,14 @@ class FileFormat:
     media_type: str
     """Of its only or first file."""
     needs_picture: bool
-    write: Callable[[Segmentation, Picture | None, FormatOptions], list[AnswerFile]]
+    write: Write
     """(segments, (H, W, 3) uint8 RGB or None, options) -> files. Raises ValueError when the format cannot hold the segments."""
+    tasks: tuple[Task, ...] = TASKS
+    """What it can hold."""
+
+
+def _named(segmentation: Segmentation, options: FormatOptions, rest: str) -> str:
+    return f"{options.prefix}{segmentation.task}{rest}"
 
 
 def _json(name: str, value: Any, media_type: str = "application/json") -> AnswerFile:
@@ -80,26 +94,26 @@ def _rle_counts(segmentation: Segmentation, picture: Picture | None, options: Fo
     entries = coco.results(segmentation, options.image_id)
     for entry, segment in zip(entries, segmentation.segments, strict=True):
         entry["segmentation"] = coco.uncompressed(segment.segmentation)
-    return [_json(f"{segmentation.task}-counts.json", entries)]
+    return [_json(_named(segmentation, options, "-counts.json"), entries)]
 
 
 def _coco_results(segmentation: Segmentation, picture: Picture | None, options: FormatOptions) -> list[AnswerFile]:
-    return [_json(f"{segmentation.task}-results.json", coco.results(segmentation, options.image_id))]
+    return [_json(_named(segmentation, options, "-results.json"), coco.results(segmentation, options.image_id))]
 
 
 def _coco_panoptic(segmentation: Segmentation, picture: Picture | None, options: FormatOptions) -> list[AnswerFile]:
-    name = f"{segmentation.task}-ids.png"
+    name = _named(segmentation, options, "-coco.png")
     pixels = _png(name, Image.fromarray(coco.panoptic_map(segmentation)))
     annotation = coco.panoptic_annotation(segmentation, options.image_id, name)
     return [
         pixels,
-        _json(f"{segmentation.task}-segments.json", {"annotations": [annotation], "categories": coco.categories([segmentation])}),
+        _json(_named(segmentation, options, "-coco.json"), {"annotations": [annotation], "categories": coco.categories([segmentation])}),
     ]
 
 
 def _geojson(segmentation: Segmentation, picture: Picture | None, options: FormatOptions) -> list[AnswerFile]:
     collection = geojson.feature_collection(segmentation, options.polygons, options.seed)
-    return [_json(f"{segmentation.task}.geojson", collection, "application/geo+json")]
+    return [_json(_named(segmentation, options, ".geojson"), collection, "application/geo+json")]
 
 
 def _semantic_png(segmentation: Segmentation, picture: Picture | None, options: FormatOptions) -> list[AnswerFile]:
@@ -110,52 +124,57 @@ def _semantic_png(segmentation: Segmentation, picture: Picture | None, options: 
         palette = category_colours(256)
         palette[void] = 0
         image.putpalette(palette.tobytes())
-    return [_png(f"{segmentation.task}-labels.png", image)]
+    return [_png(_named(segmentation, options, "-labels.png"), image)]
 
 
 def _semantic_colours(segmentation: Segmentation, picture: Picture | None, options: FormatOptions) -> list[AnswerFile]:
     values, void = category_map(segmentation)
     palette = category_colours(void + 1)
     palette[void] = 0
-    return [_png(f"{segmentation.task}-colours.png", Image.fromarray(palette[values]))]
+    return [_png(_named(segmentation, options, "-colours.png"), Image.fromarray(palette[values]))]
 
 
 def _ids_png(segmentation: Segmentation, picture: Picture | None, options: FormatOptions) -> list[AnswerFile]:
-    return [_png(f"{segmentation.task}-ids.png", Image.fromarray(id_map(segmentation)))]
+    return [_png(_named(segmentation, options, "-ids.png"), Image.fromarray(id_map(segmentation)))]
 
 
 def _ids_tiff(segmentation: Segmentation, picture: Picture | None, options: FormatOptions) -> list[AnswerFile]:
-    return [_image(f"{segmentation.task}-ids.tif", Image.fromarray(id_map(segmentation)), "TIFF", compression="tiff_adobe_deflate")]
+    return [
+        _image(_named(segmentation, options, "-ids.tif"), Image.fromarray(id_map(segmentation)), "TIFF", compression="tiff_adobe_deflate")
+    ]
 
 
 def _masks(segmentation: Segmentation, picture: Picture | None, options: FormatOptions) -> list[AnswerFile]:
     return [
-        _png(f"{segmentation.task}-masks/{segment.id:04d}-{_file_name(segment.label)}.png", Image.fromarray(decode(segment.segmentation)))
+        _png(
+            _named(segmentation, options, f"-masks/{segment.id:04d}-{_file_name(segment.label)}.png"),
+            Image.fromarray(decode(segment.segmentation)),
+        )
         for segment in segmentation.segments
     ]
 
 
-def _overlay(kind: str, **saving: Any) -> Callable[[Segmentation, Picture | None, FormatOptions], list[AnswerFile]]:
+def _overlay(kind: str, **saving: Any) -> Write:
     def write(segmentation: Segmentation, picture: Picture | None, options: FormatOptions) -> list[AnswerFile]:
         if picture is None:
             raise ValueError("an overlay needs the picture")
         drawn = draw_overlay(picture, segmentation, options.names, opacity=options.opacity, outlines=options.outlines)
-        return [_image(f"{segmentation.task}-overlay.{kind.lower()}", Image.fromarray(drawn), kind, **saving)]
+        return [_image(_named(segmentation, options, f"-overlay.{kind.lower()}"), Image.fromarray(drawn), kind, **saving)]
 
     return write
 
 
 def _table(segmentation: Segmentation, picture: Picture | None, options: FormatOptions) -> list[AnswerFile]:
-    return [AnswerFile(f"{segmentation.task}.csv", "text/csv", write_table(segmentation, picture).encode())]
+    return [AnswerFile(_named(segmentation, options, ".csv"), "text/csv", write_table(segmentation, picture).encode())]
 
 
 FORMATS: Mapping[str, FileFormat] = {
     "rle_counts": FileFormat("application/json", False, _rle_counts),
     "coco_results": FileFormat("application/json", False, _coco_results),
-    "coco_panoptic": FileFormat("image/png", False, _coco_panoptic),
+    "coco_panoptic": FileFormat("image/png", False, _coco_panoptic, DISJOINT),
     "geojson": FileFormat("application/geo+json", False, _geojson),
-    "semantic_png": FileFormat("image/png", False, _semantic_png),
-    "semantic_colours": FileFormat("image/png", False, _semantic_colours),
+    "semantic_png": FileFormat("image/png", False, _semantic_png, DISJOINT),
+    "semantic_colours": FileFormat("image/png", False, _semantic_colours, DISJOINT),
     "ids_png": FileFormat("image/png", False, _ids_png),
     "ids_tiff": FileFormat("image/tiff", False, _ids_tiff),
     "masks": FileFormat("image/png", False, _masks),
@@ -164,6 +183,15 @@ FORMATS: Mapping[str, FileFormat] = {
     "csv": FileFormat("text/csv", True, _table),
 }
 """From a format's name to what writes it."""
+
+
+def check_formats(formats: Sequence[str], tasks: Sequence[Task]) -> None:
+    """Raise ValueError, with the remedy, for a format that cannot hold one of the tasks' results."""
+    for name in formats:
+        held = FORMATS[name].tasks if name in FORMATS else TASKS
+        if wrong := [task for task in tasks if task not in held]:
+            why = "; instances may overlap, and a map of pixels cannot hold them" if wrong == ["instance"] and held == DISJOINT else ""
+            raise ValueError(f"{name} is for task={' or '.join(held)}, not for {', '.join(wrong)}{why}")
 
 
 def _file_name(label: str) -> str:

@@ -41,7 +41,7 @@ _EXAMPLE_PICTURE = {  # a violet disc, 32x24, PNG
 _OVERRIDDEN = " What a body says counts before the query."
 
 
-FILE_TYPES = sorted({each.media_type for each in FORMATS.values()} - {"application/json"} | {"application/zip"})
+FILE_TYPES = sorted({each.media_type for each in FORMATS.values()} - {"application/json"} | {"application/zip", "multipart/mixed"})
 """Media types of answers in other formats than JSON."""
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from proscale.pictures import Header
 from proscale_service.access.guard import quota_of
 from proscale_service.access.quota import Quota
+from proscale_service.answer_files import check_formats
 from proscale_service.context import RequestContext, context_of
 from proscale_service.engines.backlog import DEFAULT_PRIORITY, PRIORITIES
 from proscale_service.engines.base import Engine
@@ -50,13 +51,17 @@ async def segment(request: Request, pipeline: GetPipeline) -> Response:
     engine = pipeline.enter(*_promise_asked(request, pipeline, context))
     given, parameters = await _given(request, pipeline, PictureParameters)
     context.task = task_label(parameters.tasks_of(engine.info))
+    accept = request.headers.get("accept", "")
+    if (formats := parameters.formats(accept)) != ("json",):
+        check_formats(formats, parameters.tasks_of(engine.info))
     picture = require_picture(given)
     settings = pipeline.settings
     wanted = Wanted(
         parameters,
-        parameters.formats(request.headers.get("accept", "")),
+        formats,
         settings.max_answer_bytes,
         lambda: read_picture(picture, settings.max_pixels, parameters.spread).rgb,
+        parameters.packing(accept),
     )
     work = _answer(pipeline, engine, picture, wanted, context, quota_of(request.scope))
     return _response(await unless_client_leaves(request.receive, work))

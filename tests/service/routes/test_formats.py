@@ -3,6 +3,8 @@
 import io
 import json
 import zipfile
+from email import policy
+from email.parser import BytesParser
 from pathlib import Path
 from typing import Any, get_args
 
@@ -82,7 +84,41 @@ def test_several_formats_and_tasks_are_one_archive(server: Running) -> None:
     assert set(found) == {"answer.json", "panoptic.geojson", "instance.geojson", "panoptic.csv", "instance.csv"}
     assert json.loads(found["answer.json"])["results"].keys() == {"panoptic", "instance"}
     twice = files(ask(server, format="coco_panoptic,ids_png"))
-    assert {"panoptic-ids.png", "panoptic-ids-2.png", "panoptic-segments.json"} <= set(twice)
+    assert {"panoptic-ids.png", "panoptic-coco.png", "panoptic-coco.json"} <= set(twice)
+    (annotation,) = json.loads(twice["panoptic-coco.json"])["annotations"]
+    assert annotation["file_name"] == "panoptic-coco.png"
+
+
+def test_several_files_come_as_multipart_where_accept_says_so(server: Running) -> None:
+    asked = {"task": "panoptic,instance", "format": ["ids_png", "csv"]}
+    archive = files(ask(server, **asked))
+    answer = ask(server, accept="multipart/mixed, application/zip;q=0.5", **asked)
+    message = BytesParser(policy=policy.HTTP).parsebytes(_with_head(answer))
+    assert message.get_content_type() == "multipart/mixed"
+    parts = {part.get_filename(): part for part in message.iter_parts()}
+    assert parts.keys() == archive.keys()
+    assert not message.defects
+    for name, part in parts.items():
+        data = part.get_payload(decode=True)
+        assert int(part["content-length"]) == len(data)
+        if name != "answer.json":
+            assert data == archive[name]
+    assert parts["panoptic-ids.png"].get_content_type() == "image/png"
+    one = BytesParser(policy=policy.HTTP).parsebytes(_with_head(ask(server, accept="multipart/mixed", format="geojson")))
+    (_, single) = one.iter_parts()
+    assert json.loads(single.get_payload(decode=True))["type"] == "FeatureCollection"
+    assert ask(server, accept="application/zip, multipart/mixed", **asked).headers["content-type"] == "application/zip"
+
+
+def _with_head(answer: Any) -> bytes:
+    return f"Content-Type: {answer.headers['content-type']}\r\n\r\n".encode() + answer.content
+
+
+def test_a_format_that_a_task_cannot_have_is_refused_before_anything_is_computed(server: Running, engine: ThresholdPredictor) -> None:
+    calls = engine.calls
+    detail = problem(ask(server, task="panoptic,instance", format="csv,coco_panoptic"), 422, "invalid-parameter")
+    assert "coco_panoptic is for task=panoptic or semantic, not for instance" in detail
+    assert engine.calls == calls
 
 
 @pytest.mark.parametrize(
