@@ -1,5 +1,6 @@
 """Pictures -> segmentations: the one entry point to the network for the service, the command line and evaluation."""
 
+import io
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from proscale.any_network import Network
@@ -26,6 +28,7 @@ from proscale.labels import Category
 from proscale.ops.native import REMEDY, STATUS
 from proscale.planning import check_options, plan_picture
 from proscale.postprocess.class_map import find_classes
+from proscale.postprocess.confidence import confidence_map
 from proscale.postprocess.found import Found, Frames, find_instances, find_panoptic, find_semantic
 from proscale.precision import configure_torch, default_precision, refuse_if_slow
 from proscale.predictions import NetworkPrediction, QueryPrediction, of_picture
@@ -231,8 +234,16 @@ class _Picture:
         postprocessed = time.perf_counter()
         segments = self._segments(found.encode())
         timings["postprocess"] += postprocessed - started
+        confidence = self._confidence() if task == "semantic" and self.options.confidence else None
         timings["encode"] += time.perf_counter() - postprocessed
-        return Segmentation(task, self.size, segments)
+        return Segmentation(task, self.size, segments, confidence)
+
+    def _confidence(self) -> bytes:
+        frames, defaults = Frames(self.plan.padded, self.plan.resized, self.size), self.defaults
+        values = confidence_map(self.said, frames, combine_first=defaults.combine_first, resize_twice=defaults.resize_twice)
+        stored = io.BytesIO()
+        Image.fromarray(values).save(stored, "PNG", compress_level=1)
+        return stored.getvalue()
 
     def _find(self, task: Task) -> Found:
         asked, defaults, said = self.options, self.defaults, self.said

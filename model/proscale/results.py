@@ -45,6 +45,8 @@ class Segmentation:
     size: tuple[int, int]
     """(height, width) of every mask."""
     segments: tuple[Segment, ...]
+    confidence: bytes | None = None
+    """A greyscale PNG of `size`: how sure a semantic result is of every pixel, 255 means 1; None: not asked for."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class SegmentationOptions:
     """Keep only segments with these labels."""
     max_segments: int | None = None
     """Keep only the segments of highest score, at most this many per task."""
+    confidence: bool = False
+    """Whether a semantic result has its map of confidence."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ A request holds three tensors: `PICTURE`, uint8 (H, W, 3), resized and zero-padd
 the resized and of the output picture; `OPTIONS`, one JSON text. An answer holds one, `RESULT`, a JSON text.
 """
 
+import base64
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -41,7 +42,7 @@ class Description:
 
 def options_to_json(options: SegmentationOptions) -> str:
     """The reverse of `options_from_json`."""
-    return json.dumps({name: value for name, value in asdict(options).items() if value is not None})
+    return json.dumps({name: value for name, value in asdict(options).items() if value is not None and value is not False})
 
 
 def options_from_json(text: str | bytes) -> SegmentationOptions | None:
@@ -69,14 +70,18 @@ def prediction_to_json(prediction: Prediction, batch_size: int, fingerprint: str
         for task, segmentation in prediction.results.items()
     }
     values = {"results": results, "timings": dict(prediction.timings), "batch_size": batch_size, "model": fingerprint}
+    maps = {task: base64.b64encode(each.confidence).decode() for task, each in prediction.results.items() if each.confidence is not None}
+    if maps:
+        values["confidence"] = maps
     return json.dumps(values, separators=(",", ":"))
 
 
 def prediction_from_json(text: str | bytes, size: tuple[int, int], plan: Plan) -> Answer:
     """Args: size: (height, width) of the masks; plan: the picture's."""
     values = json.loads(text)
+    maps = {task: base64.b64decode(text) for task, text in values.get("confidence", {}).items()}
     results = {
-        task: Segmentation(task, size, tuple(_segment(segment, size) for segment in segments))
+        task: Segmentation(task, size, tuple(_segment(segment, size) for segment in segments), maps.get(task))
         for task, segments in values["results"].items()
     }
     return Answer(Prediction(results, plan, values["timings"]), values["batch_size"], values["model"])

@@ -25,6 +25,7 @@ def options_of(parameters: SegmentParameters, info: ModelInfo) -> SegmentationOp
         overlap_threshold=parameters.overlap_threshold,
         labels=None if parameters.labels is None else resolve_labels(parameters.labels, info.categories),
         max_segments=parameters.max_segments,
+        confidence=parameters.confidence,
     )
 
 

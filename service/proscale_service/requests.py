@@ -56,6 +56,7 @@ FormatName = Literal[
     "geojson",
     "semantic_png",
     "semantic_colours",
+    "confidence_png",
     "ids_png",
     "ids_tiff",
     "masks",
@@ -131,6 +132,11 @@ class SegmentParameters(BaseModel):
     )
 
     @property
+    def confidence(self) -> bool:
+        """Whether the answer shows how sure a semantic result is of every pixel."""
+        return False
+
+    @property
     def spread(self) -> Intensity:
         """`intensity`, understood."""
         return parse_intensity(self.intensity) if self.intensity else FULL
@@ -174,6 +180,11 @@ class PictureParameters(SegmentParameters):
     opacity: Share | None = Field(default=None, description="Overlays: of the colours, 0..1; the default is 0.45.")
     outlines: bool = Field(default=True, description="Overlays: draw outlines.")
     names: bool = Field(default=True, description="Overlays: write labels and scores.")
+
+    @property
+    def confidence(self) -> bool:
+        """Whether the answer shows how sure a semantic result is of every pixel."""
+        return "confidence_png" in self.format
 
     def formats(self, accept: str) -> tuple[str, ...]:
         """The formats to answer in: those asked for, each once, else the one that `Accept` prefers, else JSON.

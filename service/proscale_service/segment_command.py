@@ -97,7 +97,9 @@ def segment(
     try:
         predictor = load_predictor(settings.runtime)
         tasks = tuple(dict.fromkeys(tasks)) or predictor.info.tasks[:1]
-        options = SegmentationOptions(tasks=tasks, **network | {"labels": network["labels"] or None})
+        options = SegmentationOptions(
+            tasks=tasks, confidence="confidence_png" in parameters["format"], **network | {"labels": network["labels"] or None}
+        )
         predictor.check(options)
         asked = answer_parameters(parameters, tasks)
     except ProscaleError as error:

@@ -31,6 +31,7 @@ PLAN = Plan((80, 100), (96, 128), 10, 20)
         SegmentationOptions(),
         SegmentationOptions(("instance", "semantic"), 0.25, 0.5, 0.75, ("cat", "dög"), 3),
         SegmentationOptions(labels=()),
+        SegmentationOptions(("semantic",), confidence=True),
     ],
 )
 def test_options(options: SegmentationOptions) -> None:
@@ -51,7 +52,7 @@ def test_predictions() -> None:
     segment = Segment(1, 18, "dög", True, 0.1 + 0.2, (1, 2, 3, 4), 7, RLE((40, 50), "a\\b0"))
     results = {
         "panoptic": Segmentation("panoptic", (40, 50), (segment,)),
-        "semantic": Segmentation("semantic", (40, 50), ()),
+        "semantic": Segmentation("semantic", (40, 50), (), b"\x89PNG\x00"),
     }
     prediction = Prediction(results, PLAN, {"infer": 0.25})
     text = prediction_to_json(prediction, 3, "abc")

@@ -14,6 +14,8 @@ from proscale.labels import Category
 from proscale.results import ModelInfo, Plan, Prediction, Segment, Segmentation, SegmentationOptions
 from proscale.rle import encode, measure
 
+from .pictures import encoded
+
 BLOB, GROUND = Category(7, "blob", True), Category(9, "ground", False)
 CELL = 32
 
@@ -78,4 +80,6 @@ class ThresholdPredictor:
         kept = tuple(segments[: options.max_segments])
         size = (image.shape[0], image.shape[1])
         timings = {"preprocess": 0.001, "infer": 0.002, "postprocess": 0.003, "encode": 0.004}
-        return Prediction({task: Segmentation(task, size, kept) for task in options.tasks}, plan, timings)
+        confidence = encoded(np.where(bright, 200, 100).astype(np.uint8)) if options.confidence else None
+        results = {task: Segmentation(task, size, kept, confidence if task == "semantic" else None) for task in options.tasks}
+        return Prediction(results, plan, timings)

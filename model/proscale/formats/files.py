@@ -134,6 +134,12 @@ def _semantic_colours(segmentation: Segmentation, picture: Picture | None, optio
     return [_png(_named(segmentation, options, "-colours.png"), Image.fromarray(palette[values]))]
 
 
+def _confidence(segmentation: Segmentation, picture: Picture | None, options: FormatOptions) -> list[AnswerFile]:
+    if segmentation.confidence is None:
+        raise ValueError("confidence_png: the result has no map of confidence")
+    return [AnswerFile(_named(segmentation, options, "-confidence.png"), "image/png", segmentation.confidence)]
+
+
 def _ids_png(segmentation: Segmentation, picture: Picture | None, options: FormatOptions) -> list[AnswerFile]:
     return [_png(_named(segmentation, options, "-ids.png"), Image.fromarray(id_map(segmentation)))]
 
@@ -175,6 +181,7 @@ FORMATS: Mapping[str, FileFormat] = {
     "geojson": FileFormat("application/geo+json", False, _geojson),
     "semantic_png": FileFormat("image/png", False, _semantic_png, DISJOINT),
     "semantic_colours": FileFormat("image/png", False, _semantic_colours, DISJOINT),
+    "confidence_png": FileFormat("image/png", False, _confidence, ("semantic",)),
     "ids_png": FileFormat("image/png", False, _ids_png),
     "ids_tiff": FileFormat("image/tiff", False, _ids_tiff),
     "masks": FileFormat("image/png", False, _masks),

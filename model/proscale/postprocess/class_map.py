@@ -29,15 +29,19 @@ def find_classes(prediction: DensePrediction | QueryPrediction | WindowPredictio
         resize_twice: logits go to the input's size first, as in mmsegmentation; what windows and queries say always does.
     """
     source = output_map(prediction, frames, resize_twice)
-    logits = isinstance(prediction, DensePrediction) or (
-        isinstance(prediction, WindowPrediction) and isinstance(prediction.windows, DensePrediction)
-    )
+    logits = scores_are_logits(prediction)
     on_cpu = tensors_of(prediction)[0].device.type == "cpu"
     parts = strips(source, STRIP_VALUES if on_cpu else MAX_VALUES)
     winner, share = best_logits(parts) if logits else best_classes(parts)
     areas = winner.flatten().bincount(minlength=source.channels)
     sums = winner.flatten().bincount(share.flatten().double(), minlength=source.channels)
     return found_of_map(winner, areas, sums, frames.output)
+
+
+def scores_are_logits(prediction: DensePrediction | QueryPrediction | WindowPrediction) -> bool:
+    """Whether a network's scores of classes are logits; those of queries are sums of probabilities."""
+    whole = prediction.windows if isinstance(prediction, WindowPrediction) else prediction
+    return isinstance(whole, DensePrediction)
 
 
 def output_map(prediction: DensePrediction | QueryPrediction | WindowPrediction, frames: Frames, resize_twice: bool) -> RowMap:

@@ -16,8 +16,8 @@ from proscale.ops import native
 from proscale.ops.rle import encode_runs, map_runs, mask_runs
 from proscale.postprocess.instance import instance_inference, rank_instances
 from proscale.postprocess.panoptic import choose_segments, keep_queries, panoptic_inference
-from proscale.postprocess.resize import resize_in_strips, resize_mask_logits
-from proscale.postprocess.semantic import best_classes, semantic_inference, semantic_map
+from proscale.postprocess.resize import resize_mask_logits
+from proscale.postprocess.semantic import best_classes, semantic_strips
 from proscale.rle import MeasuredMask
 
 MAX_QUERIES, MAX_CLASSES = 2**14 - 1, 2**15 - 1
@@ -141,12 +141,8 @@ def find_semantic(class_logits: Tensor, mask_logits: Tensor, frames: Frames, com
         runs, sums = torch.ops.proscale.semantic_runs(mask_logits, probabilities, frames.sizes, combine_first)
         areas, means = sums[:, 0], sums[:, 1] / sums[:, 0].clamp_min(1)
     else:
-        if combine_first:
-            combine = partial(semantic_inference, class_logits)
-            scores = resize_in_strips(mask_logits, frames.padded, frames.resized, frames.output, combine=combine)
-            winner, share = best_classes(strip for _, strip in scores)
-        else:
-            winner, share = semantic_map(class_logits, resize_in_strips(mask_logits, frames.padded, frames.resized, frames.output))
+        sizes = (frames.padded, frames.resized, frames.output)
+        winner, share = best_classes(semantic_strips(class_logits, mask_logits, sizes, combine_first))
         areas = winner.flatten().bincount(minlength=classes)
         means = winner.flatten().bincount(share.flatten().double(), minlength=classes) / areas.clamp_min(1)
         runs = map_runs(winner.int())

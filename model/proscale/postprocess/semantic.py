@@ -1,9 +1,12 @@
 """Semantic inference (arXiv 2107.06278, section 3.4)."""
 
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch import Tensor
+
+from proscale.postprocess.resize import resize_in_strips
 
 
 def semantic_inference(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
@@ -19,21 +22,31 @@ def semantic_inference(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
     return torch.einsum("qk,qhw->khw", class_logits.softmax(-1)[:, :-1], mask_logits.sigmoid())
 
 
-def semantic_map(class_logits: Tensor, strips: Iterable[tuple[int, Tensor]]) -> tuple[Tensor, Tensor]:
+def semantic_strips(
+    class_logits: Tensor, mask_logits: Tensor, sizes: tuple[tuple[int, int], tuple[int, int], tuple[int, int]], combine_first: bool
+) -> Iterable[Tensor]:
+    """Scores of classes (K, rows, W) of strips that follow each other from the top.
+
+    Args:
+        class_logits, mask_logits: (Q, K + 1) and (Q, h, w) float.
+        sizes: (height, width) of the network's input, of the picture in it, and of the output.
+        combine_first: sum the queries up at the resized picture's size, and resize the scores.
+    """
+    combine = partial(semantic_inference, class_logits)
+    if combine_first:
+        return (scores for _, scores in resize_in_strips(mask_logits, *sizes, combine=combine))
+    return (combine(logits) for _, logits in resize_in_strips(mask_logits, *sizes))
+
+
+def best_classes(strips: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """The best class of every pixel, strip by strip.
 
     Args:
-        class_logits: (Q, K + 1) float.
-        strips: first row and mask logits (Q, rows, W) of strips that follow each other from the top (`resize_in_strips`).
+        strips: scores (K, rows, W) of strips that follow each other from the top.
 
     Returns:
         class indices (H, W) int64, and the best class's share of all classes' scores there (H, W) float in 0..1.
     """
-    return best_classes(semantic_inference(class_logits, mask_logits) for _, mask_logits in strips)
-
-
-def best_classes(strips: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """`semantic_map` for scores (K, rows, W) that have been made already."""
     winners, shares = [], []
     for scores in strips:
         best, winner = scores.max(0)

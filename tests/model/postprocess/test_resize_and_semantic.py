@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from proscale.postprocess.resize import queries_at_once, resize_in_strips, resize_mask_logits
-from proscale.postprocess.semantic import best_classes, semantic_inference, semantic_map
+from proscale.postprocess.semantic import best_classes, semantic_inference
 
 PADDED, RESIZED = (64, 96), (50, 90)
 
@@ -53,7 +53,7 @@ def test_semantic_scores_by_definition() -> None:
     for k in range(2):
         expected = sum(class_logits.softmax(-1)[q, k] * mask_logits[q].sigmoid() for q in range(4))
         assert torch.allclose(scores[k], expected, atol=1e-6)
-    winner, share = semantic_map(class_logits, [(0, mask_logits[:, :1]), (1, mask_logits[:, 1:])])
+    winner, share = best_classes(semantic_inference(class_logits, part) for part in (mask_logits[:, :1], mask_logits[:, 1:]))
     assert torch.equal(winner, scores.argmax(0))
     assert torch.allclose(share, scores.max(0).values / scores.sum(0))
 

@@ -6,7 +6,8 @@ import { toBitmap, View } from "./view.js";
 const FORMATS = {
   json: "JSON, COCO RLE", geojson: "GeoJSON (QuPath, QGIS)", csv: "Table (CSV)", overlay_png: "Overlay, PNG", overlay_webp: "Overlay, WebP",
   coco_panoptic: "COCO panoptic", coco_results: "COCO results", rle_counts: "COCO results, run lengths", semantic_png: "Label map, PNG",
-  semantic_colours: "Label map in colours", ids_png: "Segment ids, 16-bit PNG", ids_tiff: "Segment ids, 16-bit TIFF", masks: "One PNG per segment",
+  semantic_colours: "Label map in colours", confidence_png: "Confidence, PNG (semantic)",
+  ids_png: "Segment ids, 16-bit PNG", ids_tiff: "Segment ids, 16-bit TIFF", masks: "One PNG per segment",
 };
 const find = (id) => document.getElementById(id);
 const pictures = []; // {name, blob, answers: {task: answer}, error}
