@@ -66,6 +66,19 @@ class SegmentationOptions:
 
 
 @dataclass(frozen=True)
+class Tiles:
+    """How a large picture is looked at: window by window. Sizes in pixels of the picture."""
+
+    windows: int
+    size: tuple[int, int]
+    """(height, width) of every window."""
+    overlap: tuple[int, int]
+    """(down, across): least number of pixels that neighbouring windows share; 0 along an axis with one window."""
+    scale: float
+    """Pixels of the network's input per pixel of the picture, along the side of a window that is scaled least."""
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a picture of one size costs before anything is computed. FLOPs: 1 FLOP = 1 multiply-accumulate."""
 
@@ -78,6 +91,8 @@ class Plan:
     """Of the baseline, for the same picture and outputs."""
     baseline: str = "Mask2Former with 6 encoder layers, all else equal"
     """What the baseline is: that, or the network as published."""
+    tiles: Tiles | None = None
+    """The picture is segmented window by window: sizes are those of a window, FLOPs those of all. None: as a whole."""
 
 
 @dataclass(frozen=True)
