@@ -38,6 +38,7 @@ NETWORKS: dict[str, tuple[NetworkConfig, str, float]] = {
     "SegFormer-B3": (PUBLISHED["segformer-b3"](150), "mIoU", 49.4),
     "SegFormer-B5": (PUBLISHED["segformer-b5"](150), "mIoU", 51.0),
     "SegViT-B": (PUBLISHED["segvit-b"](150), "mIoU", 51.3),
+    "SegViT-L Shrunk": (PUBLISHED["segvit-l-shrunk"](150), "mIoU", 53.9),
     "SETR-PUP": (PUBLISHED["setr-pup"](150), "mIoU", 48.24),
 }
 """Name -> network, published metric (PQ on COCO val, mIoU on ADE20K val, one scale) and its value in percent."""

@@ -77,6 +77,8 @@ class VitConfig:
     final_norm: bool = False
     taps: tuple[int, ...] = ()
     """Blocks, counted from 0, whose outputs a head reads; empty: the last."""
+    shrink: int | None = None
+    """The block that lets every second token a side through (SegViT Shrunk, arXiv 2210.05844, section 3.3); later ones see a quarter."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,8 @@ class SegvitHeadConfig:
     heads: int = 12
     layers: int = 3
     """Decoder layers per tap."""
+    query_grid: tuple[int, int] | None = None
+    """Shrunk: (down, across) learnt queries, one per patch, that read the taps of a shrunk backbone and become the tokens of the masks."""
 
 
 @dataclass(frozen=True)

@@ -29,17 +29,24 @@ CONFIG_FILE = "config.json"
 
 _KINDS: dict[str, type] = {"eomt": EomtModelConfig, "semantic": SemanticModelConfig}
 """Kinds of networks beside Mask2Former, whose files name none."""
-_SINCE_FIRST = {"preprocess": ("align", "size", "pad_to", "padding"), "postprocess": ("resize_twice",)}
+_SINCE_FIRST = {
+    "preprocess": ("align", "size", "pad_to", "padding"),
+    "postprocess": ("resize_twice",),
+    "backbone": ("shrink",),
+    "head": ("query_grid",),
+}
 """Fields that came later: left out where they have their defaults, so that the first versions read what they can serve."""
 
 
 def config_to_json(config: NetworkConfig) -> dict[str, Any]:
     """The configuration as plain JSON values; which kind, backbone, encoder or head it is stands beside their fields."""
     values = asdict(config)
-    values["backbone"] = {"type": backbone_kind(config.backbone)} | values["backbone"]
     for part, names in _SINCE_FIRST.items():
+        if part not in values:
+            continue
         later = {field.name: field.default for field in fields(getattr(config, part)) if field.name in names}
         values[part] = {name: value for name, value in values[part].items() if name not in later or value != later[name]}
+    values["backbone"] = {"type": backbone_kind(config.backbone)} | values["backbone"]
     if isinstance(config, ModelConfig):
         values["pixel_decoder"]["encoder"] = {"type": encoder_kind(config.pixel_decoder.encoder)} | values["pixel_decoder"]["encoder"]
         return values

@@ -80,6 +80,11 @@ class Grid:
         """All of them."""
         return self.height * self.width
 
+    @property
+    def halved(self) -> "Grid":
+        """Every second token of every second row."""
+        return Grid(-(-self.height // 2), -(-self.width // 2))
+
 
 def baseline_name(config: NetworkConfig) -> str:
     """What savings are measured against."""
@@ -135,10 +140,12 @@ def network_cost(config: EomtModelConfig | SemanticModelConfig, size: tuple[int,
         return _mit(config.backbone, sizes), _segformer(config.head, config.backbone, sizes, config.classes, published)
     grid = Grid.of(size, config.backbone.patch)
     taps = config.backbone.taps or (config.backbone.layers - 1,)
-    backbone = _vit_embedding(config.backbone, grid).plus(_vit_blocks(config.backbone, _tokens(config.backbone, grid), max(taps) + 1))
+    backbone = _vit_embedding(config.backbone, grid).plus(_vit_until(config.backbone, grid, max(taps) + 1))
     if isinstance(config.head, SetrHeadConfig):
         return backbone, _setr(config.head, config.backbone.dim, len(taps), grid.tokens, config.classes, published)
     assert isinstance(config.head, SegvitHeadConfig)
+    if config.head.query_grid is not None:
+        return backbone, _segvit_shrunk(config.head, config.backbone, taps, grid, config.classes, published)
     return backbone, _segvit(config.head, config.backbone.dim, len(taps), grid.tokens, config.classes, published)
 
 
@@ -193,6 +200,18 @@ def _vit_blocks(config: VitConfig, tokens: int, count: int) -> Cost:
     return Cost(tokens * c * (4 * c + mlp) + 2 * tokens * tokens * c, 2 * tokens * c * NORM).times(count)
 
 
+def _vit_until(config: VitConfig, grid: Grid, count: int) -> Cost:
+    """The first `count` blocks, a quarter of the tokens from the one that shrinks on."""
+    tokens = _tokens(config, grid)
+    if config.shrink is None or config.shrink >= count:
+        return _vit_blocks(config, tokens, count)
+    kept, c = grid.halved.tokens, config.dim
+    attention = Cost(2 * kept * c * c + 2 * tokens * c * c + 2 * kept * tokens * c, tokens * c * NORM)
+    feed_forward = Cost((3 if config.gated_mlp else 2) * kept * c * config.mlp_dim, kept * c * NORM)
+    before, after = _vit_blocks(config, tokens, config.shrink), _vit_blocks(config, kept, count - config.shrink - 1)
+    return before.plus(attention, feed_forward, after)
+
+
 def _setr(head: SetrHeadConfig, dim: int, taps: int, n: int, classes: int, published: bool) -> Cost:
     d, m = head.dim, head.mla_dim
     if head.variant == "mla":
@@ -212,14 +231,35 @@ def _setr(head: SetrHeadConfig, dim: int, taps: int, n: int, classes: int, publi
     return steps.plus(Cost(64 * n * d * classes, 256 * n * classes * BILINEAR))
 
 
+def _among(d: int, queries: int) -> Cost:
+    """Self-attention of a layer of SegViT."""
+    return Cost(4 * queries * d * d + 2 * queries * queries * d, queries * d * NORM)
+
+
+def _across(d: int, queries: int, n: int) -> Cost:
+    """Attention to n tokens, and feed-forward, of a layer of SegViT."""
+    return Cost(10 * queries * d * d + 2 * n * d * d + 2 * queries * n * d, 2 * queries * d * NORM)
+
+
 def _segvit(head: SegvitHeadConfig, dim: int, taps: int, n: int, k: int, published: bool) -> Cost:
     d = head.dim
-    among = Cost(4 * k * d * d + 2 * k * k * d, k * d * NORM)
-    across = Cost(2 * k * d * d + 2 * n * d * d + 2 * k * n * d + 8 * k * d * d, 2 * k * d * NORM)
-    stages = Cost(n * dim * d, n * d * NORM).plus(among.plus(across).times(head.layers)).times(taps)
-    total = stages.plus(Cost(k * d * (k + 1)))
+    layers = _among(d, k).plus(_across(d, k, n)).times(head.layers)
+    total = Cost(n * dim * d, n * d * NORM).plus(layers).times(taps).plus(Cost(k * d * (k + 1)))
     # The first layer's queries are learnt: what they say among themselves is the same for every picture.
-    return total if published else total.plus(among.times(-1))
+    return total if published else total.plus(_among(d, k).times(-1))
+
+
+def _segvit_shrunk(head: SegvitHeadConfig, vit: VitConfig, taps: Sequence[int], grid: Grid, k: int, published: bool) -> Cost:
+    d, patches = head.dim, grid.tokens
+    total = _among(d, k).plus(_across(d, k, patches)).times(head.layers).plus(Cost(k * d * (k + 1)))
+    for tap in taps:
+        n = grid.halved.tokens if vit.shrink is not None and tap >= vit.shrink else patches
+        total = total.plus(Cost(n * vit.dim * d, n * d * NORM), _among(d, patches).plus(_across(d, patches, n)).times(head.layers))
+    learnt = (grid.height, grid.width) == head.query_grid
+    resized = Cost(0, 0 if learnt else patches * d * BILINEAR)
+    if published:
+        return total.plus(resized)
+    return total.plus(resized, _among(d, k).times(-1), _among(d, patches).times(-1 if learnt else 0))
 
 
 def _eomt(config: EomtModelConfig, grid: Grid) -> tuple[Cost, Cost]:

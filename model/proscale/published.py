@@ -1,6 +1,7 @@
 """Published networks by name: configurations to count or to time, without weights. No torch."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from proscale.config import (
     MIT_B0,
@@ -51,6 +52,15 @@ def segvit(backbone: VitConfig, name: str, crop: int, stride: int, classes: int 
     return SemanticModelConfig(name, classes, vit, head, SlideConfig((crop, crop), (stride, stride)), pixels)
 
 
+def segvit_shrunk(backbone: VitConfig, name: str, crop: int, stride: int, classes: int = 150) -> SemanticModelConfig:
+    """SegViT Shrunk: a quarter of the tokens from block 8 on, and a learnt query per patch that brings their resolution back."""
+    plain = segvit(backbone, name, crop, stride, classes)
+    assert isinstance(plain.backbone, VitConfig)
+    assert isinstance(plain.head, SegvitHeadConfig)
+    vit = replace(plain.backbone, shrink=8, taps=(7, backbone.layers - 1))
+    return replace(plain, backbone=vit, head=replace(plain.head, query_grid=vit.grid))
+
+
 def eomt(backbone: VitConfig, name: str, size: int = 640, classes: int = 133, dinov3: bool = False) -> EomtModelConfig:
     """EoMT for panoptic segmentation on DINOv2 (3 blocks with queries in S and B, 4 in L) or DINOv3."""
     vit = VitConfig(
@@ -82,6 +92,7 @@ PUBLISHED: dict[str, Callable[[int], NetworkConfig]] = {
     "setr-mla": lambda classes: setr("mla", "SETR-MLA", classes),
     "segvit-b": lambda classes: segvit(VIT_B, "SegViT-B", 512, 341, classes),
     "segvit-l": lambda classes: segvit(VIT_L, "SegViT-L", 640, 608, classes),
+    "segvit-l-shrunk": lambda classes: segvit_shrunk(VIT_L, "SegViT-L Shrunk", 640, 608, classes),
     "eomt-s": lambda classes: eomt(VIT_S, "EoMT-S", classes=classes),
     "eomt-b": lambda classes: eomt(VIT_B, "EoMT-B", classes=classes),
     "eomt-l": lambda classes: eomt(VIT_L, "EoMT-L", classes=classes),

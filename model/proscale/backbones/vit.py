@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from proscale.config import VitConfig
+from proscale.errors import CheckpointError
 from proscale.layers.linear import apply_linear, linear
 from proscale.layers.tokenwise import add_into, in_chunks
 from proscale.ops.constants import constant_tensor
@@ -27,6 +28,14 @@ class VitAttention(nn.Module):
         if rotary is not None:
             query, key = rotate(query, rotary), rotate(key, rotary)
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
+        return apply_linear(self.projection, out.transpose(1, 2).flatten(2))
+
+    def of_some(self, kept: Tensor, x: Tensor) -> Tensor:
+        """What some tokens (B, M, C) see in all of them (B, N, C). Returns (B, M, C)."""
+        dim, heads = x.shape[-1], (self.heads, -1)
+        query = linear(kept, self.qkv.weight[:dim], self.qkv.bias[:dim]).unflatten(-1, heads).transpose(1, 2)
+        key, value = linear(x, self.qkv.weight[dim:], self.qkv.bias[dim:]).unflatten(-1, (2, *heads)).permute(2, 0, 3, 1, 4)
+        out = F.scaled_dot_product_attention(query, key, value)
         return apply_linear(self.projection, out.transpose(1, 2).flatten(2))
 
 
@@ -66,6 +75,14 @@ class VitBlock(nn.Module):
         x = add_into(update, x) if self.scale1 is None else torch.addcmul(x, update, self.scale1)
         return in_chunks(self._feed_forward, x, self.hidden)
 
+    def shrink(self, x: Tensor, grid: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+        """The block for every second token of every second row, which see all. Args: x (B, h * w, C). Returns those, and their grid."""
+        normed = self.norm1(x)
+        kept, seen = (tokens.unflatten(1, grid)[:, ::2, ::2] for tokens in (x, normed))
+        update = self.attention.of_some(seen.flatten(1, 2), normed)
+        x = update + kept.flatten(1, 2) if self.scale1 is None else torch.addcmul(kept.flatten(1, 2), update, self.scale1)
+        return in_chunks(self._feed_forward, x, self.hidden), (kept.shape[1], kept.shape[2])
+
     def _feed_forward(self, x: Tensor) -> Tensor:
         update = self.mlp(self.norm2(x))
         return add_into(update, x) if self.scale2 is None else torch.addcmul(x, update, self.scale2)
@@ -96,6 +113,8 @@ class VisionTransformer(nn.Module):
         self.config = config
         self.prefix = int(config.class_token) + config.registers
         """Tokens that stand before those of the patches."""
+        if config.shrink is not None and (self.prefix or config.position == "rotary"):
+            raise CheckpointError("a ViT that shrinks has tokens of patches alone, and learnt positions")
         self.patch_embedding = PatchEmbedding(config)
         self.class_token = nn.Parameter(torch.zeros(1, config.dim)) if config.class_token else None
         self.registers = nn.Parameter(torch.zeros(config.registers, config.dim)) if config.registers else None
@@ -138,11 +157,15 @@ class VisionTransformer(nn.Module):
         return torch.cat([*first, tokens], 1) if first else tokens, (height, width), rotary
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> the taps' outputs (B, C, h, w) without prefix and final norm; channels last in memory."""
+        """(B, 3, H, W) -> the taps' outputs (B, C, h, w) without prefix and final norm; channels last in memory.
+
+        From the block that shrinks on, maps have half the height and width, rounded up.
+        """
         x, grid, rotary = self.embed(images)
         maps = []
         for i, block in enumerate(self.blocks):
-            x = block(x, rotary)
+            assert isinstance(block, VitBlock)
+            x, grid = block.shrink(x, grid) if i == self.config.shrink else (block(x, rotary), grid)
             if i in self.taps:
                 maps.append(x[:, self.prefix :].unflatten(1, grid).permute(0, 3, 1, 2))
         return maps

@@ -68,6 +68,7 @@ def parse_size(_: click.Context, __: click.Parameter, value: str | None) -> Stat
 @click.option("--weights", help="Which weights of a file that holds several: model, ema, or where they stand in it. [model]")
 @click.option("--temperature", type=float, help="Of PRO-SCALE's token re-calibration, where no YAML says it. [0.1, as published]")
 @click.option("--base", help="EoMT's DINOv3 deltas: DINOv3's own weights (a file, a folder, hf:OWNER/NAME), or none where they are whole.")
+@click.option("--allow-missing-auxiliary", is_flag=True, help="Take a SETR whose auxiliary heads, for training alone, were left out.")
 @click.option("--residual/--no-residual", default=None, help="Whether a PRO-SCALE encoder adds its stages' inputs. [no, as published]")
 @click.option("--encoder", type=click.Choice(["proscale"]), help="Warm start: make the Mask2Former encoder of SOURCE a PRO-SCALE one.")
 @click.option("--layers", callback=parse_layers, help="With --encoder: how many layers see 1, 2 and 3 levels. [3,3,3]")
@@ -90,6 +91,7 @@ def convert(
     weights: str | None,
     temperature: float | None,
     base: str | None,
+    allow_missing_auxiliary: bool,
     residual: bool | None,
     encoder: str | None,
     layers: tuple[int, int, int] | None,
@@ -114,7 +116,8 @@ def convert(
     from proscale.checkpoints.write_folders import write, write_transformers
 
     try:
-        converted = read_source(source, Request(config, labels, task, name, size, temperature, residual, weights, base))
+        request = Request(config, labels, task, name, size, temperature, residual, weights, base, allow_missing_auxiliary)
+        converted = read_source(source, request)
         if encoder is not None:
             converted = start_warm(converted, _encoder(layers, recalibration, temperature, residual), name)
         if target == "transformers":

@@ -62,6 +62,8 @@ class Request:
     """Which weights of a file that holds several: `model`, `ema`, or where they stand in it."""
     base: str | None = None
     """DINOv3's own weights, which EoMT's deltas are added to: a file, a folder, `hf:OWNER/NAME`, or `none`."""
+    allow_missing_auxiliary: bool = False
+    """Take a SETR without its auxiliary heads."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,16 @@ def convert(source: str, request: Request) -> Converted:
     if (path / LABELS_FILE).is_file() and (path / WEIGHTS_FILE).is_file():
         return _own_folder(path, name, request)
     checkpoint = read_checkpoint(path, request.weights)
-    asked_of = Asked(checkpoint.files[0].parent, default_name, request.config, request.labels, request.task, request.name, _base(request))
+    asked_of = Asked(
+        checkpoint.files[0].parent,
+        default_name,
+        request.config,
+        request.labels,
+        request.task,
+        request.name,
+        _base(request),
+        request.allow_missing_auxiliary,
+    )
     if (network := convert_network(checkpoint, asked_of)) is not None:
         check_strictly(blank_network(network.config), network.state)
         provenance = Provenance(name if is_hub_source(source) else path.resolve().name, sha256(checkpoint.files), network.layout)

@@ -1,5 +1,6 @@
 """SegFormer, SETR, SegViT and EoMT checkpoints of any layout -> configuration, labels and tensors of ours."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from proscale.checkpoints.recognise_architecture import count_parts, shape_of
 from proscale.checkpoints.recognise_networks import PATCH, recognise_segformer, recognise_segvit, recognise_setr, recognise_vit
 from proscale.checkpoints.segformer_names import from_segformer, segformer_layout
 from proscale.checkpoints.stated_network import StatedNetwork
-from proscale.checkpoints.stated_settings import StatedSettings
+from proscale.checkpoints.stated_settings import StatedSettings, check_claims
 from proscale.checkpoints.strict_loading import listed
 from proscale.checkpoints.transformers_networks import even_windows, read_transformers_network
 from proscale.checkpoints.weight_files import Checkpoint, read_checkpoint
@@ -53,6 +54,8 @@ class Asked:
     name: str | None = None
     base: str | None = None
     """DINOv3's own weights: a file or folder, or `none` where EoMT's are whole."""
+    allow_missing_auxiliary: bool = False
+    """A SETR whose auxiliary heads were left out on purpose."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,9 @@ def convert_network(checkpoint: Checkpoint, asked: Asked) -> ConvertedNetwork | 
         return _vit_with_head(checkpoint, layout, asked)
     if "backbone.pos_embed" in names:
         heads = listed({name.split(".")[1] for name in names if name.startswith("decode_head.")})
-        raise CheckpointError(f"this is a plain ViT whose head is neither SETR's nor SegViT's; it has {heads or 'none'}")
+        raise CheckpointError(
+            f"this is a plain ViT whose head is neither SETR's (up_convs) nor SegViT's (q, decoder_1); it has {heads or 'none'}"
+        )
     return None
 
 
@@ -105,6 +110,7 @@ def _segformer(checkpoint: Checkpoint, layout: str, asked: Asked) -> ConvertedNe
         pixels,
         PostprocessConfig(resize_twice=mmseg),
     )
+    check_claims(said.common, config, beside)
     notes = [f"backbone: Mix Transformer {backbone}", f"head: {head.variant}, {head.dim} channels"]
     if said.stage_heads is None:
         notes.append(f"assumed, as published: {backbone.heads} attention heads")
@@ -121,16 +127,23 @@ def _vit_with_head(checkpoint: Checkpoint, layout: str, asked: Asked) -> Convert
     head, classes = recognise_setr(state) if layout == "setr" else recognise_segvit(state, backbone.heads)
     if classes == 1:
         raise CheckpointError("this network has one class and a sigmoid, which is not supported; train it with two classes and a softmax")
-    if layout == "segvit" and not said.colours_given:
+    if isinstance(head, SegvitHeadConfig) and not said.colours_given:
         raise CheckpointError(
             "nothing says the mean and deviation of SegViT's pictures, which differ between its models: "
             "give --config with mmsegmentation's configuration (.py) of this model"
         )
     labels = choose_labels(classes, said.common, asked.labels)
-    crop = (PATCH * backbone.grid[0], PATCH * backbone.grid[1])
+    queries = head.query_grid if isinstance(head, SegvitHeadConfig) else None
+    crop = (PATCH * (queries or backbone.grid)[0], PATCH * (queries or backbone.grid)[1])
+    if queries and said.slide and said.slide.crop != crop:
+        raise CheckpointError(
+            f"the configuration says windows of {said.slide.crop}; the {math.prod(queries)} learnt queries are for {crop}"
+        )
+    if layout == "setr":
+        _check_auxiliary(checkpoint, said, asked.allow_missing_auxiliary)
     slide = said.slide or SlideConfig(crop, (STRIDES.get(crop[0], 2 * crop[0] // 3), STRIDES.get(crop[1], 2 * crop[1] // 3)))
     pixels = replace(_pixels(said, said.common.short_side or crop[0], said.common.long_side or MAX_LONG_SIDE), align="none", size_divisor=1)
-    family = f"SETR-{head.variant.upper()}" if isinstance(head, SetrHeadConfig) else "SegViT"
+    family = f"SETR-{head.variant.upper()}" if isinstance(head, SetrHeadConfig) else "SegViT Shrunk" if queries else "SegViT"
     config = SemanticModelConfig(
         asked.name or f"{family} {labels.table.title if labels.table else asked.default_name}",
         classes,
@@ -140,12 +153,26 @@ def _vit_with_head(checkpoint: Checkpoint, layout: str, asked: Asked) -> Convert
         pixels,
         PostprocessConfig(resize_twice=layout == "setr"),
     )
+    check_claims(said.common, config, beside)
     notes = [f"backbone: plain ViT {backbone}", f"head: {head}"]
     if said.slide is None and not said.whole:
         notes.append("assumed: windows of the size that positions were trained for, as published; no configuration says")
-    if not any(name.startswith("auxiliary_head.") for name in checkpoint.state):
-        notes.append("auxiliary heads: none; they are for training alone")
+    if layout == "setr" and not _has_auxiliary(checkpoint):
+        notes.append("auxiliary heads: none; they are for training alone, and prediction is the same without")
     return ConvertedNetwork(config, labels, state, f"mmsegmentation ({layout})", _notes(config, labels, layout, beside, notes))
+
+
+def _has_auxiliary(checkpoint: Checkpoint) -> bool:
+    return any(name.startswith("auxiliary_head.") for name in checkpoint.state)
+
+
+def _check_auxiliary(checkpoint: Checkpoint, said: StatedNetwork, allowed: bool) -> None:
+    """Every SETR is trained with auxiliary heads: weights without them are not what training wrote, and more may be gone."""
+    if not (_has_auxiliary(checkpoint) or allowed or said.auxiliary is False):
+        raise CheckpointError(
+            "this SETR lacks its auxiliary heads (auxiliary_head.*), which mmsegmentation saves with every SETR: the file is not whole. "
+            "Prediction does not use them: if they were left out on purpose, give --allow-missing-auxiliary"
+        )
 
 
 def _eomt(checkpoint: Checkpoint, layout: str, asked: Asked) -> ConvertedNetwork:
@@ -159,7 +186,8 @@ def _eomt(checkpoint: Checkpoint, layout: str, asked: Asked) -> ConvertedNetwork
     state = from_transformers_eomt(theirs, layout)
     backbone = recognise_vit(state, said)
     queries, classes = shape_of(state, "queries", 2)[0], shape_of(state, "class_head.weight", 2)[0] - 1
-    blocks = theirs["attn_mask_probs"].numel() if "attn_mask_probs" in theirs else 4 if backbone.layers >= 24 else 3
+    published = 4 if backbone.layers >= 24 else 3
+    blocks = theirs["attn_mask_probs"].numel() if "attn_mask_probs" in theirs else said.query_blocks or published
     labels = choose_labels(classes, said.common, asked.labels)
     side = (said.image_size or (_side(asked.default_name, backbone),))[0]
     task = asked.task or said.common.task or ("semantic" if re.search("semantic", asked.default_name) else None)
@@ -181,6 +209,7 @@ def _eomt(checkpoint: Checkpoint, layout: str, asked: Asked) -> ConvertedNetwork
         pixels,
         PostprocessConfig(combine_first=semantic),
     )
+    check_claims(said.common, config, beside)
     notes = [f"backbone: plain ViT {backbone}", f"queries: {queries}, in the last {blocks} blocks; pictures of {side} pixels"]
     if layout.endswith("deltas"):
         notes.append("base: none, the weights are whole" if asked.base == WHOLE else f"base: {asked.base}, added to the deltas")
@@ -223,12 +252,22 @@ def _stated(checkpoint: Checkpoint, asked: Asked, transformers: str | None) -> t
             return task, "no configuration"
         return task.or_else(read_transformers_network(file, transformers)), file.name
     inside = read_mmseg_meta(checkpoint.meta, checkpoint.files[0].name) if checkpoint.meta else StatedNetwork()
+    inside = inside.or_else(_colours_among_weights(checkpoint.state))
     own = checkpoint.files[0].with_suffix(".py")
     beside = sorted(asked.folder.glob("*.py"))
     file_or_none = asked.config or (own if own.is_file() else beside[0] if len(beside) == 1 else None)
     if file_or_none is None:
         return task.or_else(inside), "what is inside the weights' file" if checkpoint.meta else "no configuration"
     return task.or_else(read_mmseg_config(file_or_none)).or_else(inside), file_or_none.name
+
+
+def _colours_among_weights(state: Mapping[str, Tensor]) -> StatedNetwork:
+    """Mean and deviation that some of mmengine's files carry."""
+    mean, std = (state.get(f"data_preprocessor.{name}") for name in ("mean", "std"))
+    if mean is None or std is None or mean.numel() != 3 or std.numel() != 3:
+        return StatedNetwork()
+    mean_, std_ = (tuple(round(value, 4) for value in tensor.flatten().tolist()) for tensor in (mean, std))
+    return StatedNetwork(StatedSettings(mean=mean_, std=std_), colours_given=True)
 
 
 def _pixels(said: StatedNetwork, short: int, long: int) -> PreprocessConfig:

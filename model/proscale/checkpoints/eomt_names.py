@@ -90,9 +90,10 @@ NO_OBJECT_WEIGHT = 0.1
 
 def eomt_layout(names: Collection[str]) -> str | None:
     """`transformers` or `transformers, DINOv3`; `authors` or `authors, DINOv3 deltas`; None: no EoMT."""
-    if "network.q.weight" in names:
+    if "network.q.weight" in names or "network.upscale.0.conv1.weight" in names:
         return "authors, DINOv3 deltas" if _AUTHORS + "patch_embed.patch_embeddings.weight" in names else "authors"
-    if "query.weight" not in names or not any(name.startswith("upscale_block.") for name in names):
+    marks = ("query.weight", "class_predictor.weight", "mask_head.fc1.weight", "upscale_block.block.0.conv1.weight")
+    if sum(mark in names for mark in marks) < 2:  # a part may be missing, which is said later
         return None
     return "transformers" if "embeddings.position_embeddings.weight" in names else "transformers, DINOv3"
 

@@ -1,6 +1,6 @@
 """mmsegmentation's configurations (a `.py` beside the weights, or the text inside them): what they say of SegFormer, SETR and SegViT."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,12 @@ def read_mmseg_meta(meta: Mapping[str, Any], name: str) -> StatedNetwork:
 
 
 def _stated(values: Mapping[str, Any], name: str) -> StatedNetwork:
+    model = setting(values, "model") or {}
     backbone = setting(values, "model.backbone") or {}
     if setting(values, "model.decode_head.threshold") is not None or setting(values, "model.decode_head.out_channels") == 1:
         raise CheckpointError(f"{name}: a binary network with one class and a sigmoid is not supported; give it two classes and a softmax")
+    if setting(values, "model.decode_head.align_corners") is True:
+        raise CheckpointError(f"{name}: a head that resizes with align_corners=True is another network; align_corners=False is supported")
     colours = setting(values, "model.data_preprocessor") or setting(values, "data_preprocessor") or setting(values, "img_norm_cfg") or {}
     mean, std = _three(colours.get("mean")), _three(colours.get("std"))
     datasets = [found for found in find_settings(values, "dataset_type") if isinstance(found, str)]
@@ -47,6 +50,7 @@ def _stated(values: Mapping[str, Any], name: str) -> StatedNetwork:
         std=std,
         short_side=short,
         long_side=long,
+        claims=tuple(_claims(values)),
     )
     test = setting(values, "model.test_cfg") or {}
     crop, stride = _two(test.get("crop_size")), _two(test.get("stride"))
@@ -59,8 +63,25 @@ def _stated(values: Mapping[str, Any], name: str) -> StatedNetwork:
         class_token=backbone.get("with_cls_token") if isinstance(backbone.get("with_cls_token"), bool) else None,
         position=backbone.get("interpolate_mode") if isinstance(backbone.get("interpolate_mode"), str) else None,
         image_size=_two(backbone.get("img_size")),
+        shrink=backbone.get("shrink_idx") if isinstance(backbone.get("shrink_idx"), int) else None,
+        auxiliary=False if "auxiliary_head" in model and not model["auxiliary_head"] else None,
         colours_given=mean is not None and std is not None,
     )
+
+
+def _claims(values: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
+    """What it says of things that shapes say too."""
+    backbone = setting(values, "model.backbone") or {}
+    width, layers, heads, reductions = (backbone.get(name) for name in ("embed_dims", "num_layers", "num_heads", "sr_ratios"))
+    if isinstance(classes := setting(values, "model.decode_head.num_classes"), int):
+        yield "classes", classes
+    if isinstance(width, int):
+        stages = [count for count in heads if isinstance(count, int)] if isinstance(heads, list | tuple) else None
+        yield ("backbone.dim", width) if stages is None else ("backbone.channels", tuple(width * count for count in stages))
+    if isinstance(layers, int | list | tuple):
+        yield ("backbone.layers", layers) if isinstance(layers, int) else ("backbone.depths", tuple(layers))
+    if isinstance(reductions, list | tuple):
+        yield "backbone.reductions", tuple(reductions)
 
 
 def _test_scale(values: Mapping[str, Any]) -> tuple[int | None, int | None]:

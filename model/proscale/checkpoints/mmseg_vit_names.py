@@ -45,12 +45,9 @@ SETR_MLA: tuple[tuple[str, str], ...] = (
 )
 
 
-def _segvit_stage(stage: int) -> tuple[tuple[str, str], ...]:
-    layer, ours = f"decode_head.decoder_{stage + 1}.layers.{{j}}.", f"head.stages.{stage}.layers.{{j}}."
+def _segvit_layer(layer: str, ours: str) -> tuple[tuple[str, str], ...]:
     names = {"q": "query", "k": "key", "v": "value", "proj": "projection"}
     return (
-        (f"decode_head.input_proj_{stage + 1}.{{leaf}}", f"head.stages.{stage}.projection.{{leaf}}"),
-        (f"decode_head.proj_norm_{stage + 1}.{{leaf}}", f"head.stages.{stage}.norm.{{leaf}}"),
         (layer + "self_attn.in_proj_{leaf}", ours + "self_attention.in_projection.{leaf}"),
         (layer + "self_attn.out_proj.{leaf}", ours + "self_attention.out_projection.{leaf}"),
         *((layer + f"multihead_attn.{name}.{{leaf}}", ours + f"cross_attention.{our}.{{leaf}}") for name, our in names.items()),
@@ -59,17 +56,40 @@ def _segvit_stage(stage: int) -> tuple[tuple[str, str], ...]:
     )
 
 
+def _segvit_stage(stage: int) -> tuple[tuple[str, str], ...]:
+    return (
+        (f"decode_head.input_proj_{stage + 1}.{{leaf}}", f"head.stages.{stage}.projection.{{leaf}}"),
+        (f"decode_head.proj_norm_{stage + 1}.{{leaf}}", f"head.stages.{stage}.norm.{{leaf}}"),
+        *_segvit_layer(f"decode_head.decoder_{stage + 1}.layers.{{j}}.", f"head.stages.{stage}.layers.{{j}}."),
+    )
+
+
 SEGVIT: tuple[tuple[str, str], ...] = (
     ("decode_head.q.weight", "head.queries"),
     ("decode_head.class_embed.{leaf}", "head.class_head.{leaf}"),
     *(entry for stage in range(4) for entry in _segvit_stage(stage)),
 )
-DROPPED = (r".*\.num_batches_tracked", r"auxiliary_head\..*", r"decode_head\.criterion\..*", r"decode_head\.loss_decode\..*")
+SEGVIT_SHRUNK: tuple[tuple[str, str], ...] = (
+    ("decode_head.q.weight", "head.patch_queries"),
+    ("decode_head.atm.q.weight", "head.queries"),
+    ("decode_head.atm.class_embed.{leaf}", "head.class_head.{leaf}"),
+    *_segvit_layer("decode_head.atm.decoder_1.layers.{j}.", "head.layers.{j}."),
+    *(entry for stage in range(4) for entry in _segvit_stage(stage)),
+)
+DROPPED = (
+    r".*\.num_batches_tracked",
+    r"auxiliary_head\..*",
+    r"decode_head\.criterion\..*",
+    r"decode_head\.loss_decode\..*",
+    r"data_preprocessor\.(mean|std)",
+    r"ema_\w+",
+)
+"""The last are mmcv's moving averages, under names without dots."""
 CLASS_TOKEN, POSITION = "backbone.class_token", "backbone.position"
 
 
 def mmseg_vit_layout(names: Collection[str]) -> str | None:
-    """`setr` or `segvit`, in mmsegmentation's layout; None: neither.
+    """`setr`, `segvit` or `segvit shrunk`, in mmsegmentation's layout; None: neither.
 
     Raises:
         CheckpointError: SETR in its authors' own layout, which is another network, or a plain ViT without a known head.
@@ -80,8 +100,10 @@ def mmseg_vit_layout(names: Collection[str]) -> str | None:
             "this is SETR in its authors' layout, whose heads compute something else (biases, other resizing); "
             "mmsegmentation's SETR checkpoints can be converted"
         )
-    if not {"backbone.pos_embed", "backbone.cls_token"} <= set(names):
+    if "backbone.pos_embed" not in names:
         return None
+    if "atm" in heads:
+        return "segvit shrunk"
     if "decoder_1" in heads or "q" in heads:
         return "segvit"
     return "setr" if "up_convs" in heads else None
@@ -98,8 +120,10 @@ def from_mmseg_vit(state: Mapping[str, Tensor], layout: str, class_token: bool) 
         CheckpointError: names that are not theirs.
     """
     setr = SETR_MLA if any(name.startswith("neck.mla.") for name in state) else SETR_SINGLE
-    table = SEGVIT if layout == "segvit" else setr
-    renamed = rename(state, (*VIT, *table), DROPPED)
+    table = {"segvit": SEGVIT, "segvit shrunk": SEGVIT_SHRUNK}.get(layout, setr)
+    if "backbone.cls_token" not in state:
+        raise CheckpointError("the checkpoint is not a whole network: backbone.cls_token is missing")
+    renamed = rename(_unpacked(state) if layout == "segvit shrunk" else state, (*VIT, *table), DROPPED)
     position, token = renamed[POSITION], renamed.pop(CLASS_TOKEN)
     if position.ndim != 3 or position.shape[0] != 1:
         raise CheckpointError(f"backbone.pos_embed is {tuple(position.shape)}, but should be (1, tokens, channels)")
@@ -107,3 +131,15 @@ def from_mmseg_vit(state: Mapping[str, Tensor], layout: str, class_token: bool) 
     if class_token:
         renamed[CLASS_TOKEN] = (token.float() + position[:, :1].float())[0]  # halves would round the sum
     return renamed
+
+
+def _unpacked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Query upsampling's attention to tokens is torch's own, whose q, k and v are packed; attention to mask has them apart, as ours has."""
+    out: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if ".multihead_attn.in_proj_" in name and len(tensor) % 3 == 0:
+            prefix, leaf = name.split("in_proj_")
+            out |= {f"{prefix}{part}.{leaf}": rows for part, rows in zip("qkv", tensor.chunk(3), strict=True)}
+        else:
+            out[name.replace(".multihead_attn.out_proj.", ".multihead_attn.proj.")] = tensor
+    return out

@@ -16,8 +16,16 @@ PATCH, HEAD_WIDTH = 16, 64
 MIT_HEADS = (1, 2, 5, 8)
 NORM_EPS = {"transformers": (1e-5, 1e-5), "nvidia": (1e-6, 1e-5), "mmsegmentation": (1e-6, 1e-6)}
 """Of a Mix Transformer's blocks, and of its patch embeddings and reductions, by layout."""
-TAPS = {("setr", 24): (9, 14, 19, 23), ("setr mla", 24): (5, 11, 17, 23), ("segvit", 24): (7, 15, 23), ("segvit", 12): (5, 7, 11)}
+TAPS = {
+    ("setr", 24): (9, 14, 19, 23),
+    ("setr mla", 24): (5, 11, 17, 23),
+    ("segvit", 24): (7, 15, 23),
+    ("segvit", 12): (5, 7, 11),
+    ("segvit shrunk", 24): (7, 23),
+}
 """Tapped blocks as published, by head and depth."""
+SHRINK = {24: 8}
+"""The block of SegViT Shrunk that shrinks, as published, by depth."""
 
 
 def recognise_segformer(
@@ -78,6 +86,7 @@ def recognise_vit(state: Mapping[str, Tensor], said: StatedNetwork, head: str = 
         key_bias=not (eomt and rotary),
         final_norm=eomt,
         taps=() if eomt else _taps(said.taps, head, layers, state),
+        shrink=_shrink(said.shrink, layers) if head == "segvit shrunk" else None,
     )
 
 
@@ -95,11 +104,17 @@ def recognise_setr(state: Mapping[str, Tensor]) -> tuple[SetrHeadConfig, int]:
 
 
 def recognise_segvit(state: Mapping[str, Tensor], backbone_heads: int) -> tuple[SegvitHeadConfig, int]:
-    """Head, which has as many attention heads as the backbone, and number of classes; errors as `recognise_segformer`."""
+    """Head, Shrunk or not, which has as many attention heads as the backbone, and number of classes; errors as `recognise_segformer`."""
     classes, dim = shape_of(state, "head.queries", 2)
     if dim % backbone_heads:
         raise CheckpointError(f"{dim} channels of SegViT's head cannot be shared by {backbone_heads} attention heads")
-    return SegvitHeadConfig(dim, backbone_heads, count_parts(state, "head.stages.0.layers.{}.")), classes
+    grid = None
+    if "head.patch_queries" in state:
+        queries = shape_of(state, "head.patch_queries", 2)[0]
+        grid = (math.isqrt(queries), math.isqrt(queries))
+        if math.prod(grid) != queries:
+            raise CheckpointError(f"SegViT Shrunk has a learnt query per patch of a square window, and {queries} is no square number")
+    return SegvitHeadConfig(dim, backbone_heads, count_parts(state, "head.stages.0.layers.{}."), grid), classes
 
 
 def _reduction(state: Mapping[str, Tensor], name: str) -> int:
@@ -126,8 +141,16 @@ def _position(stated: str | None, head: str) -> Literal["bilinear", "bicubic"]:
     return "bilinear" if stated == "bilinear" or (stated is None and head.startswith("setr")) else "bicubic"
 
 
+def _shrink(stated: int | None, layers: int) -> int:
+    block = SHRINK.get(layers) if stated is None else stated
+    if block is None or not 0 <= block < layers:
+        what = "nothing says" if stated is None else f"the configuration says {stated}, but that is not"
+        raise CheckpointError(f"{what} which of the {layers} blocks shrinks; give --config with the network's configuration (shrink_idx)")
+    return block
+
+
 def _taps(stated: tuple[int, ...] | None, head: str, layers: int, state: Mapping[str, Tensor]) -> tuple[int, ...]:
-    stages = {"setr mla": "head.norms.{}.", "segvit": "head.stages.{}."}
+    stages = {"setr mla": "head.norms.{}.", "segvit": "head.stages.{}.", "segvit shrunk": "head.stages.{}."}
     taps = stated or TAPS.get((head, layers)) or ((layers - 1,) if head == "setr" else None)
     if taps is None:
         raise CheckpointError(f"nothing says which of the {layers} blocks the head reads; give --config with the network's configuration")

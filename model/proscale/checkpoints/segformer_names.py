@@ -10,7 +10,8 @@ from proscale.checkpoints.rename_tensors import inverted, rename
 from proscale.errors import CheckpointError
 
 _OUR_STAGE, _OUR_BLOCK = "backbone.stages.{i}.", "backbone.stages.{i}.blocks.{j}."
-DROPPED = (r".*\.num_batches_tracked", r"auxiliary_head\..*")
+DROPPED = (r".*\.num_batches_tracked", r"auxiliary_head\..*", r"data_preprocessor\.(mean|std)", r"ema_\w+")
+"""The last are mmcv's moving averages, under names without dots."""
 
 _STAGE, _BLOCK = "segformer.stages.{i}.", "segformer.stages.{i}.blocks.{j}."
 TRANSFORMERS: tuple[tuple[str, str], ...] = (

@@ -25,6 +25,12 @@ class StatedNetwork:
     """How positions are resized."""
     image_size: tuple[int, int] | None = None
     """(height, width) in pixels that learnt positions were trained for."""
+    query_blocks: int | None = None
+    """EoMT: how many of the last blocks see the queries."""
+    shrink: int | None = None
+    """SegViT Shrunk: the block that lets every second token a side through."""
+    auxiliary: bool | None = None
+    """False: a configuration says that there are no auxiliary heads."""
     rotary_base: float | None = None
     colours_given: bool = False
     """Whether mean and deviation are stated."""

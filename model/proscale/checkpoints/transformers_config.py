@@ -233,8 +233,10 @@ def label_ids(names: Any) -> tuple[int, ...] | None:
 def _numbered(names: Any) -> list[tuple[int, str]]:
     if not isinstance(names, Mapping):
         return []
+    if not all(isinstance(name, str) and name.strip() for name in names.values()):
+        return []  # null or a number names nothing
     try:
-        return sorted((int(number), str(name)) for number, name in names.items())
+        return sorted((int(number), name) for number, name in names.items())
     except (TypeError, ValueError):
         return []
 

@@ -35,6 +35,24 @@ REQUIRED: dict[str, dict[str, Any]] = {
     },
 }
 """Settings that shapes do not show; what is left out has these values, any other value means another network."""
+CLAIMS: dict[str, dict[str, str]] = {
+    "segformer": {
+        "hidden_sizes": "backbone.channels",
+        "depths": "backbone.depths",
+        "sr_ratios": "backbone.reductions",
+        "decoder_hidden_size": "head.dim",
+    },
+    "eomt": {
+        "hidden_size": "backbone.dim",
+        "num_hidden_layers": "backbone.layers",
+        "num_register_tokens": "backbone.registers",
+        "num_queries": "queries",
+        "num_blocks": "query_blocks",
+        "num_upscale_blocks": "upscale_steps",
+    },
+}
+CLAIMS["eomt_dinov3"] = CLAIMS["eomt"] | {"intermediate_size": "backbone.mlp_dim"}
+"""Settings that shapes show too, and where they stand in our configuration: files that contradict the weights are not theirs."""
 SEGFORMER_EPS = 1e-5
 ROTARY_BASE = 100.0
 
@@ -62,13 +80,19 @@ def read_transformers_network(path: Path, kind: str) -> StatedNetwork:
             heads=heads if isinstance(heads, int) else None,
             label_names=label_names(values.get("id2label")),
             label_ids=label_ids(values.get("id2label")),
+            claims=tuple((ours, _plain(values[name])) for name, ours in CLAIMS[kind].items() if values.get(name) is not None),
         ),
         stage_heads=tuple(heads) if isinstance(heads, list) else None,
         image_size=(side, side) if isinstance(side, int) else tuple(side) if isinstance(side, list) else None,
         rotary_base=float(base) if isinstance(base, int | float) else None,
+        query_blocks=blocks if isinstance(blocks := values.get("num_blocks"), int) else None,
     )
     processor = path.with_name(PREPROCESSOR_FILE)
     return said.or_else(_processor(read_json_settings(processor), kind, processor)) if processor.is_file() else said
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _processor(values: Mapping[str, Any], kind: str, path: Path) -> StatedNetwork:

@@ -8,9 +8,10 @@ from proscale.config import MixTransformerConfig, SegformerHeadConfig, SegvitHea
 from proscale.errors import CheckpointError
 from proscale.heads.segformer import SegformerHead
 from proscale.heads.segvit import SegvitHead
+from proscale.heads.segvit_shrunk import ShrunkSegvitHead
 from proscale.heads.setr import SetrHead
 
-Head = SegformerHead | SetrHead | SegvitHead
+Head = SegformerHead | SetrHead | SegvitHead | ShrunkSegvitHead
 
 
 def build_head(config: SemanticModelConfig) -> Head:
@@ -30,4 +31,8 @@ def build_head(config: SemanticModelConfig) -> Head:
     if isinstance(head, SetrHeadConfig):
         return SetrHead(head, backbone.dim, taps, config.classes)
     assert isinstance(head, SegvitHeadConfig)
+    if (head.query_grid is None) != (backbone.shrink is None):
+        raise CheckpointError("SegViT Shrunk has both: a backbone that shrinks, and a head with a query per patch")
+    if head.query_grid is not None:
+        return ShrunkSegvitHead(head, backbone.dim, taps, config.classes)
     return SegvitHead(head, backbone.dim, taps, config.classes)

@@ -86,7 +86,7 @@ class AtmStage(nn.Module):
     @property
     def attention_layers(self) -> list[AtmLayer]:
         """`layers`, with their type."""
-        return [layer for layer in self.layers if isinstance(layer, AtmLayer)]
+        return atm_layers(self.layers)
 
     def memory(self, feature: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, h * w, D)."""
@@ -108,7 +108,7 @@ class SegvitHead(nn.Module):
         """Args: the taps' maps (B, C, h, w), shallow to deep. Returns class logits (B, K, K + 1), mask logits (B, K, h, w)."""
         queries = self.queries.expand(features[0].shape[0], -1, -1)
         masks = None
-        for stage, feature in zip(_stages(self.stages), reversed(features), strict=True):
+        for stage, feature in zip(atm_stages(self.stages), reversed(features), strict=True):
             memory = stage.memory(feature)
             for layer in stage.attention_layers:
                 queries, mask = layer(queries, memory)
@@ -133,37 +133,66 @@ class ShortSegvitHead(nn.Module):
     def __init__(self, head: SegvitHead) -> None:
         super().__init__()
         self.stages, self.class_head = head.stages, head.class_head
-        first = _stages(head.stages)[0].attention_layers[0]
+        first = atm_stages(head.stages)[0].attention_layers[0]
         with torch.no_grad():
             self.register_buffer("queries", first.among_queries(head.queries[None]).detach().clone(), persistent=False)
 
     def forward(self, features: Sequence[Tensor]) -> QueryPrediction:
         """Args and result as `SegvitHead.forward`."""
-        queries, masks, first = self.queries.expand(features[0].shape[0], -1, -1), None, True
-        for stage, feature in zip(_stages(self.stages), reversed(features), strict=True):
-            keys, values = _keys_and_values(stage, stage.memory(feature))
-            last = len(stage.layers) - 1
-            for i, layer in enumerate(stage.attention_layers):
-                queries = queries if first else layer.among_queries(queries)
-                first = False
-                if i < last:
-                    seen = layer.cross_attention.attend_only(queries, keys[i], values[i])
-                else:
-                    seen, mask = layer.cross_attention.attend(queries, keys[i], values[i])
-                    masks = mask if masks is None else masks.add_(mask)
-                queries = layer.after_tokens(queries, seen)
+        queries, masks = self.queries.expand(features[0].shape[0], -1, -1), None
+        for stage, feature in zip(atm_stages(self.stages), reversed(features), strict=True):
+            queries, mask = read_with_masks(stage.attention_layers, queries, stage.memory(feature), began=masks is None)
+            masks = mask if masks is None else masks.add_(mask)
         assert masks is not None
         return QueryPrediction(apply_linear(self.class_head, queries), masks.unflatten(-1, features[0].shape[2:]))
 
 
-def _stages(stages: nn.ModuleList) -> list[AtmStage]:
+def atm_stages(stages: nn.ModuleList) -> list[AtmStage]:
+    """The stages of a list, with their type."""
     return [stage for stage in stages if isinstance(stage, AtmStage)]
 
 
-def _keys_and_values(stage: AtmStage, memory: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Of every layer, from tokens (B, N, D)."""
-    attentions = [layer.cross_attention for layer in stage.attention_layers]
-    layers = [attention.key for attention in attentions] + [attention.value for attention in attentions]
-    weight, bias = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
-    parts = linear(memory, weight, bias).chunk(len(layers), -1)
+def atm_layers(layers: nn.ModuleList) -> list[AtmLayer]:
+    """The layers of a list, with their type."""
+    return [layer for layer in layers if isinstance(layer, AtmLayer)]
+
+
+def read_with_masks(layers: Sequence[AtmLayer], queries: Tensor, memory: Tensor, began: bool) -> tuple[Tensor, Tensor]:
+    """Layers over the same tokens; only the last makes masks.
+
+    Args:
+        queries: (B, K, D).
+        memory: (B, N, D).
+        began: the queries come from the first layer's self-attention.
+
+    Returns:
+        the queries refined (B, K, D), and the last layer's masks (B, K, N).
+    """
+    keys, values = _keys_and_values(layers, memory)
+    queries = read(layers[:-1], queries, keys, values, began)
+    if not (began and len(layers) == 1):
+        queries = layers[-1].among_queries(queries)
+    seen, masks = layers[-1].cross_attention.attend(queries, keys[-1], values[-1])
+    return layers[-1].after_tokens(queries, seen), masks
+
+
+def read_without_masks(layers: Sequence[AtmLayer], queries: Tensor, memory: Tensor, began: bool) -> Tensor:
+    """`read_with_masks` where nobody looks at masks. Returns the queries refined (B, K, D)."""
+    return read(layers, queries, *_keys_and_values(layers, memory), began)
+
+
+def read(layers: Sequence[AtmLayer], queries: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], began: bool) -> Tensor:
+    """`read_without_masks` for keys and values (B, N, D) of every layer that have been made."""
+    for i, (layer, key, value) in enumerate(zip(layers, keys, values, strict=False)):
+        queries = queries if began and not i else layer.among_queries(queries)
+        queries = layer.after_tokens(queries, layer.cross_attention.attend_only(queries, key, value))
+    return queries
+
+
+def _keys_and_values(layers: Sequence[AtmLayer], memory: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Of every layer, from tokens (B, N, D): one product."""
+    attentions = [layer.cross_attention for layer in layers]
+    made = [attention.key for attention in attentions] + [attention.value for attention in attentions]
+    weight, bias = torch.cat([layer.weight for layer in made]), torch.cat([layer.bias for layer in made])
+    parts = linear(memory, weight, bias).chunk(len(made), -1)
     return parts[: len(attentions)], parts[len(attentions) :]

@@ -1,5 +1,7 @@
 """A head's short form says what its published form says, in float64 to rounding; and it is counted right."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -17,8 +19,9 @@ from proscale.config import (
     VitConfig,
 )
 from proscale.eomt_network import EomtNetwork
-from proscale.network_flops import network_cost
+from proscale.network_flops import count_baseline, count_network, network_cost
 from proscale.predictions import DensePrediction, QueryPrediction
+from proscale.published import PUBLISHED
 from proscale.semantic_network import SemanticNetwork
 
 MIT = MixTransformerConfig((8, 16, 24, 32), (1, 2, 1, 1), (1, 2, 3, 4))
@@ -30,6 +33,8 @@ CONFIGS = {
     "setr pup": SemanticModelConfig("x", 5, VIT, SetrHeadConfig("pup", 12)),
     "setr mla": SemanticModelConfig("x", 5, VIT, SetrHeadConfig("mla", 12, 6)),
     "segvit": SemanticModelConfig("x", 5, VIT, SegvitHeadConfig(12, 3, 2)),
+    "segvit, a layer a tap": SemanticModelConfig("x", 5, VIT, SegvitHeadConfig(12, 3, 1)),
+    "segvit shrunk": SemanticModelConfig("x", 5, replace(VIT, shrink=2, taps=(1, 3)), SegvitHeadConfig(12, 3, 2, (3, 5))),
 }
 SIZES = [(64, 64), (48, 80), (101, 133)]
 
@@ -120,3 +125,10 @@ def test_what_folding_saves() -> None:
     published, folded = (sum(cost.products for cost in network_cost(config, (512, 512), flag)) / 1e9 for flag in (True, False))
     assert published == pytest.approx(62.34, abs=0.01)
     assert folded == pytest.approx(23.68, abs=0.01)
+
+
+def test_shrunk_costs_what_is_published() -> None:
+    """SegViT-L Shrunk on ADE20K at 640: 373.5 GFLOPs, as its authors publish."""
+    config = PUBLISHED["segvit-l-shrunk"](150)
+    assert count_baseline(config, (640, 640)).total / 1e9 == pytest.approx(373.5, abs=0.05)
+    assert count_network(config, (640, 640)).total / 1e9 == pytest.approx(369.0, abs=0.05)
