@@ -34,7 +34,7 @@ from proscale_service.picture_urls.fetching import Fetcher
 from proscale_service.picture_urls.rules import UrlRules
 from proscale_service.pipeline import Pipeline
 from proscale_service.request_line import HeadAsGet, RootPath, route_path
-from proscale_service.routes import health, models, segment
+from proscale_service.routes import admin, health, models, segment
 from proscale_service.routes.openapi import complete, limit_pictures
 from proscale_service.settings import Settings
 
@@ -89,7 +89,7 @@ def create_app(
         exception_handlers={ServiceError: _on_service_error, HTTPException: _on_http_error, RequestValidationError: _on_validation_error},
     )
     app.state.fetcher = _fetcher(settings)
-    for router in (segment.router, models.router, health.router):
+    for router in (segment.router, models.router, health.router, admin.router):
         app.include_router(router)
     for dialect in settings.dialect_list:
         app.include_router(DIALECTS[dialect])
@@ -172,13 +172,9 @@ def _complete_openapi(app: FastAPI, max_pictures: int) -> None:
 
     def openapi() -> dict[str, Any]:
         lifecycle: Lifecycle | None = getattr(app.state, "lifecycle", None)
-        try:
-            labels = [category.name for category in lifecycle.engine().info.categories] if lifecycle else None
-        except ServiceError:
-            labels = None
         schema = build()
         limit_pictures(schema, max_pictures)
-        return complete(schema, labels)
+        return complete(schema, lifecycle.models.infos() if lifecycle else ())
 
     app.openapi = openapi  # type: ignore[method-assign]
 

@@ -40,6 +40,8 @@ class _StartFailure(click.ClickException):
 @click.option("--keys-file", type=click.Path(path_type=Path), help=_HELP["keys_file"])
 @click.option("--public", is_flag=True, default=None, help=_HELP["public"])
 @click.option("--checkpoint", type=click.Path(path_type=Path), help=_HELP["checkpoint"])
+@click.option("--models", help=_HELP["models"])
+@click.option("--admin-port", type=int, help=_HELP["admin_port"])
 @click.option("--device", help=_HELP["device"])
 @click.option("--precision", type=click.Choice(PRECISIONS), help=_HELP["precision"])
 @click.option("--threads", type=int, help=_HELP["threads"])
@@ -70,10 +72,12 @@ def serve(**options: Any) -> None:
     computes = settings.engine == "in_process"
     if computes and not _torch_is_there():
         raise _fail(without_model("The engine in_process") + f", or serve in front of Triton servers: {PREFIX}ENGINE=triton")
-    if computes and settings.checkpoint is not None and not settings.checkpoint.exists():
+    missing = [model for model in settings.model_list if computes and model.folder is not None and not model.folder.exists()]
+    if missing:
         # The loader would say it too, but only after seconds of importing torch.
+        option = "checkpoint" if missing[0].name is None else "models"
         raise _fail(
-            f"no checkpoint at {settings.checkpoint}. Name an existing model folder with --checkpoint or {PREFIX}CHECKPOINT, "
+            f"no checkpoint at {missing[0].folder}. Name an existing model folder with --{option} or {PREFIX}{option.upper()}, "
             "or leave both unset to use the model that comes with the package."
         )
     if not logs.in_json():

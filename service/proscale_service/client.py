@@ -108,6 +108,7 @@ class Client:
         max_segments: int | None = None,
         intensity: str | None = None,
         deadline_ms: int | None = None,
+        model: str | None = None,
         request_id: str | None = None,
     ) -> Answer:
         """Segment a picture.
@@ -118,6 +119,7 @@ class Client:
             task: panoptic, instance, semantic, or several of them; None: panoptic, or what the model does.
             labels: keep only these; None: all. An empty list is an error, as it is in JSON, rather than "all".
             intensity: which samples are black and white: full, minmax, percentile or "LOW,HIGH"; None: full.
+            model: which of the served ones (see `models`); None: the first.
             request_id: for finding the request in the server's log.
 
         Raises:
@@ -135,6 +137,7 @@ class Client:
             "max_segments": max_segments,
             "intensity": intensity,
             "deadline_ms": deadline_ms,
+            "model": model,
         }
         headers = {"content-type": "application/octet-stream"} | ({} if request_id is None else {"x-request-id": request_id})
         query = {name: value for name, value in given.items() if value is not None}
@@ -142,9 +145,9 @@ class Client:
         tasks = {answer["task"]: answer} if "task" in answer else answer["results"]
         return Answer({name: tuple(map(_segment, result["segments"])) for name, result in tasks.items()}, answer)
 
-    def plan(self, height: int, width: int, *, task: str | Sequence[str] | None = None) -> Mapping[str, Any]:
+    def plan(self, height: int, width: int, *, task: str | Sequence[str] | None = None, model: str | None = None) -> Mapping[str, Any]:
         """What a picture of this size would cost: the JSON answer of /segment/plan. Errors: as `segment`."""
-        asked = {"height": height, "width": width, "task": _names("task", task)}
+        asked = {"height": height, "width": width, "task": _names("task", task), "model": model}
         answer = self._ask("POST", "/segment/plan", params={name: value for name, value in asked.items() if value is not None})
         plan: Mapping[str, Any] = _checked(answer)
         return plan

@@ -23,7 +23,7 @@ _QUIET = ("/health", "/metrics")
 
 def _segments(path: str) -> bool:
     """Whether a POST to a path asks for masks, in whichever dialect."""
-    return path in _COUNTED or (path.startswith("/v2/models/") and path.endswith("/infer"))
+    return path in _COUNTED or path.startswith("/hf/") or (path.startswith("/v2/models/") and path.endswith("/infer"))
 
 
 @dataclass

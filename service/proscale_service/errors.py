@@ -4,9 +4,10 @@ ServiceError                    500
 ├── MalformedRequest            400   the body is not what its content type says
 ├── Unauthorized                401   no valid API key
 ├── Forbidden                   403   a valid API key that may not do this
-├── UnknownModel                404   a path of the Open Inference Protocol names another model
+├── UnknownModel                404   a model that is not served here
 ├── NotAcceptable               406   no encoding of the answer is one that the client takes
 ├── UploadTimeout               408   the body came too slowly
+├── Conflict                    409   a model cannot be changed now
 ├── TooLarge                    413
 │   ├── BodyTooLarge                  bytes
 │   ├── TooManyPixels                 pixels, by the picture's header
@@ -23,6 +24,7 @@ ServiceError                    500
 │   ├── Loading                       the model is not there yet
 │   └── Draining                      the server is going down
 ├── DeadlineExceeded            504   not done by the deadline that the request named
+├── NotEnoughMemory             507   a model that would not fit
 ├── ClientGone                  499   nobody waits for the answer; never sent, only logged
 └── EngineFailure               500   the network failed on this picture
 
@@ -76,7 +78,7 @@ class Forbidden(ServiceError):
 
 
 class UnknownModel(ServiceError):
-    """The path names a model that is not served here."""
+    """The request names a model that is not served here."""
 
     status, reason, title = 404, "unknown_model", "Unknown model"
 
@@ -91,6 +93,12 @@ class UploadTimeout(ServiceError):
     """The body did not arrive in time."""
 
     status, reason, title = 408, "upload_timeout", "Upload too slow"
+
+
+class Conflict(ServiceError):
+    """The models are such that this cannot be done to one of them now."""
+
+    status, reason, title = 409, "conflict", "Not possible now"
 
 
 class TooLarge(ServiceError):
@@ -187,6 +195,12 @@ class DeadlineExceeded(ServiceError):
     """The deadline passed before the answer was ready."""
 
     status, reason, title = 504, "deadline", "Deadline exceeded"
+
+
+class NotEnoughMemory(ServiceError):
+    """A model needs more memory than there is; nothing was loaded."""
+
+    status, reason, title = 507, "not_enough_memory", "Not enough memory"
 
 
 class ClientGone(ServiceError):

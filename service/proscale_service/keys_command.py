@@ -9,7 +9,7 @@ from typing import Any
 import click
 import yaml
 
-from proscale_service.access.keys import RIGHTS, Key, KeysError, hash_of, new_key, parse_keys, read_keys
+from proscale_service.access.keys import PRIORITIES, RIGHTS, Key, KeysError, hash_of, new_key, parse_keys, read_keys
 
 _FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 _HEADER = "# API keys of the segmentation service, hashed. Made by `proscale keys`, which keeps no other comments.\n"
@@ -24,7 +24,8 @@ def keys() -> None:
     nobody who reads it can ask; a server reads it anew when it changes.
 
     \b
-    proscale keys add FILE NAME [--right segment|plan|models|url] [--requests-per-s N] [--pixels-per-s N] [--concurrent-pictures N]
+    proscale keys add FILE NAME [--right segment|plan|models|url|admin] [--priority interactive|normal|bulk]
+                                [--requests-per-s N] [--pixels-per-s N] [--concurrent-pictures N]
     proscale keys list FILE
     proscale keys remove FILE NAME
     proscale keys hash < KEY
@@ -34,7 +35,12 @@ def keys() -> None:
 @keys.command("add")
 @_FILE
 @click.argument("name")
-@click.option("--right", "rights", multiple=True, type=click.Choice(RIGHTS), help="What the key may do; all, if none is named. Repeat it.")
+@click.option(
+    "--right", "rights", multiple=True, type=click.Choice(RIGHTS), help="What the key may do; all but admin, if none is named. Repeat it."
+)
+@click.option(
+    "--priority", "priorities", multiple=True, type=click.Choice(PRIORITIES), help="Priorities it may ask with; all, if none is named."
+)
 @click.option("--requests-per-s", type=click.FloatRange(min=0, min_open=True), help="Requests per second, in the mean.")
 @click.option("--pixels-per-s", type=click.FloatRange(min=0, min_open=True), help="Pixels of pictures per second, in the mean.")
 @click.option("--concurrent-pictures", type=click.IntRange(min=1), help="Pictures in the service at once.")
@@ -75,7 +81,11 @@ def list_keys(file: Path) -> None:
         limits = [
             f"{field}={getattr(key, field):g}" for field in ("requests_per_s", "pixels_per_s", "concurrent_pictures") if getattr(key, field)
         ]
-        click.echo("  ".join([key.id, key.name, ",".join(key.rights), *limits]))
+        click.echo("  ".join([key.id, key.name, ",".join(key.rights), *_priorities(key), *limits]))
+
+
+def _priorities(key: Key) -> list[str]:
+    return [] if key.priorities == PRIORITIES else [f"priorities={','.join(key.priorities)}"]
 
 
 @keys.command("hash")

@@ -1,4 +1,4 @@
-"""The life of the engine: loaded, ready, drained, closed; and the threads that it shares with the reading of pictures."""
+"""The life of the service: its models are loaded, it is ready, it drains, it is closed; and the threads that all models share."""
 
 import logging
 from collections.abc import Callable
@@ -9,14 +9,12 @@ from proscale.errors import ProscaleError
 from proscale_service import logs
 from proscale_service.engines.base import MAX_RETRY_AFTER, Engine, MakeEngine, Surroundings, retry_after
 from proscale_service.engines.in_process import InProcessEngine
-from proscale_service.errors import Draining, Loading, Unavailable
-from proscale_service.metrics import Metrics
+from proscale_service.errors import Draining, NotEnoughMemory, Unavailable
+from proscale_service.metrics import Metrics, ModelSample
+from proscale_service.models import Model, Models, still_loading
 from proscale_service.settings import Settings
 
 _LOG = logging.getLogger(__name__)
-_REMOTE_RETRY_AFTER = 3
-"""Seconds in which a worker that returned has been found."""
-
 _MOST_READERS = 128
 
 State = Literal["loading", "ready", "draining", "failed"]
@@ -60,31 +58,43 @@ class Lifecycle:
         # More than decode at once: a header is read, and a picture refused, while others are being decoded.
         self.pool = ThreadPoolExecutor(min(_MOST_READERS, settings.decode_threads + settings.max_concurrent_pictures), "reading")
         """Threads that read and write pictures."""
-        self._settings, self._metrics, self._report_loss = settings, metrics, on_lost
-        around = Surroundings(settings, metrics, self.pool, admitted, self._on_change, self._on_lost)
-        self._engine = (make_engine or ENGINES[settings.engine])(around)
-        self._open = False
         self._aborted = False
-        metrics.watch_queue(lambda: self._engine.depth)
+        # One for all models in this process: two that compute at once would only be in each other's way.
+        self._computing = ThreadPoolExecutor(1, "engine")
+        self._settings, self._metrics, self._report_loss = settings, metrics, on_lost
+
+        def make(own: Settings, label: Callable[[], str], beside: bool) -> Engine:
+            around = Surroundings(
+                own, metrics.of_model(label), self.pool, admitted, self._on_change, self._on_lost, self._computing, beside
+            )
+            return (make_engine or ENGINES[own.engine])(around)
+
+        self.models = Models(settings, make)
+        metrics.watch_queue(lambda: self.models.depth)
+        metrics.watch_models(self._samples)
 
     async def start(self) -> bool:
-        """Load the engine, warm it, and become ready. False when that failed; `failure` then says why and what to do."""
+        """Load the models, warm them, and become ready. False when that failed; `failure` then says why and what to do."""
         try:
-            await self._engine.open()
-        except ProscaleError as error:
+            await self.models.open()
+        except (ProscaleError, NotEnoughMemory) as error:
             self.failure = str(error)
         except Exception as error:
             logs.event(_LOG, logging.ERROR, "engine could not be loaded", error=error)
             self.failure = f"the engine could not be loaded: {type(error).__name__}: {error}"
         if self.failure:
-            self.state = "failed"
+            self._fail()
             return False
-        self._open = True
         if self.state == "loading":
             self.state = "ready"
-        if self._engine.capacity:
-            info = self._engine.info
-            logs.event(_LOG, logging.INFO, "ready", model=info.name, encoder=info.encoder, labels=len(info.categories), source=info.source)
+        if self.models.refusal is still_loading:  # not when it was told to stop meanwhile
+            self.models.refusal = None
+        for model in self.models:
+            if model.engine.capacity:
+                info = model.info
+                logs.event(
+                    _LOG, logging.INFO, "ready", model=info.name, encoder=info.encoder, labels=len(info.categories), source=info.source
+                )
         return True
 
     def begin_drain(self) -> None:
@@ -93,41 +103,41 @@ class Lifecycle:
 
     def abort(self) -> None:
         """Give up what is still waiting: every unfinished picture is answered 503."""
+        self.models.refusal = lambda: Draining("the server is shutting down", retry_after=5)
         self._aborted = True
-        self._engine.abort()
+        self.models.abort()
 
     async def stop(self) -> None:
-        """Finish what was taken, within `drain_s`, then let go of the engine and the threads."""
+        """Finish what was taken, within `drain_s`, then let go of the models and the threads."""
         self.begin_drain()
-        await self._engine.drain(0 if self._aborted else self._settings.drain_s)
+        await self.models.close(0 if self._aborted else self._settings.drain_s)
         self._metrics.engine_up.set(0)
-        await self._engine.close()
+        self._computing.shutdown(wait=False, cancel_futures=True)
         self.pool.shutdown(wait=False, cancel_futures=True)
-
-    def engine(self) -> Engine:
-        """The engine, when pictures can be computed.
-
-        Raises:
-            Loading, Draining, Unavailable: they cannot, now.
-        """
-        if self._aborted:
-            raise Draining("the server is shutting down", retry_after=5)
-        if self.state == "failed":
-            raise Unavailable("the model could not be loaded or its GPU failed; see the server's log", retry_after=MAX_RETRY_AFTER)
-        if not self._open:
-            raise Loading("the model is being loaded; try again in a few seconds", retry_after=5)
-        if not self._engine.capacity:
-            raise Unavailable("nothing can compute now; try again in a few seconds", retry_after=_REMOTE_RETRY_AFTER)
-        return self._engine
 
     def retry_after(self) -> int:
         """Seconds after which the work of now should be done, 1..60."""
-        return retry_after(self._engine.backlog.expected_seconds())
+        return retry_after(self.models.expected_seconds())
+
+    def _samples(self) -> list[ModelSample]:
+        return [_sample(model) for model in self.models]
+
+    def _fail(self) -> None:
+        self.state = "failed"
+        self.models.refusal = lambda: Unavailable(
+            "the model could not be loaded or its GPU failed; see the server's log", retry_after=MAX_RETRY_AFTER
+        )
 
     def _on_change(self) -> None:
-        self._metrics.engine_up.set(min(1, self._engine.capacity))
+        self._metrics.engine_up.set(min(1, self.models.capacity))
 
     def _on_lost(self, reason: str) -> None:
         logs.event(_LOG, logging.CRITICAL, "the engine is lost", reason=reason)
-        self.state, self.failure = "failed", reason
+        self.failure = reason
+        self._fail()
         self._report_loss(reason)
+
+
+def _sample(model: Model) -> ModelSample:
+    engine = model.engine
+    return ModelSample(model.label, engine.capacity, engine.depth, engine.backlog.expected_seconds())

@@ -1,8 +1,12 @@
 """Prometheus metrics: one registry per application, names in base units, labels from closed sets."""
 
-from collections.abc import Callable, Iterable
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from proscale.config import TASKS
 from proscale.results import Plan
@@ -11,6 +15,36 @@ STAGES = ("decode", "queue", "preprocess", "infer", "postprocess", "encode")
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 RATIOS = (0.25, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0)
 BATCH_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
+
+
+@dataclass(frozen=True)
+class ModelSample:
+    """How a model is when metrics are scraped."""
+
+    name: str
+    capacity: int
+    waiting: int
+    expected_seconds: float | None
+
+
+class _Models(Collector):
+    """Gauges of the models that are served now, so that one that was unloaded leaves no series behind."""
+
+    def __init__(self) -> None:
+        self.samples: Callable[[], Iterable[ModelSample]] = tuple
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        up = GaugeMetricFamily("proscale_model_up", "1 while the model can be computed.", labels=["model"])
+        waiting = GaugeMetricFamily("proscale_model_waiting_pictures", "As proscale_queue_depth, by model.", labels=["model"])
+        expected = GaugeMetricFamily(
+            "proscale_model_expected_seconds", "Until all pictures that the model has admitted are expected to be done.", labels=["model"]
+        )
+        for sample in self.samples():
+            up.add_metric([sample.name], min(1, sample.capacity))
+            waiting.add_metric([sample.name], sample.waiting)
+            if sample.expected_seconds is not None:
+                expected.add_metric([sample.name], sample.expected_seconds)
+        yield from (up, waiting, expected)
 
 
 class Metrics:
@@ -64,8 +98,23 @@ class Metrics:
         self.keys_stale = Gauge(
             "proscale_keys_stale", "1 while the keys file on disk cannot be used and older keys are in force.", registry=registry
         )
+        self.model_pictures = Counter("proscale_model_pictures_total", "Pictures segmented, by model.", ["model"], registry=registry)
+        self.model_flops = Counter("proscale_model_flops_total", "Multiply-accumulates spent, by model.", ["model"], registry=registry)
+        self._label: Callable[[], str] = lambda: "unnamed"
+        self._models = _Models()
+        registry.register(self._models)
         for stage in STAGES:
             self.stage_duration.labels(stage)
+
+    def of_model(self, label: Callable[[], str]) -> "Metrics":
+        """The same metrics, for what is counted of one model. Args: label: what it is called."""
+        own = copy.copy(self)
+        own._label = label
+        return own
+
+    def watch_models(self, samples: Callable[[], Iterable[ModelSample]]) -> None:
+        """Read how models are when metrics are scraped."""
+        self._models.samples = samples
 
     def watch_queue(self, depth: Callable[[], int]) -> None:
         """Read the queue's depth when metrics are scraped."""
@@ -87,6 +136,8 @@ class Metrics:
     def computed(self, plan: Plan, encoder: str) -> None:
         """Count what one picture cost and what it would have cost the baseline."""
         self.flops.labels(encoder).inc(plan.flops)
+        self.model_pictures.labels(self._label()).inc()
+        self.model_flops.labels(self._label()).inc(plan.flops)
         self.baseline_flops.inc(plan.baseline_flops)
         # A counter cannot fall: a Mask2Former with more layers than the baseline saves nothing rather than less than nothing.
         self.flops_saved.inc(max(0, plan.baseline_flops - plan.flops))

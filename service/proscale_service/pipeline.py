@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ParamSpec, TypeVar
 
@@ -52,34 +52,33 @@ class Pipeline:
         self.admission = Admission(settings.max_concurrent_pictures, settings.max_queue_pixels, lambda: self.lifecycle.retry_after())
         self._decode_slots = DecodeSlots(settings.decode_threads)
         self.lifecycle = Lifecycle(settings, metrics, make_engine, on_lost, lambda: self.admission.pictures)
+        self.models = self.lifecycle.models
 
-    def enter(self, deadline: float | None = None, priority: str = DEFAULT_PRIORITY) -> Engine:
-        """What a request to /segment meets before its body is read: the engine, when there is room for a picture.
+    def enter(self, name: str | None = None, deadline: float | None = None, priority: str = DEFAULT_PRIORITY) -> None:
+        """What a request to /segment meets before its body is read: whether there is a model, and room for a picture.
 
         Args:
-            deadline: in seconds of the event loop's clock, where the body cannot name another one.
+            name: of the model; None: the first one.
+            deadline: in seconds of the event loop's clock; None: the body may yet name it, and the model.
 
         Raises:
             Loading, Draining, Unavailable: nothing can compute now.
+            UnknownModel: there is no model of this name.
             Overloaded: no room, or no picture could be done by then.
         """
-        engine = self.lifecycle.engine()
+        model = self.models.any() if deadline is None else self.models.find(name)
         self.admission.check()
         if deadline is not None:
-            engine.backlog.check(_monotonic(deadline), priority)
-        return engine
+            model.engine.backlog.check(_monotonic(deadline), priority)
 
     async def in_pool(self, function: Callable[A, T], *args: A.args, **kwargs: A.kwargs) -> T:
         """Run `function` on a reading thread."""
         return await asyncio.get_running_loop().run_in_executor(self.lifecycle.pool, partial(function, *args, **kwargs))
 
-    async def segment(
-        self, engine: Engine, data: bytes, parameters: SegmentParameters, arrived: float, quota: Quota = UNLIMITED
-    ) -> SegmentedPicture:
-        """Segment one picture.
+    async def segment(self, data: bytes, parameters: SegmentParameters, arrived: float, quota: Quota = UNLIMITED) -> SegmentedPicture:
+        """Segment one picture with the model that the parameters name.
 
         Args:
-            engine: from `enter`.
             data: the encoded picture.
             arrived: when the request came, in seconds of the event loop's clock; the deadline counts from there.
             quota: the caller's.
@@ -87,9 +86,9 @@ class Pipeline:
         Raises:
             ServiceError: whatever is wrong; see errors.py.
         """
-        options = options_of(parameters, engine.info)
         deadline = arrived + (parameters.deadline_ms or self.settings.deadline_ms) / 1000
-        with quota.picture(), self.admission.permit() as permit:
+        with self.models.use(parameters.model) as model, quota.picture(), self.admission.permit() as permit:
+            engine, options = model.engine, options_of(parameters, model.info)
             try:
                 async with asyncio.timeout_at(deadline) as timer:
                     header, warnings, picture, promise, decode_seconds = await self.in_pool(
@@ -101,6 +100,7 @@ class Pipeline:
                 raise DeadlineExceeded("the deadline passed before the picture was decoded") from error
             self.metrics.stage("decode", decode_seconds)
             computed = await engine.segment(picture, promise)
+            computed = replace(computed, info=model.named(computed.info))
         return SegmentedPicture(header, computed, decode_seconds, warnings)
 
     def _read(

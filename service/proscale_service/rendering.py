@@ -13,6 +13,7 @@ from proscale.pictures import Header
 from proscale.results import ModelInfo, Plan, Segmentation
 from proscale_service import responses
 from proscale_service.errors import ServiceError, problem
+from proscale_service.models import Model, Models
 from proscale_service.pipeline import SegmentedPicture
 from proscale_service.requests import PictureParameters
 from proscale_service.responses import BatchItem, BatchResponse, ModelsResponse, ModelSummary, PlanResponse, SegmentResponse, TaskResult
@@ -129,19 +130,22 @@ def plan_response(
     )
 
 
-def models_response(infos: Sequence[ModelInfo]) -> ModelsResponse:
-    """All served models with their labels."""
-    return ModelsResponse(
-        models=[
-            responses.ServedModel(
-                **_summary(info).model_dump(),
-                backbone=info.backbone,
-                tasks=list(info.tasks),
-                categories=[responses.Category(id=c.id, name=c.name, isthing=c.isthing) for c in info.categories],
-                origin=None if info.provenance is None else responses.Origin(**asdict(info.provenance)),
-            )
-            for info in infos
-        ]
+def models_response(models: Models) -> ModelsResponse:
+    """The served models that can compute now, with their labels."""
+    return ModelsResponse(models=[_served(model, models.state(model)) for model in models if model.engine.capacity])
+
+
+def _served(model: Model, state: Literal["ready", "replacing", "unavailable"]) -> responses.ServedModel:
+    info = model.info
+    height, width = responses.REFERENCE_SIZE
+    return responses.ServedModel(
+        **_summary(info).model_dump(),
+        backbone=info.backbone,
+        tasks=list(info.tasks),
+        categories=[responses.Category(id=c.id, name=c.name, isthing=c.isthing) for c in info.categories],
+        origin=None if info.provenance is None else responses.Origin(**asdict(info.provenance)),
+        state="replacing" if state == "replacing" else "ready",
+        flops=model.engine.plan(height, width, info.tasks[:1]).flops,
     )
 
 

@@ -40,6 +40,7 @@ Probability = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False), _number]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000), _number]
 Milliseconds = Annotated[int, Field(ge=1, le=3_600_000), _number]
 Side = Annotated[int, Field(ge=1, le=1_000_000), _number]
+ModelName = Annotated[str, Field(min_length=1, max_length=200)]
 Priority = Literal["interactive", "normal", "bulk"]
 Spread = Annotated[str, Field(pattern=INTENSITY_PATTERN)]
 Tasks = Annotated[tuple[Task, ...], Field(min_length=1), BeforeValidator(_split)]
@@ -115,6 +116,7 @@ class SegmentParameters(BaseModel):
         default=None,
         description="Answer within so many milliseconds of the request's arrival; refused at once (429) when that is not to be expected.",
     )
+    model: ModelName | None = Field(default=None, description="Which of the served models (see `GET /models`); if left out, the first.")
 
     min_area: Area | None = Field(default=None, description="Drop segments of fewer pixels.")
     fill_holes: Area | None = Field(
@@ -230,6 +232,7 @@ class PlanParameters(BaseModel):
     task: Tasks | None = Field(default=None, description="The tasks to plan for; if none is named, the one that /segment would do.")
     width: Side | None = Field(default=None, description="Pixels, after orientation. Give it with `height`, or send a picture.")
     height: Side | None = Field(default=None, description="Pixels, after orientation.")
+    model: ModelName | None = Field(default=None, description="Which of the served models (see `GET /models`); if left out, the first.")
 
     def tasks_of(self, info: ModelInfo) -> tuple[Task, ...]:
         """The asked tasks, each once, in the order of the request; the model's first if none is named."""

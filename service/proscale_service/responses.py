@@ -6,6 +6,8 @@ from pydantic import BaseModel, Field
 
 from proscale.config import Task
 
+REFERENCE_SIZE = (480, 640)
+"""(height, width) of the picture whose cost `GET /models` tells."""
 EXAMPLE_ID = "01JD0V3W8Y5S2Z7QK4M9XB6TRC"
 
 
@@ -180,6 +182,8 @@ class ServedModel(ModelSummary):
     tasks: list[Task]
     categories: list[Category]
     origin: Origin | None = Field(description="What the weights were converted from; null for a model trained here.")
+    state: Literal["ready", "replacing"] = Field(description="`replacing`: it serves, and another one is being loaded in its place.")
+    flops: int = Field(description="Multiply-accumulates for a picture of 640x480 pixels and the first of `tasks`.")
 
 
 class ModelsResponse(BaseModel):

@@ -66,6 +66,7 @@ class Server(uvicorn.Server):
         """Stop to listen, finish, and give up what is not done in time."""
         logs.event(_LOG, logging.INFO, "draining")
         if lifecycle := self._lifecycle():
+            lifecycle.models.stop_loading()
             asyncio.get_running_loop().call_later(self._settings.drain_s, lifecycle.abort)
         await super().shutdown(sockets)
 
@@ -88,6 +89,9 @@ def run(settings: Settings, announce: Callable[[str], None]) -> str:
         certificate = Certificate(settings.tls_cert_file, settings.tls_key_file)
     listener = bind(settings.host, settings.port)
     url = url_of(listener, "https" if certificate else "http")
+    sockets = [listener]
+    if settings.admin_port is not None:
+        sockets.append(bind("127.0.0.1", settings.admin_port))
     failures: list[str] = []
 
     def on_failure(message: str) -> None:
@@ -95,6 +99,11 @@ def run(settings: Settings, announce: Callable[[str], None]) -> str:
         server.should_exit = True
 
     app = create_app(settings, on_ready=lambda: announce(url), on_failure=on_failure)
+    for admin in sockets[1:]:
+        app.state.admin_port = admin.getsockname()[1]
+        logs.event(
+            _LOG, logging.WARNING, "models can be changed by everybody on this machine who reaches the admin port", url=url_of(admin)
+        )
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -109,7 +118,7 @@ def run(settings: Settings, announce: Callable[[str], None]) -> str:
     # uvicorn raises the signals again when it is done; an orderly end that was asked for is no failure.
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda sig, frame: None)
-    server.run(sockets=[listener])
+    server.run(sockets=sockets)
     return failures[0] if failures else ""
 
 

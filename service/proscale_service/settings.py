@@ -4,6 +4,7 @@ import ipaddress
 import os
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -27,6 +28,27 @@ _ORIGIN = re.compile(r"\*|https?://(\*\.)?[A-Za-z0-9._-]+(:\d{1,5})?|https?://\[
 
 
 DIALECTS = ("huggingface", "open_inference", "roboflow")
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A model that is to be served."""
+
+    name: str | None
+    """What requests call it; None: what it calls itself."""
+    source: str
+    """Its folder, empty: the one of the package; in front of Triton its name there."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a name that cannot be."""
+        if self.name is not None and not _MODEL_NAME.fullmatch(self.name):
+            raise ValueError(f"{self.name[:80]!r} is no name of a model: up to 64 letters, digits, dots, dashes and underscores")
+
+    @property
+    def folder(self) -> Path | None:
+        """The model folder; None: the one of the package."""
+        return Path(self.source) if self.source else None
 
 
 class Settings(BaseSettings):
@@ -63,6 +85,10 @@ class Settings(BaseSettings):
     triton_url: str = Field(default="127.0.0.1:8001", description="gRPC addresses HOST:PORT of Triton servers, comma separated.")
     triton_model: str = Field(default="proscale", min_length=1, description="The model's name on the Triton servers.")
     checkpoint: Path | None = Field(default=None, description=DESCRIPTIONS["checkpoint"])
+    models: str | None = Field(
+        default=None,
+        description="Several models: `NAME=FOLDER`, comma separated; in front of Triton `NAME=MODEL` or `NAME`. The first is the default.",
+    )
     device: str = Field(default="cpu", description=DESCRIPTIONS["device"])
     precision: Precision | None = Field(default=None, description=DESCRIPTIONS["precision"])
     cuda_graphs: bool = Field(default=False, description=DESCRIPTIONS["cuda_graphs"])
@@ -112,6 +138,10 @@ class Settings(BaseSettings):
     )
     drain_s: float = Field(default=30.0, ge=0, description="Seconds that accepted work gets to finish at shutdown.")
 
+    admin_port: int | None = Field(
+        default=None, ge=0, le=65535, description="Port on 127.0.0.1 for loading and unloading models; unset: none."
+    )
+
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least severe level that is logged.")
     log_format: Literal["plain", "json"] = Field(
         default="plain", description="`plain` lines for people or `json` lines for machines, and nothing else on standard error."
@@ -150,6 +180,15 @@ class Settings(BaseSettings):
                 raise ValueError(f"{address!r} is no address such as triton:8001 (Triton's gRPC port)")
         if not addresses:
             raise ValueError("name at least one address such as triton:8001")
+        return value
+
+    @field_validator("models")
+    @classmethod
+    def _models_are_named(cls, value: str | None) -> str | None:
+        models = parse_models(value)
+        names = [model.name for model in models]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"the name {twice} stands for two models")
         return value
 
     @field_validator("root_path")
@@ -214,6 +253,15 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _models_have_sources(self) -> Self:
+        if self.models and self.engine == "in_process":
+            if self.checkpoint is not None:
+                raise ValueError(f"{PREFIX}MODELS and {PREFIX}CHECKPOINT exclude each other: name the folder among the models")
+            if bare := [part for part in _parts(self.models) if "=" not in part]:
+                raise ValueError(f"{PREFIX}MODELS: {bare[0]!r} names no folder; write NAME=FOLDER (NAME= is the model of the package)")
+        return self
+
+    @model_validator(mode="after")
     def _can_run(self) -> Self:
         if self.engine == "in_process":
             try:
@@ -260,6 +308,18 @@ class Settings(BaseSettings):
         return _parts(self.triton_url)
 
     @property
+    def model_list(self) -> tuple[NamedModel, ...]:
+        """The models to serve, at least one."""
+        source = self.triton_model if self.engine == "triton" else str(self.checkpoint or "")
+        return parse_models(self.models) or (NamedModel(None, source),)
+
+    def for_model(self, model: NamedModel) -> "Settings":
+        """The settings of one model's engine."""
+        if self.engine == "triton":
+            return self.model_copy(update={"triton_model": model.source or model.name, "models": None})
+        return self.model_copy(update={"checkpoint": Path(model.source) if model.source else None, "models": None})
+
+    @property
     def runtime(self) -> RuntimeConfig:
         """What the engine in process loads, and how it runs."""
         return RuntimeConfig(
@@ -285,6 +345,16 @@ def is_loopback(host: str) -> bool:
 def _parts(text: str | None) -> list[str]:
     """The comma separated parts, each once."""
     return list(dict.fromkeys(part.strip() for part in (text or "").split(",") if part.strip()))
+
+
+def parse_models(text: str | None) -> tuple[NamedModel, ...]:
+    """The models in a setting `models`.
+
+    Raises:
+        ValueError: a name that cannot be.
+    """
+    parts = (part.partition("=") for part in _parts(text))
+    return tuple(NamedModel(name.strip(), source.strip()) for name, _, source in parts)
 
 
 def former_variables(names: Iterable[str]) -> dict[str, str]:

@@ -67,7 +67,7 @@ def test_our_own_failure_is_a_problem_with_an_id_and_no_inside(server: Running, 
     def broken(*_: object) -> None:
         raise RuntimeError("secret inside")
 
-    monkeypatch.setattr(type(server.pipeline.lifecycle.engine().backlog), "expected_seconds", broken)
+    monkeypatch.setattr(type(server.pipeline.models.find().engine.backlog), "expected_seconds", broken)
     with logged(logs.PlainFormatter()) as stream:
         response = http.post(f"{server.url}/segment/plan?width=10&height=10")
         until(lambda: "RuntimeError: secret inside" in stream.getvalue())  # logged after the answer has gone out

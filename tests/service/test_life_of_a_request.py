@@ -22,7 +22,7 @@ AROUND = {"app.py", "context.py", "limits.py", "request_line.py", "compression.p
 """Layers that every request passes and that know nothing of pictures."""
 RECORDS = {"base.py", "content_types.py", "costs.py", "options.py"}
 """Interfaces, and what a file above them is made of."""
-HELPERS = {"metrics.py", "logs.py", "errors.py", "keys.py", "stderr_lines.py", "settings.py", "lifecycle.py", "dependencies.py"}
+HELPERS = {"metrics.py", "logs.py", "errors.py", "keys.py", "stderr_lines.py", "settings.py", "models.py", "dependencies.py"}
 
 
 class Counting(ThresholdPredictor):

@@ -66,7 +66,8 @@ def pipeline(predictor: ThresholdPredictor, on_lost: Callable[[str], None] = lam
 
 
 async def segment(made: Pipeline, picture: bytes, parameters: SegmentParameters, arrived: float) -> SegmentedPicture:
-    return await made.segment(made.enter(), picture, parameters, arrived)
+    made.enter()
+    return await made.segment(picture, parameters, arrived)
 
 
 async def test_warm_up_computes_every_size_and_measures() -> None:
@@ -74,7 +75,7 @@ async def test_warm_up_computes_every_size_and_measures() -> None:
     made = pipeline(engine, warmup="40x50,64x64")
     assert await made.lifecycle.start()
     assert engine.batches == [[(40, 50)], [(64, 64)]]
-    seconds = made.lifecycle.engine().backlog.expected_seconds(Work(engine.plan(64, 64, TASKS), 64 * 64, TASKS))
+    seconds = made.models.find().engine.backlog.expected_seconds(Work(engine.plan(64, 64, TASKS), 64 * 64, TASKS))
     assert seconds == pytest.approx(0.010)
     assert engine.threads == {"engine_0"}
     await made.lifecycle.stop()

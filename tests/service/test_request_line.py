@@ -160,7 +160,7 @@ def test_errors_of_every_layer_can_be_read_by_pages(shared: Running, monkeypatch
     def broken(*_: object) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr(type(shared.pipeline.lifecycle.engine().backlog), "expected_seconds", broken)
+    monkeypatch.setattr(type(shared.pipeline.models.find().engine.backlog), "expected_seconds", broken)
     answers[500] = http.post(f"{url}/segment/plan?width=1&height=1", headers=headers)
     for status, answer in answers.items():
         assert answer.status_code == status

@@ -25,6 +25,7 @@ class Asked:
 
     checkpoint: str | None = None
     url: str | None = None
+    model: str | None = None
     predictions: Path | None = None
     prediction_offset: int | None = None
     mapping: Mapping[str, str] | None = None
@@ -47,6 +48,7 @@ class Asked:
 @click.option("--checkpoint", type=click.Path(), envvar="PROSCALE_CHECKPOINT", help="Model folder; default: the model inside the package.")
 @click.option("--url", help="Judge a running service, such as http://127.0.0.1:8000, through HTTP.")
 @click.option("--api-key", envvar="PROSCALE_CLIENT_KEY", help="Key for --url, where the service asks for one.")
+@click.option("--model", help="Which model of --url; default: its first.")
 @click.option("--at-once", type=click.IntRange(1, 64), default=4, show_default=True, help="Requests to --url at the same time.")
 @click.option(
     "--predictions",
@@ -131,7 +133,7 @@ def open_source(dataset: Dataset, asked: Asked) -> tuple[Source, ClassMatch]:
         everything = ClassMatch(dataset.categories, {c.id: c.id for c in dataset.categories}, (), ())
         return FileSource(asked.predictions, dataset, asked.prediction_offset), everything
     if asked.url is not None:
-        service = Service(asked.url, asked.api_key)
+        service = Service(asked.url, asked.api_key, asked.model)
         if (context := click.get_current_context(silent=True)) is not None:
             context.call_on_close(service.close)
         match = match_classes(service.categories, dataset.categories, asked.mapping)

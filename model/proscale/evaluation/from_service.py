@@ -22,12 +22,21 @@ ATTEMPTS, BUSY = 8, (429, 503)
 class Service:
     """A service and what it says of its model."""
 
-    def __init__(self, url: str, key: str | None = None) -> None:
+    def __init__(self, url: str, key: str | None = None, asked: str | None = None) -> None:
+        """Args: asked: which of its models; None: its first.
+
+        Raises:
+            DataError: it cannot be reached, or has no such model.
+        """
         headers = {} if key is None else {"authorization": f"Bearer {key}"}
         self.url = url
         self.http = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S)
-        model = self._json(self.http.request, "GET", "/models")["models"][0]
+        models = self._json(self.http.request, "GET", "/models")["models"]
+        model = next((each for each in models if asked in (None, each["name"])), None)
+        if model is None:
+            raise DataError(f"{url} serves no model {asked}; it has {', '.join(each['name'] for each in models)}")
         self.name: str = model["name"]
+        self._asked = {} if asked is None else {"model": asked}
         self.categories = tuple(Category(row["id"], row["name"], row["isthing"]) for row in model["categories"])
         self.tasks: tuple[Task, ...] = tuple(task for task in TASKS if task in model.get("tasks", TASKS))
 
@@ -41,7 +50,7 @@ class Service:
         Raises:
             DataError: it refuses, or cannot be reached.
         """
-        return self._json(self.http.request, "POST", "/segment", params=parameters, files={"image": (name, data)})
+        return self._json(self.http.request, "POST", "/segment", params={**parameters, **self._asked}, files={"image": (name, data)})
 
     def _json(self, request: Any, method: str, path: str, **arguments: Any) -> dict[str, Any]:
         for attempt in range(ATTEMPTS):

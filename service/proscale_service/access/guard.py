@@ -1,5 +1,7 @@
 """The layer that asks for a key. Pure ASGI; it judges the head of a request, before any of its body is read."""
 
+from typing import TypeVar
+
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -9,9 +11,13 @@ from proscale_service.access.quota import UNLIMITED, Quota
 from proscale_service.context import context_of, send_error
 from proscale_service.errors import Forbidden, ServiceError, Unauthorized
 from proscale_service.request_line import route_path
+from proscale_service.requests import SegmentParameters
+
+P = TypeVar("P", bound=SegmentParameters)
 
 OPEN = ("/health", "/metrics", "/docs", "/openapi.json", "/page")
 """For orchestrators, Prometheus and browsers, which have no keys, and that tell nothing of models and pictures."""
+ADMIN = "/admin"
 _RIGHTS: dict[str, Right] = {"/segment": "segment", "/segment/batch": "segment", "/segment/plan": "plan", "/models": "models"}
 # The same for a key that is missing and one that is unknown: nobody learns which keys exist.
 _NO_KEY = "a valid API key is needed: send it as `Authorization: Bearer KEY` or `x-api-key: KEY`"
@@ -40,7 +46,8 @@ class Guard:
         caller = None if presented is None else self._keyring.find(presented)
         if caller is None:
             raise Unauthorized(_NO_KEY)
-        if path in _RIGHTS and _RIGHTS[path] not in caller.key.rights:
+        right = "admin" if path == ADMIN or path.startswith(f"{ADMIN}/") else _RIGHTS.get(path)
+        if right is not None and right not in caller.key.rights:
             raise Forbidden("this API key may not do this")
         caller.quota.take_request()
         return caller
@@ -61,6 +68,20 @@ def check_right(scope: Scope, right: Right) -> None:
     caller: Caller | None = scope["state"].get("caller")
     if caller is not None and right not in caller.key.rights:
         raise Forbidden("this API key may not do this")
+
+
+def with_priority(scope: Scope, parameters: P) -> P:
+    """Parameters with a priority that the caller's key may ask with: what a request leaves open is the key's, where `normal` is not.
+
+    Raises:
+        Forbidden: the request names another one.
+    """
+    caller: Caller | None = scope["state"].get("caller")
+    if caller is None or parameters.priority in caller.key.priorities:
+        return parameters
+    if "priority" in parameters.model_fields_set:
+        raise Forbidden(f"priority: this API key may ask with {' or '.join(caller.key.priorities)} alone")
+    return parameters.model_copy(update={"priority": caller.key.priorities[0]})
 
 
 def quota_of(scope: Scope) -> Quota:

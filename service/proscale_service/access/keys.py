@@ -3,7 +3,8 @@
     keys:
       - name: alice                 # for people; never logged
         hash: sha256:9f86d0...      # of the key; the key itself is nowhere
-        rights: [segment, models]   # all, if left out
+        rights: [segment, models]   # all but admin, if left out
+        priorities: [normal, bulk]  # all, if left out
         requests_per_s: 5           # each limit is optional
         pixels_per_s: 20000000
         concurrent_pictures: 4
@@ -22,8 +23,12 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-Right = Literal["segment", "plan", "models", "url"]
+Right = Literal["segment", "plan", "models", "url", "admin"]
 RIGHTS: tuple[Right, ...] = get_args(Right)
+USUAL_RIGHTS: tuple[Right, ...] = tuple(right for right in RIGHTS if right != "admin")
+"""Of a key that names none: who may change what is served is said explicitly."""
+Priority = Literal["interactive", "normal", "bulk"]
+PRIORITIES: tuple[Priority, ...] = get_args(Priority)
 PREFIX = "ps_"
 MAX_KEY_CHARACTERS = 256
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
@@ -42,7 +47,8 @@ class Key(BaseModel):
 
     name: Annotated[str, Field(min_length=1, max_length=100)]
     hash: str
-    rights: tuple[Right, ...] = RIGHTS
+    rights: tuple[Right, ...] = USUAL_RIGHTS
+    priorities: Annotated[tuple[Priority, ...], Field(min_length=1)] = PRIORITIES
     requests_per_s: Rate | None = None
     pixels_per_s: Rate | None = None
     concurrent_pictures: Annotated[int, Field(ge=1)] | None = None

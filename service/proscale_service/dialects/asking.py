@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from proscale_service.access.guard import check_right, quota_of
+from proscale_service.access.guard import check_right, quota_of, with_priority
 from proscale_service.context import context_of, note_refusal, retry_header
 from proscale_service.errors import ClientGone, MalformedRequest, ServiceError
 from proscale_service.limits import unless_client_leaves
@@ -66,11 +66,12 @@ async def segment(request: Request, pictures: Sequence[bytes], values: Mapping[s
     """
     check_right(request.scope, "segment")
     pipeline, context = pipeline_of(request), context_of(request.scope)
-    engine = pipeline.enter()
+    pipeline.enter()
     parameters = parse_parameters(SegmentParameters, {name: value for name, value in values.items() if value is not None})
-    context.task = task_label(parameters.tasks_of(engine.info))
+    context.task = task_label(parameters.tasks_of(pipeline.models.find(parameters.model).info))
+    parameters = with_priority(request.scope, parameters)
     quota = quota_of(request.scope)
-    work = [pipeline.segment(engine, picture, parameters, context.arrived, quota) for picture in pictures]
+    work = [pipeline.segment(picture, parameters, context.arrived, quota) for picture in pictures]
     return await unless_client_leaves(request.receive, _all(work))
 
 

@@ -1,5 +1,7 @@
 """The image-segmentation task of Hugging Face's Inference API, at POST /hf: `InferenceClient(model=".../hf").image_segmentation(...)`.
 
+With several models, POST /hf/NAME asks one of them.
+
 The body is a picture, or `{"inputs": base64, "parameters": {...}}`. The answer is a list of label, score and a black-and-white PNG.
 """
 
@@ -34,6 +36,7 @@ def _error(error: ServiceError) -> dict[str, Any]:
 
 
 @router.post(PATH)
+@router.post(PATH + "/{name}")
 @in_form(_error)
 async def image_segmentation(request: Request) -> Response:
     """Segments of one picture."""
@@ -43,7 +46,7 @@ async def image_segmentation(request: Request) -> Response:
         body, values = await pipeline_of(request).in_pool(_from_json, body)
     if not body:
         raise MalformedRequest("there is no picture: send its bytes, or JSON with `inputs`, the picture as base64")
-    (picture,) = await segment(request, [body], values)
+    (picture,) = await segment(request, [body], values | {"model": request.path_params.get("name")})
     (result,) = picture.computed.prediction.results.values()
     return JSONResponse(await pipeline_of(request).in_pool(_segments, result))
 

@@ -95,7 +95,8 @@ async def infer(request: Request) -> Response:
     if not isinstance(parameters, dict):
         raise MalformedRequest("parameters: must be an object")
     binary = _wants_binary(head, parameters)
-    done = await segment(request, pictures, {key: value for key, value in parameters.items() if key not in _PROTOCOLS_OWN})
+    asked = {key: value for key, value in parameters.items() if key not in _PROTOCOLS_OWN}
+    done = await segment(request, pictures, asked | {"model": name})
     answer = {"model_name": name, "model_version": VERSION, "id": head.get("id") or context_of(request.scope).id}
     content, length = await in_pool(_write, answer, shape, done, context_of(request.scope).id, binary)
     if length is None:
@@ -104,12 +105,10 @@ async def infer(request: Request) -> Response:
 
 
 def _check_model(request: Request) -> str:
-    served = pipeline_of(request).lifecycle.engine().info.name
     name, version = request.path_params["name"], request.path_params.get("version", VERSION)
-    if name != served or version != VERSION:
-        raise UnknownModel(
-            f"there is no model {name[:80]!r} of version {version[:20]!r} here; this server has {served!r}, version {VERSION}"
-        )
+    served = pipeline_of(request).models.find(name).name
+    if version != VERSION:
+        raise UnknownModel(f"there is no version {version[:20]!r} of {served!r} here, only {VERSION}")
     return served
 
 

@@ -14,7 +14,7 @@ from proscale.formats.polygons import signed_area, trace
 from proscale.results import Segment
 from proscale_service.context import context_of
 from proscale_service.dialects.asking import body_of, in_form, json_object, pipeline_of, segment
-from proscale_service.errors import InvalidParameter, MalformedRequest, ServiceError
+from proscale_service.errors import InvalidParameter, MalformedRequest, ServiceError, UnknownModel
 from proscale_service.pipeline import SegmentedPicture
 from proscale_service.routes.base64_text import from_base64
 
@@ -33,10 +33,11 @@ def _error(error: ServiceError) -> dict[str, Any]:
 async def instance_segmentation(request: Request) -> Response:
     """Instances of one picture, or of a list of them."""
     values = await pipeline_of(request).in_pool(json_object, await body_of(request))
-    info = pipeline_of(request).lifecycle.engine().info
-    model_id = values.get("model_id") or info.name
-    if model_id != info.name:
-        raise InvalidParameter(f"model_id: there is no model {str(model_id)[:80]!r} here; this server's is {info.name!r}")
+    model_id = values.get("model_id")
+    try:
+        model = pipeline_of(request).models.find(None if model_id is None else str(model_id))
+    except UnknownModel as error:
+        raise InvalidParameter(f"model_id: {error.detail.removeprefix('model: ')}") from error
     mask_format = values.get("response_mask_format") or "polygon"
     if mask_format not in MASK_FORMATS:
         raise InvalidParameter(f"response_mask_format: must be one of {', '.join(MASK_FORMATS)}")
@@ -46,6 +47,7 @@ async def instance_segmentation(request: Request) -> Response:
         raise MalformedRequest(f"image: 1 to {pipeline_of(request).settings.max_items} pictures in one request")
     pictures = await pipeline_of(request).in_pool(lambda: [_picture(image) for image in images])
     asked = {"task": "instance", "threshold": values.get("confidence"), "labels": values.get("class_filter") or None}
+    asked["model"] = model.name
     done = await segment(request, pictures, asked)
     seed = context_of(request.scope).id
     answers = [await pipeline_of(request).in_pool(_answer, each, mask_format, f"{seed}/{i}") for i, each in enumerate(done)]

@@ -38,6 +38,10 @@ class Surroundings:
     """To be called when `Engine.capacity` changes."""
     on_lost: Callable[[str], None] = lambda reason: None
     """To be called with the reason when the engine cannot compute any more in this process."""
+    computing: Executor | None = None
+    """The one thread on which networks of this process compute; None: the engine makes its own."""
+    beside: bool = False
+    """Others are being served while this one is loaded."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,11 @@
 """The engine that runs the network in the server's own process, on one thread."""
 
 import asyncio
+import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +20,8 @@ from proscale_service.engines.backlog import Admitted, Backlog
 from proscale_service.engines.base import Computed, Engine, Picture, Surroundings
 from proscale_service.engines.batching import Batcher
 from proscale_service.engines.costs import Work
+
+_NICENESS = 10
 
 
 class BatchPredictor(Protocol):
@@ -54,13 +59,19 @@ def load_predictor(runtime: RuntimeConfig) -> BatchPredictor:
     return load(runtime)
 
 
+def _stand_back() -> None:
+    """Let threads that compute go first: this one, and those that torch starts for it, load a model beside them."""
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+
+
 class InProcessEngine(Engine):
     """A predictor, its thread, and the batcher that feeds it."""
 
     def __init__(self, around: Surroundings, load: Callable[[RuntimeConfig], BatchPredictor] = load_predictor) -> None:
         """Args: load: called on the thread that computes, because torch counts threads per thread."""
         self._around, self._load = around, load
-        self._thread = ThreadPoolExecutor(1, "engine")
+        self._thread = around.computing or ThreadPoolExecutor(1, "engine")
         self._predictor: BatchPredictor | None = None
         self._batcher: Batcher | None = None
         self._lost = False
@@ -87,8 +98,13 @@ class InProcessEngine(Engine):
     async def open(self) -> None:
         around, runtime = self._around, self._around.settings.runtime
         loop = asyncio.get_running_loop()
-        predictor = self._predictor = await loop.run_in_executor(self._thread, self._load, runtime)
-        predictions = await loop.run_in_executor(self._thread, warm_up, self._segment_sample, runtime, predictor.info.tasks)
+        loader = ThreadPoolExecutor(1, "loading", _stand_back) if around.beside else self._thread
+        try:
+            predictor = self._predictor = await loop.run_in_executor(loader, self._load, runtime)
+            predictions = await loop.run_in_executor(loader, warm_up, self._segment_sample, runtime, predictor.info.tasks)
+        finally:
+            if loader is not self._thread:
+                loader.shutdown(wait=False)
         self._batcher = Batcher(
             self._compute,
             predictor.info,
@@ -119,7 +135,10 @@ class InProcessEngine(Engine):
             self._batcher.abort()
 
     async def close(self) -> None:
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        if self._thread is not self._around.computing:
+            self._thread.shutdown(wait=False, cancel_futures=True)
+        # Weights are let go at once, whoever still holds the engine.
+        self._predictor = self._batcher = None
 
     @property
     def _loaded(self) -> BatchPredictor:

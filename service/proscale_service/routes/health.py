@@ -37,7 +37,7 @@ async def ready(lifecycle: GetLifecycle) -> HealthResponse:
     if lifecycle.state == "draining":
         raise Draining("the server is shutting down", retry_after=5)
     await startup(lifecycle)
-    lifecycle.engine()
+    lifecycle.models.any()
     return HealthResponse(status="ready")
 
 

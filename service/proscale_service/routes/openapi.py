@@ -10,11 +10,14 @@ from typing import Any
 from pydantic import BaseModel
 
 from proscale.formats.files import FORMATS
+from proscale.results import ModelInfo
 from proscale_service.errors import ServiceError, all_errors
 from proscale_service.responses import EXAMPLE_ID, Problem
 
 LABEL = "Label"
 """Schema of a label: those of the served model, once there is one."""
+MODEL = "ModelName"
+"""Schema of a model's name: those of the served models, once there are some."""
 
 _MEDIA_TYPES = "image/png, image/jpeg, image/webp, image/tiff, image/bmp, image/gif, application/octet-stream"
 _BINARY = {"type": "string", "contentMediaType": "application/octet-stream", "format": "binary"}
@@ -84,6 +87,7 @@ def _fields(parameters: type[BaseModel]) -> dict[str, dict[str, Any]]:
     fields = {name: _simple(schema) for name, schema in parameters.model_json_schema()["properties"].items()}
     if "labels" in fields:
         fields["labels"]["items"] = {"$ref": f"#/components/schemas/{LABEL}"}
+    fields["model"] = {"$ref": f"#/components/schemas/{MODEL}", "description": fields["model"]["description"]}
     return fields
 
 
@@ -119,8 +123,10 @@ MEANING = {
     400: "The body is empty or not what its content type says",
     401: "An API key is asked for here, and none that is known was sent",
     403: "The API key may not do this",
+    404: "There is no such model here",
     406: "Accept-Encoding forbids every way to write an answer",
     408: "The body came too slowly",
+    409: "This cannot be done to a model now",
     413: "Too many bytes or pixels",
     415: "Content type or encoding not taken",
     422: "Not a picture, a broken one, or a wrong parameter",
@@ -128,6 +134,7 @@ MEANING = {
     500: "The service's own fault",
     503: "Loading, shutting down, or nobody can compute; see Retry-After",
     504: "Not done by the deadline",
+    507: "The model would not fit into memory",
 }
 _ANYWHERE = (406, 500)
 _GUARDED = (401, 403, 429)
@@ -149,13 +156,15 @@ def _headers(status: int) -> dict[str, Any]:
     return headers
 
 
-def complete(schema: dict[str, Any], labels: Sequence[str] | None) -> dict[str, Any]:
-    """A document with what routes refer to: problems, and labels. Args: labels: of the served model; None: not known yet."""
+def complete(schema: dict[str, Any], infos: Sequence[ModelInfo]) -> dict[str, Any]:
+    """A document with what routes refer to: problems, models and labels. Args: infos: of the served models; empty: not known yet."""
     components = schema.get("components", {})
     label: dict[str, Any] = {"type": "string", "minLength": 1, "description": "A label of the served model; see `GET /models`."}
-    if labels is not None:
-        label["enum"] = list(labels)
-    schemas = components.get("schemas", {}) | {Problem.__name__: Problem.model_json_schema(), LABEL: label}
+    model: dict[str, Any] = {"type": "string", "minLength": 1, "description": "A served model; see `GET /models`."}
+    if infos:
+        label["enum"] = list(dict.fromkeys(category.name for info in infos for category in info.categories))
+        model["enum"] = [info.name for info in infos]
+    schemas = components.get("schemas", {}) | {Problem.__name__: Problem.model_json_schema(), LABEL: label, MODEL: model}
     return schema | {"components": components | {"schemas": schemas}}
 
 

@@ -10,12 +10,11 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from proscale.pictures import Header
-from proscale_service.access.guard import quota_of
+from proscale_service.access.guard import quota_of, with_priority
 from proscale_service.access.quota import Quota
 from proscale_service.answer_files import check_formats
 from proscale_service.context import RequestContext, context_of
 from proscale_service.engines.backlog import DEFAULT_PRIORITY, PRIORITIES
-from proscale_service.engines.base import Engine
 from proscale_service.engines.costs import Work
 from proscale_service.errors import InvalidParameter, MalformedRequest, ServiceError
 from proscale_service.images import read_header, read_picture
@@ -42,18 +41,20 @@ router = APIRouter(tags=["segmentation"])
     "/segment",
     summary="Segment one picture",
     response_model=SegmentResponse,
-    responses=problems(400, 408, 413, 415, 422, 429, 500, 503, 504) | FILES,
+    responses=problems(400, 404, 408, 413, 415, 422, 429, 500, 503, 504) | FILES,
     openapi_extra=picture_request(PictureParameters),
 )
 async def segment(request: Request, pipeline: GetPipeline) -> Response:
     """Masks of everything in a picture: what it is, how sure that is, and where, as COCO run-length encoding or in `format`."""
     context = context_of(request.scope)
-    engine = pipeline.enter(*_promise_asked(request, pipeline, context))
+    pipeline.enter(*_promise_asked(request, pipeline, context))
     given, parameters = await _given(request, pipeline, PictureParameters)
-    context.task = task_label(parameters.tasks_of(engine.info))
+    tasks = parameters.tasks_of(pipeline.models.find(parameters.model).info)
+    context.task = task_label(tasks)
+    parameters = with_priority(request.scope, parameters)
     accept = request.headers.get("accept", "")
     if (formats := parameters.formats(accept)) != ("json",):
-        check_formats(formats, parameters.tasks_of(engine.info))
+        check_formats(formats, tasks)
     picture = require_picture(given)
     settings = pipeline.settings
     wanted = Wanted(
@@ -63,22 +64,23 @@ async def segment(request: Request, pipeline: GetPipeline) -> Response:
         lambda: read_picture(picture, settings.max_pixels, parameters.spread).rgb,
         parameters.packing(accept),
     )
-    work = _answer(pipeline, engine, picture, wanted, context, quota_of(request.scope))
+    work = _answer(pipeline, picture, wanted, context, quota_of(request.scope))
     return _response(await unless_client_leaves(request.receive, work))
 
 
-def _promise_asked(request: Request, pipeline: Pipeline, context: RequestContext) -> tuple[float | None, str]:
-    """Deadline and priority that the query alone decides, for a body that is nothing but a picture; None: the body may name others."""
+def _promise_asked(request: Request, pipeline: Pipeline, context: RequestContext) -> tuple[str | None, float | None, str]:
+    """Model, deadline and priority that the query alone decides, for a body that is nothing but a picture; else it may name others."""
     if not request.headers.get("content-type", "image/").startswith(("image/", "application/octet-stream")):
-        return None, DEFAULT_PRIORITY
+        return None, None, DEFAULT_PRIORITY
     asked, priority = request.query_params.get("deadline_ms", ""), request.query_params.get("priority", DEFAULT_PRIORITY)
     # What is no number or no priority is an error that is told when all parameters are checked.
     milliseconds = int(asked) if asked.isdecimal() and asked.isascii() and len(asked) < _LONGEST_NUMBER else pipeline.settings.deadline_ms
-    return context.arrived + milliseconds / 1e3, priority if priority in PRIORITIES else DEFAULT_PRIORITY
+    deadline = context.arrived + milliseconds / 1e3
+    return request.query_params.get("model") or None, deadline, priority if priority in PRIORITIES else DEFAULT_PRIORITY
 
 
-async def _answer(pipeline: Pipeline, engine: Engine, picture: bytes, wanted: Wanted, context: RequestContext, quota: Quota) -> Body:
-    segmented = await pipeline.segment(engine, picture, wanted.parameters, context.arrived, quota)
+async def _answer(pipeline: Pipeline, picture: bytes, wanted: Wanted, context: RequestContext, quota: Quota) -> Body:
+    segmented = await pipeline.segment(picture, wanted.parameters, context.arrived, quota)
     return await _render(pipeline, [segmented], render_picture, segmented, context.id, wanted)
 
 
@@ -93,16 +95,18 @@ def _response(body: Body) -> Response:
     "/segment/batch",
     summary="Segment several pictures",
     response_model=BatchResponse,
-    responses=problems(400, 408, 413, 415, 422, 429, 500, 503),
+    responses=problems(400, 404, 408, 413, 415, 422, 429, 500, 503),
     openapi_extra=picture_request(SegmentParameters, many=True),
 )
 async def segment_batch(request: Request, pipeline: GetPipeline) -> Response:
     """Several pictures with the same parameters. Every picture has its own answer or its own problem; one that fails spoils no other."""
     context = context_of(request.scope)
-    engine = pipeline.enter()
+    pipeline.enter()
     given, parameters = await _given(request, pipeline, SegmentParameters, max(2, pipeline.settings.max_items))
-    context.task = task_label(parameters.tasks_of(engine.info))
-    options_of(parameters, engine.info)  # what is wrong with every picture's parameters is wrong with the request
+    info = pipeline.models.find(parameters.model).info
+    context.task = task_label(parameters.tasks_of(info))
+    options_of(parameters, info)  # what is wrong with every picture's parameters is wrong with the request
+    parameters = with_priority(request.scope, parameters)
     require_any(given)
     quota = quota_of(request.scope)
 
@@ -110,7 +114,7 @@ async def segment_batch(request: Request, pipeline: GetPipeline) -> Response:
         try:
             if isinstance(picture, ServiceError):
                 raise picture
-            return await pipeline.segment(engine, picture, parameters, context.arrived, quota)
+            return await pipeline.segment(picture, parameters, context.arrived, quota)
         except ServiceError as error:
             pipeline.metrics.rejected.labels(error.reason).inc()
             return error
@@ -142,7 +146,7 @@ async def _render(
     "/segment/plan",
     summary="What a picture of some size would cost",
     response_model=PlanResponse,
-    responses=problems(422, 503),
+    responses=problems(404, 422, 503),
     openapi_extra=query_request(PlanParameters, required=("width", "height")),
 )
 async def plan_size(request: Request, pipeline: GetPipeline) -> PlanResponse:
@@ -154,12 +158,12 @@ async def plan_size(request: Request, pipeline: GetPipeline) -> PlanResponse:
     "/segment/plan",
     summary="What a picture would cost",
     response_model=PlanResponse,
-    responses=problems(400, 408, 413, 415, 422, 503),
+    responses=problems(400, 404, 408, 413, 415, 422, 503),
     openapi_extra=picture_request(PlanParameters, instead=("width", "height")),
 )
 async def plan(request: Request, pipeline: GetPipeline) -> PlanResponse:
     """Padded size, FLOPs and expected time, from a picture's header (the first bytes of its file suffice), or from `width` and `height`."""
-    engine = pipeline.lifecycle.engine()
+    pipeline.models.any()
     given, parameters = await _given(request, pipeline, PlanParameters)
     if given.pictures:
         if {"width", "height"} & given.body.keys():
@@ -171,10 +175,11 @@ async def plan(request: Request, pipeline: GetPipeline) -> PlanResponse:
         raise InvalidParameter("width and height: give both or neither")
     else:
         raise MalformedRequest(f"there is no picture, and no width and height to plan for; send {KINDS}")
-    tasks = tasks_of(parameters, engine.info)
-    planned = engine.plan(header.height, header.width, tasks)
-    seconds = engine.backlog.expected_seconds(Work(planned, header.height * header.width, tuple(tasks)))
-    return plan_response(header, tasks, planned, seconds, engine.info, context_of(request.scope).id)
+    model = pipeline.models.find(parameters.model)
+    tasks = tasks_of(parameters, model.info)
+    planned = model.engine.plan(header.height, header.width, tasks)
+    seconds = model.engine.backlog.expected_seconds(Work(planned, header.height * header.width, tuple(tasks)))
+    return plan_response(header, tasks, planned, seconds, model.info, context_of(request.scope).id)
 
 
 async def _given(request: Request, pipeline: Pipeline, cls: type[P], max_pictures: int = 1) -> tuple[Input, P]:

@@ -23,13 +23,15 @@ from ..predictors import ThresholdPredictor
 from ..routes.asking import PICTURE, base64_of, problem
 from ..serving import Running, http, metric, serving, until
 
-ALL, PLANNER, SLOW, SMALL, NARROW = (new_key() for _ in range(5))
+ALL, PLANNER, SLOW, SMALL, NARROW, BULK, ADMIN = (new_key() for _ in range(7))
 ENTRIES = [
     {"name": "all of alice", "hash": hash_of(ALL)},
     {"name": "the planner", "hash": hash_of(PLANNER), "rights": ["plan"]},
     {"name": "slow", "hash": hash_of(SLOW), "requests_per_s": 0.001},
     {"name": "small", "hash": hash_of(SMALL), "pixels_per_s": 1},
     {"name": "narrow", "hash": hash_of(NARROW), "concurrent_pictures": 1},
+    {"name": "bulk", "hash": hash_of(BULK), "priorities": ["bulk"]},
+    {"name": "admin", "hash": hash_of(ADMIN), "rights": ["admin"]},
 ]
 
 
@@ -184,6 +186,27 @@ def test_neither_keys_nor_names_are_logged_or_counted(guarded: Running) -> None:
     assert metric(guarded.url, 'proscale_rejected_total{reason="unauthorized"}') > 0
 
 
+@pytest.mark.parametrize(("priority", "status"), [("bulk", 200), ("", 200), ("interactive", 403), ("normal", 403)])
+def test_a_key_asks_with_its_own_priorities_alone(guarded: Running, priority: str, status: int) -> None:
+    several: dict[str, object] = {"files": [("image", PICTURE)], "data": {"priority": priority}}
+    for path, arguments in (("/segment", {"content": PICTURE, "params": {"priority": priority}}), ("/segment/batch", several)):
+        answer = http.post(f"{guarded.url}{path}", headers=bearer(BULK), **arguments)
+        assert answer.status_code == status, answer.text
+        assert status == 200 or "bulk alone" in answer.json()["detail"]
+    # Dialects have no word for it.
+    assert http.post(f"{guarded.url}/hf", content=PICTURE, headers=bearer(BULK)).status_code == 200
+    assert http.post(f"{guarded.url}/segment?priority=interactive", content=PICTURE, headers=bearer(ALL)).status_code == 200
+
+
+def test_only_a_key_that_says_so_changes_models(guarded: Running) -> None:
+    for key, status in ((ADMIN, 200), (ALL, 403), (PLANNER, 403), (new_key(), 401)):
+        assert http.get(f"{guarded.url}/admin/models", headers=bearer(key)).status_code == status
+        assert http.get(f"{guarded.url}/api/admin/models", headers=bearer(key)).status_code == status
+    assert http.post(f"{guarded.url}/segment", content=PICTURE, headers=bearer(ADMIN)).status_code == 403
+    assert http.delete(f"{guarded.url}/admin/models/threshold", headers=bearer(ALL)).status_code == 403
+    assert http.delete(f"{guarded.url}/admin/models/threshold", headers=bearer(ADMIN)).status_code == 409
+
+
 def test_a_flood_of_guesses_is_cheap_and_reads_no_body(guarded: Running) -> None:
     before = metric(guarded.url, "process_cpu_seconds_total")
     with httpx.Client(base_url=guarded.url) as client:
@@ -254,3 +277,5 @@ def test_a_bad_file_stops_the_start(tmp_path: Path) -> None:
             path.write_text(text)
         with pytest.raises(KeysError):
             Keyring(path)
+    with pytest.raises(KeysError, match="cannot be read"):
+        Keyring(tmp_path)  # as with a file that may not be read, which to the superuser there is not

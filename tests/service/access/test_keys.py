@@ -7,7 +7,7 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proscale_service.access.keys import RIGHTS, Key, KeysError, find, hash_of, new_key, parse_keys, read_keys
+from proscale_service.access.keys import USUAL_RIGHTS, Key, KeysError, find, hash_of, new_key, parse_keys, read_keys
 from proscale_service.keys_command import keys
 
 
@@ -26,7 +26,7 @@ def test_a_key_is_made_found_listed_and_removed(tmp_path: Path) -> None:
     assert all(re.fullmatch(r"ps_[A-Za-z0-9_-]{43}", key) for key in made)
     alice, other = read_keys(file)
     assert (alice.name, alice.rights, alice.requests_per_s, alice.concurrent_pictures) == ("alice", ("models", "plan"), 2.5, 3)
-    assert (other.name, other.rights, other.pixels_per_s) == ("größe: 2 #", RIGHTS, 1e6)
+    assert (other.name, other.rights, other.pixels_per_s) == ("größe: 2 #", USUAL_RIGHTS, 1e6)
     assert [find([alice, other], key) for key in made] == [alice, other]
     text = file.read_text()
     assert not any(key in text for key in made)

@@ -87,8 +87,8 @@ def test_under_five_times_the_work_promises_are_kept_and_the_rest_is_refused() -
         # At least half of what a quiet machine does, on a busy one; without promises next to nothing is left.
         assert len(done) >= 0.5 * window_s / delay_s
         assert len(late) <= max(1, 0.05 * len(done))
-        assert server.pipeline.lifecycle.engine().depth == 0
-        assert len(server.pipeline.lifecycle.engine().backlog) == 0
+        assert server.pipeline.models.find().engine.depth == 0
+        assert len(server.pipeline.models.find().engine.backlog) == 0
 
 
 def test_a_hopeless_picture_is_refused_before_its_body_is_read() -> None:
@@ -98,7 +98,7 @@ def test_a_hopeless_picture_is_refused_before_its_body_is_read() -> None:
         predictor.gate.clear()
         with ThreadPoolExecutor(3) as pool:
             held = [pool.submit(post, server) for _ in range(3)]
-            until(lambda: len(server.pipeline.lifecycle.engine().backlog) == 3)
+            until(lambda: len(server.pipeline.models.find().engine.backlog) == 3)
             address = httpx.URL(server.url)
             with socket.create_connection((address.host, address.port or 80), timeout=PATIENCE_S) as bodiless:
                 head = "POST /segment?deadline_ms=30 HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ncontent-length: 999\r\n\r\n"
