@@ -46,6 +46,8 @@ class Request:
     sizes: tuple[int, int, int, int]
     """Height and width of the resized, then of the output picture."""
     options: bytes
+    id: str = ""
+    """What the gateway's log calls it."""
 
     @property
     def pixels(self) -> int:
@@ -79,6 +81,7 @@ class _Job:
     picture: ResizedPicture
     options: SegmentationOptions
     plan: Plan
+    id: str
     describe: bool
 
     @property
@@ -126,12 +129,17 @@ class Worker:
         Raises:
             DeviceError: the GPU failed for good; what has no reply by then gets none.
         """
+        for index, reply in self._handle(requests, gone):
+            _log(requests[index], reply)
+            yield index, reply
+
+    def _handle(self, requests: Sequence[Request], gone: Callable[[int], bool]) -> Iterator[tuple[int, Reply]]:
         waiting: dict[tuple[int, int], list[_Job]] = {}
         for index, request in enumerate(requests):
             try:
                 job = self._read(index, request)
             except Exception as error:
-                yield index, _failed(error)
+                yield index, _failed(error, request.id)
                 continue
             waiting.setdefault(job.plan.padded, []).append(job)
         for padded, same in waiting.items():
@@ -171,7 +179,7 @@ class Worker:
             # It is not resized, so it is a batch of its own beside pictures that were.
             plan = self.predictor.plan(*_PROBE_SIZE, options.tasks)
             plan = replace(plan, resized=_PROBE_SIZE, padded=padded_size(*_PROBE_SIZE, config))
-            return _Job(index, probe, options, plan, describe=True)
+            return _Job(index, probe, options, plan, request.id, describe=True)
         self.predictor.check(options)
         expected = resized_size(height, width, config) if min(height, width) > 0 else None
         if expected is None or expected != tuple(resized):
@@ -180,7 +188,7 @@ class Worker:
         if request.picture.shape != (*padded, 3):
             raise ModelChangedError(f"a picture of {resized} is padded to {padded} for this model, not to {request.picture.shape[:2]}")
         picture = ResizedPicture(request.picture[: resized[0], : resized[1]], (height, width))
-        return _Job(index, picture, options, self.predictor.plan(height, width, options.tasks), describe=False)
+        return _Job(index, picture, options, self.predictor.plan(height, width, options.tasks), request.id, describe=False)
 
     def _segment(self, jobs: Sequence[_Job]) -> Sequence[Prediction]:
         return self.predictor.segment_resized([job.picture for job in jobs], [job.options for job in jobs], [job.plan for job in jobs])
@@ -188,7 +196,7 @@ class Worker:
     def _reply(self, job: _Job, outcome: Outcome) -> Reply:
         if outcome.prediction is None:
             assert outcome.error is not None
-            return _failed(outcome.error)
+            return _failed(outcome.error, job.id)
         if job.describe:
             return Reply(description_to_json(self.predictor.info, config_to_json(self.predictor.config), self.fingerprint))
         text = prediction_to_json(outcome.prediction, outcome.batch_size, self.fingerprint)
@@ -234,8 +242,19 @@ def _options(text: bytes) -> SegmentationOptions | None:
         raise ParameterError(f"the options are not JSON as `proscale.wire` writes it: {error}") from error
 
 
-def _failed(error: Exception) -> Reply:
+def _failed(error: Exception, request_id: str) -> Reply:
     if isinstance(error, ModelChangedError | ImageError | ParameterError):
         return Reply(error=f"{type(error).__name__}: {error}")
-    _LOG.error("a picture failed", exc_info=error)
+    _LOG.error("a picture failed", exc_info=error, extra={"fields": {"id": request_id}})
     return Reply(error=f"the worker failed: {type(error).__name__}: {error}", internal=True)
+
+
+def _log(request: Request, reply: Reply) -> None:
+    """One line per picture, by the id that the gateway's log has; canaries have none."""
+    if not request.id:
+        return
+    status = "ok" if reply.error is None else "cancelled" if reply.cancelled else "failed" if reply.internal else "refused"
+    fields = {"id": request.id, "status": status, "batch_size": reply.batch_size}
+    if reply.prediction is not None:
+        fields |= {"flops": reply.prediction.plan.flops, "ms": round(1e3 * sum(reply.prediction.timings.values()), 1)}
+    _LOG.info("picture", extra={"fields": fields})

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 from proscale.allocator import keep_freed_memory
 from proscale.cli import without_model
 from proscale.config import PRECISIONS
+from proscale.log_lines import json_line
 from proscale_service import logs
 from proscale_service.access.keys import KeysError
 from proscale_service.certificate import CertificateError
@@ -54,7 +56,7 @@ def serve(**options: Any) -> None:
     """Serve segmentation over HTTP.
 
     Every setting can also come from the environment, as PROSCALE_ and its name in capitals; options win. Once requests are served,
-    `Serving on URL` is written to standard output.
+    `Serving on URL` is written to standard output; where logs are JSON, as an object of theirs.
     """
     given = {name: value for name, value in options.items() if value is not None}
     # JSON from the first line on, also when the settings turn out wrong.
@@ -92,13 +94,17 @@ def serve(**options: Any) -> None:
     from proscale_service.server import run  # only now: --help should not wait for the web framework
 
     try:
-        failure = run(settings, lambda url: click.echo(f"Serving on {url}"))
+        failure = run(settings, _announce)
     except (KeysError, CertificateError) as error:
         raise _fail(f"{error}. The server does not start without it.") from error
     except OSError as error:
         raise _fail(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}. Choose another --host or --port.") from error
     if failure:
         raise _fail(failure)
+
+
+def _announce(url: str) -> None:
+    click.echo(json_line(time.time(), "info", "serving", {"url": url}) if logs.in_json() else f"Serving on {url}")
 
 
 def _torch_is_there() -> bool:

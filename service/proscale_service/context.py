@@ -58,6 +58,7 @@ class RequestContextMiddleware:
         counted = scope["method"] == "POST" and _segments(route_path(scope))
         context = RequestContext(_given_id(scope) or new_id(), asyncio.get_running_loop().time(), counted=counted)
         scope.setdefault("state", {})["context"] = context
+        logs.REQUEST_ID.set(context.id)  # a task per request, so that nobody else sees it
         status = 0
 
         async def send_with_id(message: Message) -> None:

@@ -9,13 +9,18 @@ import logging
 import sys
 import threading
 import time
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, TextIO
 
+from proscale.log_lines import LEVELS, json_line
 from proscale_service.stderr_lines import divert
 
+__all__ = ["LEVELS", "NAME", "REQUEST_ID", "JsonFormatter", "PlainFormatter", "configure", "event", "in_json"]
+
 NAME = "proscale_service"
-LEVELS = ("debug", "info", "warning", "error")
+REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
+"""Id of the request that is being answered; empty outside of any."""
 
 
 def configure(level: str, form: str, stream: TextIO | None = None) -> None:
@@ -85,12 +90,8 @@ class JsonFormatter(logging.Formatter):
     """One JSON object per line: time (UTC), level, message, then the fields."""
 
     def format(self, record: logging.LogRecord) -> str:
-        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        values = {"time": f"{seconds}.{int(record.msecs):03d}Z", "level": record.levelname.lower(), "message": record.getMessage()}
-        values |= _fields(record)
-        if record.exc_info:
-            values["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(values, default=str)
+        trace = {"traceback": self.formatException(record.exc_info)} if record.exc_info else {}
+        return json_line(record.created, record.levelname.lower(), record.getMessage(), _fields(record) | trace)
 
 
 def _plain(value: Any) -> str:

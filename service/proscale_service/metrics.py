@@ -14,6 +14,7 @@ from proscale.results import Plan
 STAGES = ("decode", "queue", "preprocess", "infer", "postprocess", "encode")
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 RATIOS = (0.25, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0)
+HEAL_OUTCOMES = ("loaded", "failed")
 BATCH_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 
 
@@ -95,6 +96,14 @@ class Metrics:
         )
         self.flops_saved = Counter("proscale_flops_saved_total", "Baseline minus spent.", registry=registry)
         self.engine_up = Gauge("proscale_engine_up", "1 while the engine can compute.", registry=registry)
+        self.servers_up = Gauge(
+            "proscale_servers_up",
+            "Triton servers that can compute, by this gateway's canary; 0 with the engine in process.",
+            registry=registry,
+        )
+        self.heals = Counter(
+            "proscale_heals_total", "Times that a dead model was to be loaded again, by outcome.", ["outcome"], registry=registry
+        )
         self.keys_stale = Gauge(
             "proscale_keys_stale", "1 while the keys file on disk cannot be used and older keys are in force.", registry=registry
         )
@@ -105,6 +114,8 @@ class Metrics:
         registry.register(self._models)
         for stage in STAGES:
             self.stage_duration.labels(stage)
+        for outcome in HEAL_OUTCOMES:
+            self.heals.labels(outcome)
 
     def of_model(self, label: Callable[[], str]) -> "Metrics":
         """The same metrics, for what is counted of one model. Args: label: what it is called."""
@@ -119,6 +130,10 @@ class Metrics:
     def watch_queue(self, depth: Callable[[], int]) -> None:
         """Read the queue's depth when metrics are scraped."""
         self.queue_depth.set_function(depth)
+
+    def healed(self, outcome: str) -> None:
+        """Count a heal. Args: outcome: one of `HEAL_OUTCOMES`."""
+        self.heals.labels(outcome).inc()
 
     def promise(self, ratio: float) -> None:
         """Observe how long an admitted picture took over what was expected. Any thread may call it."""

@@ -85,7 +85,7 @@ def test_commands_and_their_options_exist() -> None:
 def test_help_lists_every_command() -> None:
     result = CliRunner().invoke(main, ["--help"])
     assert result.exit_code == 0
-    for command in ("serve", "segment", "convert", "models", "flops", "train", "evaluate", "doctor"):
+    for command in ("serve", "segment", "convert", "models", "flops", "train", "evaluate", "worker", "doctor"):
         assert re.search(rf"^\s+{command}\s+\S", result.output, re.MULTILINE), command
 
 

@@ -18,6 +18,8 @@ NAMES = {
     "proscale_baseline_flops_total",
     "proscale_flops_saved_total",
     "proscale_engine_up",
+    "proscale_servers_up",
+    "proscale_heals_total",
     "proscale_keys_stale",
 }
 

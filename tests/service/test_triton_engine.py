@@ -65,7 +65,7 @@ class Scripted(TritonServer):
         self.outcomes, self.up, self.asked, self.described = list(outcomes), up, 0, 0
         self.served = Served(INFO, SMALL_CONFIG, "first")
 
-    async def infer(self, inputs: Sequence[InferInput], seconds: float) -> bytes:
+    async def infer(self, inputs: Sequence[InferInput], seconds: float, request_id: str = "") -> bytes:
         self.asked += 1
         await asyncio.sleep(0.01)
         outcome = self.outcomes.pop(0) if self.outcomes else ANSWER

@@ -13,6 +13,7 @@ from proscale.config import Task
 from proscale.geometry import ResizedPicture, pad_picture, padded_size, resize_picture, resized_size
 from proscale.planning import check_labels, plan_picture
 from proscale.results import ModelInfo, Plan, SegmentationOptions
+from proscale_service import logs
 from proscale_service.engines.backlog import Admitted, Backlog
 from proscale_service.engines.base import Computed, Engine, Picture, Surroundings
 from proscale_service.engines.forwarding import Forwarder
@@ -59,8 +60,10 @@ class TritonEngine(Engine):
     async def open(self) -> None:
         for server in self._servers:
             server.on_change = self._on_change
+            server.on_heal = self._around.metrics.healed
         await asyncio.gather(*(server.open() for server in self._servers))
         self._around.on_change()
+        self._around.metrics.servers_up.set(self.capacity)
 
     async def segment(self, picture: Picture, promise: Admitted) -> Computed:
         return await self._forwarder.submit(picture, promise)
@@ -96,6 +99,7 @@ class TritonEngine(Engine):
 
     def _on_change(self) -> None:
         self._around.on_change()
+        self._around.metrics.servers_up.set(self.capacity)
         self._forwarder.dispatch()
 
     async def _for_model(self, picture: Picture, served: Served) -> Picture:
@@ -114,7 +118,7 @@ class TritonEngine(Engine):
     async def _ask(self, server: TritonServer, served: Served, picture: Picture, deadline: float) -> Computed:
         loop = asyncio.get_running_loop()
         with server.track_in_flight():
-            text = await server.infer(tensors_of(picture.resized, picture.options, served), deadline - loop.time())
+            text = await server.infer(tensors_of(picture.resized, picture.options, served), deadline - loop.time(), logs.REQUEST_ID.get())
         size = picture.resized.output_size
         answer = await loop.run_in_executor(self._around.pool, wire.prediction_from_json, text, size, picture.plan)
         server.check(answer.fingerprint)

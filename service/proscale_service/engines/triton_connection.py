@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-import time
 from collections.abc import Sequence
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,9 @@ from proscale_service.errors import DeadlineExceeded
 _CONTROL_SECONDS = 3.0
 """For calls that do not go through the model."""
 _LOAD_SECONDS = 300.0
+_GENERATION = "generation"
+"""A parameter of the model that counts its heals. Triton loads a model only when its configuration changed: so a dead one is loaded again
+under the next number, and several gateways that do so at the same time ask for one and the same, which Triton loads once."""
 _CHANNEL = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
@@ -31,6 +34,16 @@ _CHANNEL = [
     # One connection per channel, closed with it, though another gateway in this process may speak to the same server.
     ("grpc.use_local_subchannel_pool", 1),
 ]
+
+
+class ModelState(Enum):
+    """What a server says of the model, which it also says of a model whose process is dead."""
+
+    LOADED = "it is ready"
+    FAILED = "it could not be loaded"
+    UNLOADED = "somebody unloaded it, or it was never loaded"
+    BUSY = "it is being loaded or unloaded"
+    UNKNOWN = "the server does not say"
 
 
 class TritonConnection:
@@ -51,12 +64,13 @@ class TritonConnection:
         if self._client:
             await self._client.close()
 
-    async def infer(self, inputs: Sequence[InferInput], seconds: float, priority: int = 0) -> bytes:
+    async def infer(self, inputs: Sequence[InferInput], seconds: float, priority: int = 0, request_id: str = "") -> bytes:
         """The answer's JSON text to a request made of `request_tensors`.
 
         Args:
             seconds: until the deadline; Triton drops the request when it has waited for so long.
             priority: 1 is asked first; 0: the model's default.
+            request_id: what the worker's log calls it.
 
         Raises:
             Whatever `triton_errors.to_exception` makes of Triton's words.
@@ -65,16 +79,21 @@ class TritonConnection:
             raise DeadlineExceeded("the deadline passed before the picture was sent")
         try:
             result = await self._client.infer(
-                self.model, inputs, priority=priority, timeout=max(1, round(seconds * 1e6)), client_timeout=seconds
+                self.model,
+                inputs,
+                request_id=request_id,
+                priority=priority,
+                timeout=max(1, round(seconds * 1e6)),
+                client_timeout=seconds,
             )
         except InferenceServerException as error:
             raise to_exception(error.message() or "", error.status() or "") from error
         text: bytes = result.as_numpy(wire.RESULT)[0, 0]
         return text
 
-    async def infer_unless_cancelled(self, inputs: Sequence[InferInput], seconds: float) -> bytes:
+    async def infer_unless_cancelled(self, inputs: Sequence[InferInput], seconds: float, request_id: str = "") -> bytes:
         """`infer`, until `cancel_calls`; then ServerGone."""
-        call = asyncio.create_task(self.infer(inputs, seconds))
+        call = asyncio.create_task(self.infer(inputs, seconds, request_id=request_id))
         # Marks its failure as seen: asyncio complains about those that nobody awaited.
         call.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._calls.add(call)
@@ -100,12 +119,21 @@ class TritonConnection:
         except InferenceServerException:
             return False
 
-    async def is_model_ready(self) -> bool:
-        """Whether the server says that the model is ready, which it also says of a model whose process is dead."""
+    async def model_state(self) -> ModelState:
+        """What the server says of the model."""
         try:
-            return bool(await self._client.is_model_ready(self.model, client_timeout=_CONTROL_SECONDS))
+            index = await self._client.get_model_repository_index(as_json=True, client_timeout=_CONTROL_SECONDS)
         except InferenceServerException:
-            return False
+            return ModelState.UNKNOWN
+        entries = [entry for entry in index.get("models", ()) if entry.get("name") == self.model]
+        states = {entry.get("state", "") for entry in entries}
+        if "READY" in states:
+            return ModelState.LOADED
+        if states & {"LOADING", "UNLOADING"}:
+            return ModelState.BUSY
+        # Triton keeps the reason why a version is not there, and "unloaded" is one.
+        failed = any(entry.get("state") == "UNAVAILABLE" and entry.get("reason") != "unloaded" for entry in entries)
+        return ModelState.FAILED if failed else ModelState.UNLOADED
 
     async def model_config(self) -> dict[str, Any]:
         """The configuration that the model is served with. Raises InferenceServerException."""
@@ -114,15 +142,31 @@ class TritonConnection:
         return config
 
     async def unload(self) -> None:
-        """Unload the model, and return when it is gone. Raises InferenceServerException."""
+        """Have the model unloaded. Raises InferenceServerException."""
         await self._client.unload_model(self.model, client_timeout=_LOAD_SECONDS)
-        end = time.monotonic() + _LOAD_SECONDS
-        while time.monotonic() < end and await self.is_model_ready():
-            await asyncio.sleep(0.05)
 
     async def load(self, config: dict[str, Any] | None) -> None:
-        """Load the model. Args: config: None: the repository's. Raises InferenceServerException."""
+        """Load the model, beside one that is loaded and then in its place; when that fails, the old one stays.
+
+        Args:
+            config: does nothing where that is loaded (see `next_generation`); None: the repository's.
+
+        Raises:
+            InferenceServerException: it could not be loaded; the text says why.
+        """
         await self._client.load_model(self.model, config=json.dumps(config) if config else None, client_timeout=_LOAD_SECONDS)
+
+
+def generation(config: dict[str, Any]) -> int:
+    """How often a model of this configuration was healed."""
+    text = config.get("parameters", {}).get(_GENERATION, {}).get("string_value", "")
+    return int(text) if text.isdecimal() else 0
+
+
+def next_generation(config: dict[str, Any]) -> dict[str, Any]:
+    """The same configuration, healed once more."""
+    number = {"string_value": str(generation(config) + 1)}
+    return {**config, "parameters": {**config.get("parameters", {}), _GENERATION: number}}
 
 
 def request_tensors(picture: NDArray[np.uint8], sizes: tuple[int, int, int, int], options: str) -> list[InferInput]:

@@ -2,7 +2,10 @@
 
 Triton calls itself ready when the process that runs the model is dead, and does not start another one. So health here rests on a
 request that goes through the network (`wire.DESCRIBE`), after a few seconds without an answer and at once after a failure. When the
-server lives and says that the model is ready, yet the canary fails, the model is unloaded and loaded again.
+server lives and says that the model is ready, yet the canary fails, the model is loaded again.
+
+Nothing of that is kept here: what is to be done follows from what the server says of its model, so that any gateway can finish what
+another one began, however often either is started anew.
 """
 
 import asyncio
@@ -24,14 +27,17 @@ from proscale.config_json import config_from_json
 from proscale.errors import CheckpointError
 from proscale.results import ModelInfo
 from proscale_service import logs
-from proscale_service.engines.triton_connection import TritonConnection, request_tensors
+from proscale_service.engines.triton_connection import ModelState, TritonConnection, generation, next_generation, request_tensors
 from proscale_service.engines.triton_errors import ModelChanged, ProcessDied, ServerGone, WorkerFailure
 from proscale_service.errors import DeadlineExceeded, Overloaded
+from proscale_service.metrics import HEAL_OUTCOMES
 
 _LOG = logging.getLogger(__name__)
 
 _CANARY_SIDE = 32
 _CANARY_SECONDS = 10.0
+_CANARY_PATIENCE_S = 3.0
+"""After so long without an answer the server is asked whether it lives, which it can say while the model is busy."""
 _CANARY_PRIORITY = 1
 _CANARY = request_tensors(np.zeros((_CANARY_SIDE, _CANARY_SIDE, 3), np.uint8), (_CANARY_SIDE,) * 4, wire.DESCRIBE)
 _SILENCE_SECONDS = 60.0
@@ -39,6 +45,9 @@ _SILENCE_SECONDS = 60.0
 _UP_INTERVAL_S, _DOWN_INTERVAL_S = 3.0, 0.5
 _FAILURES_BEFORE_HEALING = 2
 _HEAL_BACKOFF_S = (2.0, 60.0)
+_HEALS_BEFORE_REPOSITORY = 3
+"""So often a model is loaded as it was, before its repository's configuration is the better guess."""
+_HEALED, _NOT_HEALED = HEAL_OUTCOMES
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,8 @@ class TritonServer:
         self.connection = connection
         self.on_change: Callable[[], None] = lambda: None
         """Called when `up` changes."""
+        self.on_heal: Callable[[str], None] = lambda outcome: None
+        """Called with one of `metrics.HEAL_OUTCOMES`, each time the model was to be loaded again."""
         self.up = False
         """Whether requests should be sent here."""
         self.in_flight = 0
@@ -65,12 +76,14 @@ class TritonServer:
         """The model of the last description; None before the first."""
         self._wake = asyncio.Event()
         self._probing = asyncio.Lock()
-        self._last_answer = time.monotonic()
+        self._last_answer = self._last_canary = time.monotonic()
         self._failures = 0
         self._reason = ""
         self._heal_after, self._heal_backoff = 0.0, _HEAL_BACKOFF_S[0]
-        self._unloaded: dict[str, Any] | None = None
-        """The configuration of a model that was unloaded here and is not loaded again."""
+        self._heals = 0
+        """Tries since it was up."""
+        self._seen: tuple[ModelState, int] | None = None
+        """The model's state and generation at the last canary that failed."""
         self._watcher: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -96,10 +109,10 @@ class TritonServer:
         finally:
             self.in_flight -= 1
 
-    async def infer(self, inputs: Sequence[InferInput], seconds: float) -> bytes:
+    async def infer(self, inputs: Sequence[InferInput], seconds: float, request_id: str = "") -> bytes:
         """See `TritonConnection.infer`."""
         try:
-            text = await self.connection.infer_unless_cancelled(inputs, seconds)
+            text = await self.connection.infer_unless_cancelled(inputs, seconds, request_id)
         except ServerGone as error:
             if self.up:  # else it is known, by a better reason
                 self._set_down(error)
@@ -130,22 +143,39 @@ class TritonServer:
     async def _watch(self) -> None:
         while True:
             # Spread out, so that several gateways do not heal one server at the same moment.
-            pause = _UP_INTERVAL_S if self.up else _DOWN_INTERVAL_S * random.uniform(1, 2)
+            pause = self._until_next_canary() if self.up else _DOWN_INTERVAL_S * random.uniform(1, 2)
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._wake.wait()
-            if not self._wake.is_set() and self.up and time.monotonic() - self._last_answer < _UP_INTERVAL_S:
-                continue  # an answer to a picture says as much, and many gateways' canaries would cost a busy server dearly
+            if not self._wake.is_set() and self.up and self._until_next_canary() > 0:
+                continue
             self._wake.clear()
             try:
                 await self.probe()
+                self._last_canary = time.monotonic()
             except Exception as error:
                 # A fault of this file must not end the loop that health rests on.
                 logs.event(_LOG, logging.ERROR, "canary failed unexpectedly", error=error, server=self.connection.url)
 
+    def _until_next_canary(self) -> float:
+        """Seconds. An answer to a picture says as much as a canary, and many gateways' canaries would cost a busy server dearly."""
+        return max(0.0, max(self._last_answer, self._last_canary) + _UP_INTERVAL_S - time.monotonic())
+
+    async def _canary(self) -> str | bytes:
+        """The server's description of its model. Besides what `infer` raises: ServerGone as soon as it does not say that it lives."""
+        call = asyncio.create_task(self.connection.infer(_CANARY, _CANARY_SECONDS, _CANARY_PRIORITY))
+        try:
+            while not (await asyncio.wait({call}, timeout=_CANARY_PATIENCE_S))[0]:
+                if not await self.connection.is_live() and not call.done():
+                    self.connection.cancel_calls()
+                    raise ServerGone("it hangs, or cannot be reached")
+            return call.result()
+        finally:
+            call.cancel()
+
     async def _probe(self) -> None:
         try:
-            text = await self.connection.infer(_CANARY, _CANARY_SECONDS, _CANARY_PRIORITY)
+            text = await self._canary()
         except (DeadlineExceeded, Overloaded) as error:
             silent = time.monotonic() - self._last_answer
             if silent >= _SILENCE_SECONDS or not await self.connection.is_live():
@@ -171,7 +201,7 @@ class TritonServer:
             return
         self._last_answer = time.monotonic()
         self._failures, self._reason, self._heal_after, self._heal_backoff = 0, "", 0.0, _HEAL_BACKOFF_S[0]
-        self._unloaded = None
+        self._heals, self._seen = 0, None
         if not self.up:
             self.connection.cancel_calls()  # what is still on its way was sent before it went down
             self.up = True
@@ -191,28 +221,45 @@ class TritonServer:
     async def _probe_failed(self, error: Exception) -> None:
         self._set_down(error)
         self._failures += 1
-        if self._failures < _FAILURES_BEFORE_HEALING or time.monotonic() < self._heal_after or not await self.connection.is_live():
+        if time.monotonic() < self._heal_after or not await self.connection.is_live():
             return
-        # A model that somebody unloaded, or that is being loaded, is left alone, unless it was unloaded here.
-        if self._unloaded is not None or await self.connection.is_model_ready():
-            await self._heal()
+        state, config = await self._what_is_loaded()
+        seen, self._seen = self._seen, (state, generation(config))
+        # Seen like that before the canary that failed just now, else another gateway may have healed it meanwhile. A model that somebody
+        # unloaded, or that is being loaded, is left alone.
+        if self._failures >= _FAILURES_BEFORE_HEALING and seen == self._seen and state in (ModelState.LOADED, ModelState.FAILED):
+            await self._heal(config)
 
-    async def _heal(self) -> None:
-        """Unload and load, keeping the configuration that was served, which may carry another checkpoint than the repository's."""
+    async def _what_is_loaded(self) -> tuple[ModelState, dict[str, Any]]:
+        state = await self.connection.model_state()
+        try:
+            return state, await self.connection.model_config() if state is ModelState.LOADED else {}
+        except InferenceServerException:
+            return ModelState.UNKNOWN, {}
+
+    async def _heal(self, config: dict[str, Any]) -> None:
+        """Load the model again.
+
+        Args:
+            config: what is loaded now, which may carry another checkpoint than the repository's; empty when nothing is.
+        """
         self._heal_after = time.monotonic() + self._heal_backoff
         self._heal_backoff = min(2 * self._heal_backoff, _HEAL_BACKOFF_S[1])
+        self._heals += 1
         server, model = self.connection.url, self.connection.model
         logs.event(_LOG, logging.WARNING, "the model is dead though the server lives; loading it again", server=server, model=model)
         try:
-            if self._unloaded is None:
-                self._unloaded = await self.connection.model_config()
+            # Not unloaded before: then a server whose model cannot be loaded now would forget what it is to serve, and a gateway that
+            # ended in between would leave it with nothing.
+            if config and self._heals > _HEALS_BEFORE_REPOSITORY:
                 await self.connection.unload()
-            # After one failure without the old configuration: then the repository's is the better guess.
-            config, self._unloaded = self._unloaded, {}
-            await self.connection.load(config)
+                config = {}
+            await self.connection.load(next_generation(config) if config else None)
         except InferenceServerException as error:
             remedy = "start it with --model-control-mode=explicit" if "not allowed" in str(error) else "see its log"
             logs.event(_LOG, logging.ERROR, "the model could not be loaded again", server=server, reason=str(error), remedy=remedy)
+            self.on_heal(_NOT_HEALED)
         else:
             logs.event(_LOG, logging.INFO, "the model is loaded again", server=server, model=model)
+            self.on_heal(_HEALED)
             await self._probe()

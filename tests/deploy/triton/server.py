@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import subprocess
-import sysconfig
 import time
 import urllib.error
 import urllib.request
@@ -41,18 +40,6 @@ class TritonServer:
 
     def start(self, wait: bool = True) -> None:
         """Run the server; with `wait`, until the model is ready."""
-        packages = next((ENVIRONMENT / "lib").glob("python3*/site-packages"))
-        triton = packages / "pytriton" / "tritonserver"
-        python = packages.parent.name.removeprefix("python")
-        backend = self._folder / "backends" / "python"
-        backend.mkdir(parents=True, exist_ok=True)
-        parts = ("libtriton_python.so", "triton_python_backend_utils.py")
-        stub = triton / "python_backend_stubs" / python / "triton_python_backend_stub"
-        # Links, not copies: the server looks for its own libraries beside the files.
-        for part in [*(triton / "backends" / "python" / name for name in parts), stub]:
-            link = backend / part.name
-            if not link.is_symlink():
-                link.symlink_to(part)
         addresses = {
             "http-address": "127.0.0.1",
             "http-port": self.http_port,
@@ -62,9 +49,10 @@ class TritonServer:
             "metrics-port": self.metrics_port,
         }
         command = [
-            triton / "bin" / "tritonserver",
+            ENVIRONMENT / "bin" / "python",
+            "-m",
+            "proscale.worker_command",
             f"--model-repository={self._repository}",
-            f"--backend-directory={backend.parent}",
             "--model-control-mode=explicit",
             "--load-model=proscale",
             "--allow-gpu-metrics=false",
@@ -72,13 +60,9 @@ class TritonServer:
             f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
             *(f"--{name}={value}" for name, value in addresses.items()),
         ]
-        environment = os.environ | {
-            "PATH": f"{ENVIRONMENT / 'bin'}:{os.environ['PATH']}",
-            "LD_LIBRARY_PATH": f"{packages / 'nvidia_pytriton.libs'}:{sysconfig.get_config_var('LIBDIR')}",
-        }
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [str(part) for part in command], env=environment | self._environment, stdout=log, stderr=log, start_new_session=True
+                [str(part) for part in command], env=os.environ | self._environment, stdout=log, stderr=log, start_new_session=True
             )
         if wait:
             self.wait_ready()

@@ -1,13 +1,15 @@
 """Triton's side of `proscale.triton_worker`: tensors to arrays and back, metrics, nothing else."""
 
 import json
+import os
 import time
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from proscale import wire
+from proscale import leftovers, wire
 from proscale.allocator import keep_freed_memory
+from proscale.log_lines import configure_worker
 from proscale.processors import configure_openmp
 
 configure_openmp()  # before torch is imported, which the next lines do
@@ -31,11 +33,14 @@ class TritonPythonModel:
     def initialize(self, args):
         """Load and warm up; Triton reports the model as ready when this returns."""
         keep_freed_memory()  # before the thread below is started
+        configure_worker(os.environ, args["model_name"])
         labels = {"model": args["model_name"], "version": args["model_version"]}
         self._families = []  # kept as long as the model: a family that is collected takes its metrics along
         self._counters = {name: self._family(name, text).Metric(labels=labels) for name, text in COUNTERS.items()}
         seconds = self._family("proscale_worker_stage_seconds_total", "Seconds per stage, those of a batch once; wait: for the network.")
         self._stages = {stage: seconds.Metric(labels=labels | {"stage": stage}) for stage in (*STAGES, "wait")}
+        left = self._family("proscale_worker_leftovers_total", "What dead and hung processes of the model left, and was removed.")
+        self._leftovers = {kind: left.Metric(labels=labels | {"kind": kind}) for kind in leftovers.KINDS}
         waiting = "Pictures taken from Triton's queue that wait for the network."
         self._waiting = self._family("proscale_worker_waiting_pictures", waiting, "GAUGE").Metric(labels=labels)
         self._thread = WorkerThread(
@@ -44,6 +49,7 @@ class TritonPythonModel:
             gone=lambda ticket: ticket[0].is_cancelled(),
             on_waiting=self._waiting.increment,
         )
+        leftovers.watch(lambda kind, number: self._leftovers[kind].increment(number))
 
     def execute(self, requests):
         """Take a dynamic batch over; the worker's thread answers it, each picture when it is done."""
@@ -84,7 +90,7 @@ def _read(request):
     def tensor(name):
         return pb_utils.get_input_tensor_by_name(request, name).as_numpy()[0]
 
-    return Request(tensor(wire.PICTURE), tuple(tensor(wire.SIZES).tolist()), tensor(wire.OPTIONS)[0])
+    return Request(tensor(wire.PICTURE), tuple(tensor(wire.SIZES).tolist()), tensor(wire.OPTIONS)[0], request.request_id())
 
 
 def _response(reply):
