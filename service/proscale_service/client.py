@@ -107,6 +107,7 @@ class Client:
         labels: str | Sequence[str] | None = None,
         max_segments: int | None = None,
         intensity: str | None = None,
+        tile: str | None = None,
         deadline_ms: int | None = None,
         model: str | None = None,
         request_id: str | None = None,
@@ -120,6 +121,7 @@ class Client:
             labels: keep only these; None: all. An empty list is an error, as it is in JSON, rather than "all".
             intensity: which samples are black and white: full, minmax, percentile or "LOW,HIGH"; None: full.
             model: which of the served ones (see `models`); None: the first.
+            tile: segment window by window: auto, or "SIZE[,OVERLAP[,SCALE]]" in pixels; None: the picture as a whole.
             request_id: for finding the request in the server's log.
 
         Raises:
@@ -136,6 +138,7 @@ class Client:
             "labels": _names("labels", labels),
             "max_segments": max_segments,
             "intensity": intensity,
+            "tile": tile,
             "deadline_ms": deadline_ms,
             "model": model,
         }
@@ -145,9 +148,17 @@ class Client:
         tasks = {answer["task"]: answer} if "task" in answer else answer["results"]
         return Answer({name: tuple(map(_segment, result["segments"])) for name, result in tasks.items()}, answer)
 
-    def plan(self, height: int, width: int, *, task: str | Sequence[str] | None = None, model: str | None = None) -> Mapping[str, Any]:
+    def plan(
+        self,
+        height: int,
+        width: int,
+        *,
+        task: str | Sequence[str] | None = None,
+        tile: str | None = None,
+        model: str | None = None,
+    ) -> Mapping[str, Any]:
         """What a picture of this size would cost: the JSON answer of /segment/plan. Errors: as `segment`."""
-        asked = {"height": height, "width": width, "task": _names("task", task), "model": model}
+        asked = {"height": height, "width": width, "task": _names("task", task), "tile": tile, "model": model}
         answer = self._ask("POST", "/segment/plan", params={name: value for name, value in asked.items() if value is not None})
         plan: Mapping[str, Any] = _checked(answer)
         return plan

@@ -8,6 +8,8 @@ from proscale.errors import ParameterError
 from proscale.labels import Category
 from proscale.planning import check_tasks
 from proscale.results import ModelInfo, SegmentationOptions
+from proscale.tiles import Layout, lay_out
+from proscale.tiles.layout import PlanPicture
 from proscale_service.errors import InvalidParameter
 from proscale_service.requests import PlanParameters, SegmentParameters
 
@@ -37,6 +39,22 @@ def tasks_of(parameters: SegmentParameters | PlanParameters, info: ModelInfo) ->
     except ParameterError as error:
         raise InvalidParameter(str(error)) from error
     return tasks
+
+
+def layout_of(
+    parameters: SegmentParameters | PlanParameters, size: tuple[int, int], plan: PlanPicture, tasks: Sequence[Task]
+) -> Layout | None:
+    """Where the windows of a picture lie; None: it is segmented as a whole. Args: size: (height, width) in pixels.
+
+    Raises:
+        InvalidParameter: windows that the model cannot have.
+    """
+    if parameters.tiling.kind == "off":
+        return None
+    try:
+        return lay_out(parameters.tiling, *size, plan, tasks)
+    except ParameterError as error:
+        raise InvalidParameter(str(error)) from error
 
 
 def resolve_labels(asked: Sequence[str], categories: Sequence[Category]) -> tuple[str, ...]:

@@ -7,7 +7,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-from proscale.pictures import Header, Intensity
+import numpy as np
+from numpy.typing import NDArray
+
+from proscale.pictures import Header
 from proscale.results import SegmentationOptions
 from proscale_service.access.quota import UNLIMITED, Quota
 from proscale_service.admission import Admission, DecodeSlots, Permit
@@ -18,9 +21,10 @@ from proscale_service.errors import DeadlineExceeded
 from proscale_service.images import OpenedPicture, read_picture
 from proscale_service.lifecycle import Lifecycle
 from proscale_service.metrics import Metrics
-from proscale_service.options import options_of
+from proscale_service.options import layout_of, options_of
 from proscale_service.requests import SegmentParameters
 from proscale_service.settings import Settings
+from proscale_service.windows import LargePicture, segment_large, work_of
 
 A = ParamSpec("A")
 T = TypeVar("T")
@@ -91,61 +95,77 @@ class Pipeline:
             engine, options = model.engine, options_of(parameters, model.info)
             try:
                 async with asyncio.timeout_at(deadline) as timer:
-                    header, warnings, picture, promise, decode_seconds = await self.in_pool(
-                        self._read, engine, data, parameters.spread, options, _monotonic(deadline), parameters.priority, permit, quota
-                    )
+                    read = await self.in_pool(self._read, engine, data, parameters, options, _monotonic(deadline), permit, quota)
             except TimeoutError as error:
                 if not timer.expired():
                     raise
                 raise DeadlineExceeded("the deadline passed before the picture was decoded") from error
-            self.metrics.stage("decode", decode_seconds)
-            computed = await engine.segment(picture, promise)
+            self.metrics.stage("decode", read.decode_seconds)
+            if isinstance(read.picture, LargePicture):
+                computed = await segment_large(engine, self.in_pool, read.picture, read.promise)
+            else:
+                computed = await engine.segment(read.picture, read.promise)
             computed = replace(computed, info=model.named(computed.info))
-        return SegmentedPicture(header, computed, decode_seconds, warnings)
+        return SegmentedPicture(read.header, computed, read.decode_seconds, read.warnings)
 
     def _read(
         self,
         engine: Engine,
         data: bytes,
-        intensity: Intensity,
+        parameters: SegmentParameters,
         options: SegmentationOptions,
         deadline: float,
-        priority: str,
         permit: Permit,
         quota: Quota,
-    ) -> tuple[Header, tuple[str, ...], Picture, Admitted, float]:
-        """Header, admission, decoding and resizing, on a reading thread.
-
-        Args:
-            deadline: in seconds of `time.monotonic`.
-
-        Returns:
-            the header, warnings about the picture, the picture, the promise that it got, and the seconds of decoding.
-        """
+    ) -> "_Read":
+        """Header, admission, decoding and resizing, on a reading thread. Args: deadline: in seconds of `time.monotonic`."""
         opened = OpenedPicture(data, self.settings.max_pixels)
         try:
-            pixels = opened.header.height * opened.header.width
-            plan = engine.plan(opened.header.height, opened.header.width, options.tasks)
-            promise = engine.backlog.admit(Work(plan, pixels, options.tasks), deadline, priority)
+            size = opened.header.height, opened.header.width
+            layout = layout_of(parameters, size, engine.plan, options.tasks)
+            plan = engine.plan(*size, options.tasks) if layout is None else layout.plan
+            work = Work(plan, size[0] * size[1], options.tasks) if layout is None else work_of(layout, options.tasks)
+            promise = engine.backlog.admit(work, deadline, parameters.priority)
             permit.on_close(lambda: engine.backlog.discard(promise))
-            quota.take_pixels(pixels)
+            quota.take_pixels(work.all_pixels)
             with self._decode_slots.slot(deadline):
-                permit.hold_pixels(pixels)
+                permit.hold_pixels(size[0] * size[1])
                 started = time.perf_counter()
-                decoded_picture = opened.decode(intensity)
-                image, header, warnings = decoded_picture.rgb, decoded_picture.header, decoded_picture.warnings
-                decoded = time.perf_counter()
+                decoded = opened.decode(parameters.spread)
+                seconds = time.perf_counter() - started
+                header = decoded.header
+                if (header.height, header.width) != size:  # known better, now that it is decoded
+                    layout = layout_of(parameters, (header.height, header.width), engine.plan, options.tasks)
+                    plan = engine.plan(header.height, header.width, options.tasks) if layout is None else layout.plan
+                if layout is not None:  # its pixels stay held: windows are cut from them one by one
+                    engine.backlog.read(promise, seconds)
+                    return _Read(header, decoded.warnings, LargePicture(decoded.rgb, layout, options), promise, seconds)
+                image, warnings = decoded.rgb, decoded.warnings
+                del decoded
                 resized = engine.resize(image)
-                del image, decoded_picture
+                del image
                 permit.release_pixels()
         finally:
             opened.close()
-        if (header.height, header.width) != (opened.header.height, opened.header.width):  # known better, now that it is decoded
-            plan = engine.plan(header.height, header.width, options.tasks)
         done = time.perf_counter()
         engine.backlog.read(promise, done - started)
-        picture = Picture(resized, options, plan, done - decoded, lambda: read_picture(data, self.settings.max_pixels, intensity).rgb)
-        return header, warnings, picture, promise, decoded - started
+
+        def decode_again() -> NDArray[np.uint8]:
+            return read_picture(data, self.settings.max_pixels, parameters.spread).rgb
+
+        return _Read(header, warnings, Picture(resized, options, plan, done - started - seconds, decode_again), promise, seconds)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A picture that was admitted and decoded."""
+
+    header: Header
+    warnings: tuple[str, ...]
+    """About the picture."""
+    picture: Picture | LargePicture
+    promise: Admitted
+    decode_seconds: float
 
 
 def _monotonic(deadline: float) -> float:

@@ -180,6 +180,7 @@ def _cost(plan: Plan) -> dict[str, Any]:
         "baseline_flops": plan.baseline_flops,
         "saved_ratio": round(saved, 4),
         "padded_size": plan.padded,
+        "tiles": None if plan.tiles is None else responses.Tiles(**asdict(plan.tiles)),
     }
 
 

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from proscale.config import Task
+from proscale.errors import ParameterError
 from proscale.formats.cleaning import CleaningOptions
 from proscale.pictures import FULL, INTENSITY_PATTERN, Intensity, parse_intensity
 from proscale.results import ModelInfo
+from proscale.tiles import OFF, TILING_PATTERN, Tiling, parse_tiling
 from proscale_service.errors import InvalidParameter
 
 P = TypeVar("P", bound=BaseModel)
@@ -43,6 +45,22 @@ Side = Annotated[int, Field(ge=1, le=1_000_000), _number]
 ModelName = Annotated[str, Field(min_length=1, max_length=200)]
 Priority = Literal["interactive", "normal", "bulk"]
 Spread = Annotated[str, Field(pattern=INTENSITY_PATTERN)]
+
+
+def _possible(text: str) -> str:
+    try:
+        parse_tiling(text)
+    except ParameterError as error:
+        raise ValueError(str(error).removeprefix("tile: ")) from error
+    return text
+
+
+Tile = Annotated[str, Field(pattern=TILING_PATTERN), AfterValidator(_possible)]
+_TILE = (
+    "Segment a large picture window by window: `off` (if left out: as a whole), `auto` (windows of the model's own size, where the whole "
+    "would be shrunk to less than half), or `SIZE[,OVERLAP[,SCALE]]` in pixels: windows of SIZE a side that share OVERLAP (if left out, a "
+    "fifth), cut from the picture as if it had been resized by SCALE (if left out, 1)."
+)
 Tasks = Annotated[tuple[Task, ...], Field(min_length=1), BeforeValidator(_split)]
 Labels = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_one_or_many)]
 
@@ -112,6 +130,7 @@ class SegmentParameters(BaseModel):
         "greatest), `percentile` (its 0.1% and 99.9%), or `LOW,HIGH`, such as `0,4095` for 12-bit data in a 16-bit file.",
         examples=["minmax"],
     )
+    tile: Tile | None = Field(default=None, description=_TILE, examples=["auto", "1024,128"])
     deadline_ms: Milliseconds | None = Field(
         default=None,
         description="Answer within so many milliseconds of the request's arrival; refused at once (429) when that is not to be expected.",
@@ -142,6 +161,11 @@ class SegmentParameters(BaseModel):
     def spread(self) -> Intensity:
         """`intensity`, understood."""
         return parse_intensity(self.intensity) if self.intensity else FULL
+
+    @property
+    def tiling(self) -> Tiling:
+        """`tile`, understood."""
+        return parse_tiling(self.tile) if self.tile else OFF
 
     def tasks_of(self, info: ModelInfo) -> tuple[Task, ...]:
         """The asked tasks, each once, in the order of the request; the model's first if none is named."""
@@ -233,6 +257,12 @@ class PlanParameters(BaseModel):
     width: Side | None = Field(default=None, description="Pixels, after orientation. Give it with `height`, or send a picture.")
     height: Side | None = Field(default=None, description="Pixels, after orientation.")
     model: ModelName | None = Field(default=None, description="Which of the served models (see `GET /models`); if left out, the first.")
+    tile: Tile | None = Field(default=None, description=_TILE, examples=["auto", "1024,128"])
+
+    @property
+    def tiling(self) -> Tiling:
+        """`tile`, understood."""
+        return parse_tiling(self.tile) if self.tile else OFF
 
     def tasks_of(self, info: ModelInfo) -> tuple[Task, ...]:
         """The asked tasks, each once, in the order of the request; the model's first if none is named."""

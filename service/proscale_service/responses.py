@@ -65,6 +65,15 @@ class ModelSummary(BaseModel):
     )
 
 
+class Tiles(BaseModel):
+    """How a large picture is looked at, window by window. Sizes in pixels of the picture."""
+
+    windows: int
+    size: tuple[int, int] = Field(description="(height, width) of every window.", examples=[[800, 800]])
+    overlap: tuple[int, int] = Field(description="(down, across): pixels that neighbouring windows share at least.", examples=[[160, 160]])
+    scale: float = Field(description="Pixels of the network's input per pixel of the picture.", examples=[1.0])
+
+
 class Cost(BaseModel):
     """What a picture costs. 1 FLOP = 1 multiply-accumulate."""
 
@@ -75,7 +84,14 @@ class Cost(BaseModel):
     )
     baseline_flops: int = Field(description="Of the baseline, for the same padded size and outputs.")
     saved_ratio: float = Field(description="1 - flops / baseline_flops.", examples=[0.266])
-    padded_size: tuple[int, int] = Field(description="(height, width) of the network's input.", examples=[[800, 1088]])
+    padded_size: tuple[int, int] = Field(
+        description="(height, width) of the network's input; with `tiles`: for one window.", examples=[[800, 1088]]
+    )
+    tiles: Tiles | None = Field(
+        default=None,
+        exclude_if=lambda tiles: tiles is None,
+        description="The windows, where `tile` asked for them; left out where the picture is segmented as a whole.",
+    )
 
 
 class Compute(Cost):
@@ -152,7 +168,7 @@ class PlanResponse(BaseModel):
     id: str = Field(examples=[EXAMPLE_ID])
     image: Image
     tasks: list[Task]
-    resized_size: tuple[int, int] = Field(description="(height, width) of the picture as the network sees it.")
+    resized_size: tuple[int, int] = Field(description="(height, width) of the picture, or of one window, as the network sees it.")
     compute: Cost
     expected_ms: float | None = Field(description="Expected time until the masks, the queue included; null before anything was measured.")
     model: ModelSummary

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from pydantic import ValidationError
@@ -13,11 +13,15 @@ from tqdm import tqdm
 from proscale.allocator import keep_freed_memory
 from proscale.config import PRECISIONS, TASKS, Precision, Task
 from proscale.errors import ParameterError, ProscaleError
-from proscale.pictures import Intensity, parse_intensity, read_picture
-from proscale.results import Segmentation, SegmentationOptions
+from proscale.pictures import DecodedPicture, Intensity, parse_intensity, read_picture
+from proscale.results import Prediction, Segmentation, SegmentationOptions
+from proscale.tiles import Tiling, lay_out, parse_tiling, segment_picture
 from proscale_service.picture_files import PictureFile, find_pictures, is_folder
 from proscale_service.segment_outputs import Output, answer_options, answer_parameters, finish, write
 from proscale_service.settings import Settings, describe_invalid
+
+if TYPE_CHECKING:
+    from proscale.predictor import Predictor
 
 SHOWN_SEGMENTS = 20
 _WRITTEN = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
@@ -28,6 +32,13 @@ def _understood(context: click.Context, option: click.Parameter, value: str) -> 
         return parse_intensity(value)
     except ParameterError as error:
         raise click.BadParameter(str(error), context, option) from error
+
+
+def _tiling(context: click.Context, option: click.Parameter, value: str) -> Tiling:
+    try:
+        return parse_tiling(value)
+    except ParameterError as error:
+        raise click.BadParameter(str(error).removeprefix("tile: "), context, option) from error
 
 
 @click.command()
@@ -54,6 +65,13 @@ def _understood(context: click.Context, option: click.Parameter, value: str) -> 
     callback=_understood,
     help="Which samples are black and white: full, minmax, percentile or LOW,HIGH.",
 )
+@click.option(
+    "--tile",
+    default="off",
+    show_default=True,
+    callback=_tiling,
+    help="Window by window: off, auto (where the whole would be shrunk to less than half), or SIZE[,OVERLAP[,SCALE]] in pixels.",
+)
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Model folder; default: the model inside the package.")
 @click.option("--device", help="cpu, cuda or cuda:N. Default: cpu.")
 @click.option("--precision", type=click.Choice(PRECISIONS), help="Default: float32 on a CPU, bfloat16 on a GPU.")
@@ -65,6 +83,7 @@ def segment(
     out: Path | None,
     recursive: bool,
     intensity: Intensity,
+    tile: Tiling,
     checkpoint: Path | None,
     device: str | None,
     precision: Precision | None,
@@ -110,7 +129,7 @@ def segment(
             started = time.perf_counter()
             decoded = read_picture(picture.path.read_bytes(), settings.max_pixels, intensity)
             seconds = time.perf_counter() - started
-            prediction = predictor.segment([decoded.rgb], [options])[0]
+            prediction = _segment(predictor, decoded, options, tile, show=not many)
         except (ProscaleError, OSError) as error:
             failures.append(f"{picture.path}: {_reason(error)}")
             continue
@@ -130,6 +149,15 @@ def segment(
     if failures:
         click.echo(f"{len(pictures) - len(failures)} of {len(pictures)} pictures segmented", err=True)
         sys.exit(1)
+
+
+def _segment(predictor: "Predictor", decoded: DecodedPicture, options: SegmentationOptions, tile: Tiling, show: bool) -> Prediction:
+    """One picture, in windows where that is asked for. Args: show: a bar of the windows."""
+    layout = lay_out(tile, decoded.header.height, decoded.header.width, predictor.plan, options.tasks)
+    if layout is None:
+        return predictor.segment([decoded.rgb], [options])[0]
+    with tqdm(total=len(layout), unit="window", disable=not show) as bar:
+        return segment_picture(predictor, layout, decoded.rgb, options, bar.update)
 
 
 def _settings(options: Mapping[str, Any]) -> Settings:

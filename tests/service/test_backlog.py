@@ -2,7 +2,7 @@
 
 import heapq
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -22,6 +22,28 @@ def work(padded: tuple[int, int]) -> Work:
 
 def measure(backlog: Backlog, padded: tuple[int, int], seconds: float) -> None:
     backlog.measured(work(padded), Prediction({}, work(padded).plan, {"infer": seconds}), 1)
+
+
+def test_the_windows_of_a_picture_are_promised_together_and_taken_one_by_one() -> None:
+    backlog = Backlog(clock=lambda: 0.0)
+    measure(backlog, SMALL, 0.05)
+    windows = replace(work(SMALL), windows=10)
+    assert backlog.expected_seconds(windows) == pytest.approx(0.5)
+    forty = replace(windows, windows=40)
+    backlog.discard(backlog.admit(forty, 3.0, "normal"))
+    rest = backlog.admit(windows, 3.0, "normal")
+    with pytest.raises(BacklogTooLong):  # its windows are in the way, although none is in the engine yet
+        backlog.admit(forty, 3.0, "normal")
+    parts = [backlog.split(rest) for _ in range(9)]
+    assert (rest.work.windows, len(backlog)) == (1, 10)
+    assert backlog.expected_seconds() == pytest.approx(0.5)
+    assert backlog.pick(parts) is parts[0]
+    backlog.discard(rest)
+    backlog.stop(parts)
+    assert len(backlog) == 0
+    last = backlog.admit(work(SMALL), 3.0, "normal")
+    assert backlog.split(last).deadline == 3.0
+    assert len(backlog) == 1
 
 
 @dataclass

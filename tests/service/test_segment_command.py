@@ -13,6 +13,7 @@ from PIL import Image
 from proscale.cli import main
 from proscale.predictor import Predictor
 from proscale.results import SegmentationOptions
+from proscale.tiles import lay_out, parse_tiling, segment_picture
 from proscale_service.requests import FormatName
 
 from .pictures import encoded, exif, gradient
@@ -67,6 +68,23 @@ def test_many_files_with_a_broken_one_among_them(run, tmp_path: Path, picture: n
     assert sorted(path.name for path in out.iterdir()) == ["a.png.json", "a.png.png", "c.png.json", "c.png.png"]
 
 
+def test_windows_as_the_predictor_sees_them(run, small_predictor: Predictor, tmp_path: Path, picture: np.ndarray) -> None:
+    large = picture.repeat(6, 0).repeat(6, 1)
+    source, answer = tmp_path / "large.png", tmp_path / "out.json"
+    source.write_bytes(encoded(large))
+    result = run(source, "--task", "semantic", "--tile", "200,40", "--json", answer)
+    assert result.exit_code == 0, result.output
+    layout = lay_out(parse_tiling("200,40"), large.shape[0], large.shape[1], small_predictor.plan, ("semantic",))
+    expected = segment_picture(small_predictor, layout, large, SegmentationOptions(("semantic",))).results["semantic"].segments
+    written = json.loads(answer.read_text())
+    assert [each["segmentation"]["counts"] for each in written["results"]["semantic"]] == [s.segmentation.counts for s in expected]
+    assert written["compute"]["tiles"]["windows"] == len(layout) == 6
+    small = tmp_path / "small.png"
+    small.write_bytes(encoded(picture))
+    assert run(small, "--tile", "auto", "--json", answer).exit_code == 0
+    assert "tiles" not in json.loads(answer.read_text())["compute"]
+
+
 def test_mistakes_are_explained(run, tmp_path: Path, picture: np.ndarray) -> None:
     one, other, empty = tmp_path / "one.png", tmp_path / "other.png", tmp_path / "empty"
     empty.mkdir()
@@ -78,6 +96,7 @@ def test_mistakes_are_explained(run, tmp_path: Path, picture: np.ndarray) -> Non
         ([one, tmp_path / "twin" / "one.png", "--json", empty], "two pictures have the same name"),
         ([one, "--task", "panoptic", "--task", "instance", "--overlay", "x.png"], "--overlay shows one task"),
         ([one, "--label", "unicorn"], "no label unicorn; it has cat"),
+        ([one, "--tile", "512,400"], "windows of 512 pixels cannot overlap by 400; take 0 to 256"),
         ([one, "--threshold", "7"], "is not in the range"),
         ([empty], "holds no picture"),
         ([tmp_path / "nowhere.png"], "does not exist"),

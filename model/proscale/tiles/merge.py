@@ -12,8 +12,11 @@
 Between rows, only the segments of windows that later ones overlap are kept, beside the answer.
 """
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+
+from PIL import Image
 
 from proscale.config import Task
 from proscale.formats.runs import ColumnRuns, column_runs, to_rle
@@ -86,10 +89,17 @@ class Merger:
         self._kept: dict[int, list[_Part]] = {}
         """Window -> its things, as long as later windows overlap it."""
         self._next = 0
+        self._confidence: Image.Image | None = None
 
-    def add(self, segments: Sequence[Segment]) -> None:
-        """Take in the segments of the next window; masks in its pixels. Raises ValueError when an RLE is broken."""
+    def add(self, segments: Sequence[Segment], confidence: bytes | None = None) -> None:
+        """Take in the segments of the next window; masks in its pixels. Raises ValueError when an RLE is broken.
+
+        Args:
+            confidence: a greyscale PNG of the window's size: how sure a semantic result is of every pixel.
+        """
         index, self._next = self._next, self._next + 1
+        if confidence is not None:
+            self._paste(index, confidence)
         window, core = self.layout.window(index), self.layout.core(index)
         parts = []
         for segment in segments:
@@ -129,6 +139,23 @@ class Merger:
                 first = nodes[0]
                 columns = to_columns(runs, self.layout.size)
                 yield MergedSegment(first.category_id, first.label, first.isthing, min(1.0, score), columns)
+
+    @property
+    def confidence(self) -> bytes | None:
+        """The windows' maps of confidence as one greyscale PNG; None where they had none."""
+        if self._confidence is None:
+            return None
+        stored = io.BytesIO()
+        self._confidence.save(stored, "PNG", compress_level=1)
+        return stored.getvalue()
+
+    def _paste(self, index: int, confidence: bytes) -> None:
+        if self._confidence is None:
+            self._confidence = Image.new("L", self.layout.size[::-1])
+        window, core = self.layout.window(index), self.layout.core(index)
+        box = (core.left - window.left, core.top - window.top, core.right - window.left, core.bottom - window.top)
+        with Image.open(io.BytesIO(confidence)) as picture:
+            self._confidence.paste(picture.crop(box), (core.left, core.top))
 
     def _is_fragment(self, index: int, window: Box, box: Box) -> bool:
         """Whether the window cuts a thing, while another one sees all of it that this one does, and further."""
@@ -229,5 +256,5 @@ def merged_prediction(mergers: Mapping[Task, Merger], plan: Plan, timings: Mappi
         for number, (merged, rle) in enumerate(found, start=1):
             pixels, bbox = measure(rle)
             segments.append(Segment(number, merged.category_id, merged.label, merged.isthing, merged.score, bbox, pixels, rle))
-        results[task] = Segmentation(task, size, tuple(segments))
+        results[task] = Segmentation(task, size, tuple(segments), merger.confidence)
     return Prediction(results, plan, dict(timings))

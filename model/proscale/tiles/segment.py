@@ -60,7 +60,7 @@ def make_mergers(layout: Layout, tasks: Sequence[Task]) -> dict[Task, Merger]:
 def add_window(mergers: Mapping[Task, Merger], prediction: Prediction) -> None:
     """Take in what the next window's prediction holds."""
     for task, merger in mergers.items():
-        merger.add(prediction.results[task].segments)
+        merger.add(prediction.results[task].segments, prediction.results[task].confidence)
 
 
 def segment_windows(
@@ -68,7 +68,7 @@ def segment_windows(
     layout: Layout,
     read: ReadWindow,
     options: SegmentationOptions,
-    on_window: Callable[[], None] = lambda: None,
+    on_window: Callable[[], object] = lambda: None,
 ) -> tuple[dict[Task, Merger], dict[str, float]]:
     """Segment all windows. What is in memory at once: a batch of windows, the things of two rows of windows, and the answer in runs.
 
@@ -92,9 +92,19 @@ def segment_windows(
     return mergers, times.seconds
 
 
-def segment_picture(predictor: WindowPredictor, layout: Layout, image: NDArray[np.uint8], options: SegmentationOptions) -> Prediction:
-    """A picture (H, W, 3), uint8 RGB, that is in memory."""
-    mergers, seconds = segment_windows(predictor, layout, lambda box: image[box.top : box.bottom, box.left : box.right], options)
+def segment_picture(
+    predictor: WindowPredictor,
+    layout: Layout,
+    image: NDArray[np.uint8],
+    options: SegmentationOptions,
+    on_window: Callable[[], object] = lambda: None,
+) -> Prediction:
+    """A picture (H, W, 3), uint8 RGB, that is in memory. Args: on_window: called after every window."""
+
+    def read(box: Box) -> NDArray[np.uint8]:
+        return image[box.top : box.bottom, box.left : box.right]
+
+    mergers, seconds = segment_windows(predictor, layout, read, options, on_window)
     return merged_prediction(mergers, layout.plan, seconds, options.max_segments)
 
 

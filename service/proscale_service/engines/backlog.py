@@ -19,7 +19,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from proscale.results import Prediction
 from proscale_service.engines.costs import Costs, Work
@@ -122,8 +122,8 @@ class Backlog:
         with self._lock:
             now = self._clock()
             pending = [each for each in self._admitted if each.reading_until > now]
-            reading = self._read_seconds_per_pixel * work.output_pixels
-            ahead = sum(self._read_seconds_per_pixel * each.work.output_pixels for each in pending) / self._readers
+            reading = self._read_seconds_per_pixel * work.all_pixels
+            ahead = sum(self._read_seconds_per_pixel * each.work.all_pixels for each in pending) / self._readers
             entry = Admitted(work, deadline, priority, now, self._done_work_at(now), 0.0, now + ahead + reading, None, self.pace)
             if self._promise(entry, now) or self._probe(entry, now):
                 self._admitted[entry] = None
@@ -147,10 +147,27 @@ class Backlog:
     def read(self, entry: Admitted, seconds: float) -> None:
         """It is decoded, which took so long, and may be computed."""
         with self._lock:
-            rate = seconds / max(1, entry.work.output_pixels)
+            rate = seconds / max(1, entry.work.all_pixels)
             known = self._read_seconds_per_pixel
             self._read_seconds_per_pixel = known + 0.2 * (rate - known) if known else rate
             entry.reading_until = self._clock()
+
+    def split(self, entry: Admitted) -> Admitted:
+        """Take one window out of a picture's promise as an entry of its own; the others stay promised."""
+        with self._lock:
+            now, left = self._clock(), entry.work.windows - 1
+            one = replace(entry.work, windows=1)
+            if left > 0:
+                entry.work = replace(entry.work, windows=left)
+            else:
+                self._admitted.pop(entry, None)
+            ahead = [each for each in self._admitted if each is not entry and each.deadline <= entry.deadline]
+            expected = (self._finish_times(ahead, now)[-1] if ahead else self._free_at(now)) + self.costs.seconds(
+                one
+            ) * self._wall_per_work()
+            part = Admitted(one, entry.deadline, entry.priority, now, self._done_work_at(now), expected - now, now, None, self.pace)
+            self._admitted[part] = None
+            return part
 
     def discard(self, entry: Admitted) -> None:
         """Nobody waits for it. What is being computed stays until `finish` or `stop`."""

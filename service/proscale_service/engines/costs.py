@@ -19,6 +19,13 @@ class Work:
     output_pixels: int
     """Of the picture as it was sent, which post-processing goes through."""
     tasks: tuple[Task, ...]
+    windows: int = 1
+    """How many of such pictures it stands for: the windows of a large one. Plan and pixels are those of one."""
+
+    @property
+    def all_pixels(self) -> int:
+        """Of the output, all windows together."""
+        return self.output_pixels * self.windows
 
 
 class RunningMean:
@@ -62,8 +69,8 @@ class Costs:
         self._per_flop.add(shared / batch_size / max(1, work.plan.flops))
 
     def seconds(self, work: Work) -> float:
-        """What a picture alone takes."""
-        return self._network_seconds(work, 1) + self._own_seconds(work)
+        """What a picture alone takes, window by window where it has some."""
+        return work.windows * (self._network_seconds(work, 1) + self._own_seconds(work))
 
     def batch_seconds(self, works: list[Work]) -> float:
         """What pictures of one padded size take together."""
