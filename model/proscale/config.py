@@ -199,6 +199,8 @@ class PreprocessConfig:
     """False: pictures keep their own size, however large; sides and `size` do not count."""
     filter: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] = "bilinear"
     """PIL's filter for resizing."""
+    rounding: Literal["nearest", "transformers"] = "nearest"
+    """Of sides that follow from `short_side` and `long_side`: as detectron2 rounds, or cut off as in transformers' processors."""
 
 
 @dataclass(frozen=True)

@@ -34,16 +34,32 @@ def resized_size(height: int, width: int, config: PreprocessConfig) -> tuple[int
         return config.size
     if not config.resize:
         return _multiples(height, width, config.size_divisor) if config.align == "stretch" else (height, width)
-    scale = config.short_side / min(height, width)
-    # The order of these operations decides the last bit, and with it the rounding: first the short side's scale, then the cap.
-    new_height, new_width = (config.short_side, scale * width) if height < width else (scale * height, config.short_side)
-    if max(new_height, new_width) > config.long_side:
-        cap = config.long_side / max(new_height, new_width)
-        new_height, new_width = new_height * cap, new_width * cap
-    rounded = max(1, int(new_height + 0.5)), max(1, int(new_width + 0.5))
+    by_rule = _cut_off if config.rounding == "transformers" else _to_nearest
+    rounded = by_rule(height, width, config.short_side, config.long_side)
     if config.align == "stretch":
         return _multiples(*rounded, config.size_divisor)
     return rounded if config.align == "pad" else (max(MIN_SIDE, rounded[0]), max(MIN_SIDE, rounded[1]))
+
+
+def _to_nearest(height: int, width: int, short_side: int, long_side: int) -> tuple[int, int]:
+    """(height, width) as detectron2 has it: both sides rounded half up."""
+    scale = short_side / min(height, width)
+    # The order of these operations decides the last bit, and with it the rounding: first the short side's scale, then the cap.
+    new_height, new_width = (short_side, scale * width) if height < width else (scale * height, short_side)
+    if max(new_height, new_width) > long_side:
+        cap = long_side / max(new_height, new_width)
+        new_height, new_width = new_height * cap, new_width * cap
+    return max(1, int(new_height + 0.5)), max(1, int(new_width + 0.5))
+
+
+def _cut_off(height: int, width: int, short_side: int, long_side: int) -> tuple[int, int]:
+    """(height, width) as transformers' processors have it: the short side rounded where the long one caps it, the long side cut off."""
+    short, long = min(height, width), max(height, width)
+    capped = long / short * short_side > long_side
+    wanted = long_side * short / long if capped else float(short_side)
+    side = max(1, round(wanted))
+    other = max(1, int(wanted * long / short)) if side != short else long
+    return (side, other) if height <= width else (other, side)
 
 
 def padded_size(height: int, width: int, config: PreprocessConfig) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from proscale.checkpoints.model_folder import read_json
-from proscale.config import NetworkConfig
+from proscale.config import ModelConfig, NetworkConfig
 from proscale.config_json import config_from_json, config_to_json
 from proscale.errors import CheckpointError
 from proscale.labels import Category
@@ -84,5 +84,7 @@ def restore(
     config = replace(config, name=stored.name, postprocess=stored.postprocess)
     if preprocessor == beside.preprocessor:
         config = replace(config, preprocess=stored.preprocess)
+        if not isinstance(config, ModelConfig) and not isinstance(stored, ModelConfig):
+            config = replace(config, slide=stored.slide)
     same = names is None or [name.strip() for name in names] == [category.name.strip() for category in beside.categories]
     return config, beside.categories if same else tuple(categories)

@@ -1,6 +1,6 @@
 """Any checkpoint of a network that is known here -> a model in our form, with a word on everything that was read or assumed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -99,12 +99,15 @@ def convert(source: str, request: Request) -> Converted:
         request.task,
         request.name,
         _base(request),
+        request.size,
         request.allow_missing_auxiliary,
     )
     if (network := convert_network(checkpoint, asked_of)) is not None:
         check_strictly(blank_network(network.config), network.state)
         provenance = Provenance(name if is_hub_source(source) else path.resolve().name, sha256(checkpoint.files), network.layout)
-        return Converted(network.config, network.labels.categories, network.state, provenance, (*_choice(checkpoint), *network.notes))
+        notes = (*_choice(checkpoint), *network.notes)
+        read = Converted(network.config, network.labels.categories, network.state, provenance, notes)
+        return _restored(read, checkpoint, request, network.stated_names)
     layout, state = _to_our_names(checkpoint)
     file = _companion(path, checkpoint, request.config)
     said, note = _followed(_read_companion(file, request.size is None) if file else StatedSettings(), name)
@@ -126,18 +129,18 @@ def convert(source: str, request: Request) -> Converted:
     check_strictly(blank_network(config), state)
     provenance = Provenance(name if is_hub_source(source) else path.resolve().name, sha256(checkpoint.files), layout)
     notes = (*_choice(checkpoint), *note, *_notes(config, hints, labels, layout, file))
-    return _restored(Converted(config, labels.categories, state, provenance, notes), checkpoint, request, hints)
+    return _restored(Converted(config, labels.categories, state, provenance, notes), checkpoint, request, hints.label_names)
 
 
-def _restored(read: Converted, checkpoint: Checkpoint, request: Request, hints: StatedSettings) -> Converted:
+def _restored(read: Converted, checkpoint: Checkpoint, request: Request, names: Sequence[str] | None) -> Converted:
     """What transformers' files could not say, from the `proscale.json` beside them; options go before it."""
     folder = checkpoint.files[0].parent
-    beside = load_beside(folder) if read.provenance.layout == "transformers" and request.config is None else None
+    beside = load_beside(folder) if read.provenance.layout.startswith("transformers") and request.config is None else None
     if beside is None:
         return read
     processor = folder / PREPROCESSOR_FILE
     values = read_json_settings(processor) if processor.is_file() and request.size is None else None
-    config, categories = restore(beside, read.config, read.categories, hints.label_names, values)
+    config, categories = restore(beside, read.config, read.categories, names, values)
     config = replace(config, name=request.name or config.name)
     categories = read.categories if request.labels is not None else categories
     note = f"{BESIDE_FILE}: labels, thresholds and sizes as they were before transformers"

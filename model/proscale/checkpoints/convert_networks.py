@@ -54,6 +54,8 @@ class Asked:
     name: str | None = None
     base: str | None = None
     """DINOv3's own weights: a file or folder, or `none` where EoMT's are whole."""
+    size: StatedSettings | None = None
+    """Sizes of pictures."""
     allow_missing_auxiliary: bool = False
     """A SETR whose auxiliary heads were left out on purpose."""
 
@@ -67,6 +69,8 @@ class ConvertedNetwork:
     state: dict[str, Tensor]
     layout: str
     notes: tuple[str, ...]
+    stated_names: tuple[str, ...] | None
+    """Of classes, as a file has them."""
 
 
 def convert_network(checkpoint: Checkpoint, asked: Asked) -> ConvertedNetwork | None:
@@ -100,21 +104,22 @@ def _segformer(checkpoint: Checkpoint, layout: str, asked: Asked) -> ConvertedNe
     mmseg = layout == "mmsegmentation"
     short = said.common.short_side or (labels.table.short_side if labels.table and labels.table.name == "cityscapes" else 512)
     pixels = _pixels(said, short, said.common.long_side or MAX_LONG_SIDE)
-    pixels = replace(pixels, size=said.size, align="none" if mmseg else "stretch", size_divisor=1 if mmseg else 32)
+    exact = mmseg or (asked.size is None and (said.rounding is not None or said.common.resize is False))
+    pixels = replace(pixels, size=said.size, align="none" if exact else "stretch", size_divisor=1 if exact else 32)
     config = SemanticModelConfig(
         asked.name or f"SegFormer {labels.table.title if labels.table else asked.default_name}",
         classes,
         backbone,
         head,
         None if said.whole else said.slide,
-        pixels,
+        _as_asked(pixels, asked.size),
         PostprocessConfig(resize_twice=mmseg),
     )
     check_claims(said.common, config, beside)
     notes = [f"backbone: Mix Transformer {backbone}", f"head: {head.variant}, {head.dim} channels"]
     if said.stage_heads is None:
         notes.append(f"assumed, as published: {backbone.heads} attention heads")
-    return ConvertedNetwork(config, labels, state, layout, _notes(config, labels, layout, beside, notes))
+    return ConvertedNetwork(config, labels, state, layout, _notes(config, labels, layout, beside, notes), said.common.label_names)
 
 
 def _vit_with_head(checkpoint: Checkpoint, layout: str, asked: Asked) -> ConvertedNetwork:
@@ -150,7 +155,7 @@ def _vit_with_head(checkpoint: Checkpoint, layout: str, asked: Asked) -> Convert
         backbone,
         head,
         None if said.whole else slide,
-        pixels,
+        _as_asked(pixels, asked.size),
         PostprocessConfig(resize_twice=layout == "setr"),
     )
     check_claims(said.common, config, beside)
@@ -159,7 +164,9 @@ def _vit_with_head(checkpoint: Checkpoint, layout: str, asked: Asked) -> Convert
         notes.append("assumed: windows of the size that positions were trained for, as published; no configuration says")
     if layout == "setr" and not _has_auxiliary(checkpoint):
         notes.append("auxiliary heads: none; they are for training alone, and prediction is the same without")
-    return ConvertedNetwork(config, labels, state, f"mmsegmentation ({layout})", _notes(config, labels, layout, beside, notes))
+    return ConvertedNetwork(
+        config, labels, state, f"mmsegmentation ({layout})", _notes(config, labels, layout, beside, notes), said.common.label_names
+    )
 
 
 def _has_auxiliary(checkpoint: Checkpoint) -> bool:
@@ -196,7 +203,8 @@ def _eomt(checkpoint: Checkpoint, layout: str, asked: Asked) -> ConvertedNetwork
     if semantic:
         pixels = replace(pixels, short_side=side, long_side=8 * side, align="none", size_divisor=1)
     else:
-        pixels = replace(pixels, short_side=side, long_side=side, pad_to=(side, side), padding="black")
+        pixels = replace(pixels, short_side=side, long_side=side, padding="black")
+        pixels = replace(pixels, pad_to=(side, side)) if pixels.resize else replace(pixels, size_divisor=PATCH)
     config = EomtModelConfig(
         asked.name or f"EoMT{' DINOv3' if rotary else ''} {labels.table.title if labels.table else asked.default_name}",
         classes,
@@ -206,14 +214,14 @@ def _eomt(checkpoint: Checkpoint, layout: str, asked: Asked) -> ConvertedNetwork
         count_parts(state, "upscale.{}."),
         masked_attention(theirs),
         even_windows(side) if semantic else None,
-        pixels,
+        _as_asked(pixels, asked.size),
         PostprocessConfig(combine_first=semantic),
     )
     check_claims(said.common, config, beside)
     notes = [f"backbone: plain ViT {backbone}", f"queries: {queries}, in the last {blocks} blocks; pictures of {side} pixels"]
     if layout.endswith("deltas"):
         notes.append("base: none, the weights are whole" if asked.base == WHOLE else f"base: {asked.base}, added to the deltas")
-    return ConvertedNetwork(config, labels, state, layout, _notes(config, labels, layout, beside, notes))
+    return ConvertedNetwork(config, labels, state, layout, _notes(config, labels, layout, beside, notes), said.common.label_names)
 
 
 def _base(layout: str, base: str | None) -> Mapping[str, Tensor] | None:
@@ -271,8 +279,23 @@ def _colours_among_weights(state: Mapping[str, Tensor]) -> StatedNetwork:
 
 
 def _pixels(said: StatedNetwork, short: int, long: int) -> PreprocessConfig:
-    default = PreprocessConfig(short, max(short, long))
-    return replace(default, mean=said.common.mean or default.mean, std=said.common.std or default.std)
+    default, common = PreprocessConfig(short, max(short, long)), said.common
+    return replace(
+        default,
+        mean=common.mean or default.mean,
+        std=common.std or default.std,
+        filter=common.filter or default.filter,  # type: ignore[arg-type]  # the reader has checked it
+        resize=common.resize is not False,
+        rounding=said.rounding or default.rounding,  # type: ignore[arg-type]
+    )
+
+
+def _as_asked(pixels: PreprocessConfig, size: StatedSettings | None) -> PreprocessConfig:
+    """With the sizes of `--size`, in place of all that files say."""
+    if size is None:
+        return pixels
+    sides = {name: value for name in ("short_side", "long_side") if (value := getattr(size, name)) is not None}
+    return replace(pixels, **sides, size=size.size, resize=size.resize is not False, pad_to=None, rounding="nearest")
 
 
 def _notes(config: NetworkConfig, labels: Labels, layout: str, beside: str, own: list[str]) -> tuple[str, ...]:

@@ -16,6 +16,8 @@ class StatedNetwork:
     norm_eps: float | None = None
     size: tuple[int, int] | None = None
     """(height, width) that pictures are squeezed to."""
+    rounding: str | None = None
+    """How sides are rounded, of `PreprocessConfig.rounding`."""
     slide: SlideConfig | None = None
     whole: bool | None = None
     """Evaluated without windows."""

@@ -107,7 +107,12 @@ def _processor(values: Mapping[str, Any], kind: str, path: Path) -> StatedNetwor
         elif isinstance(size, Mapping) and isinstance(size.get("height"), int) and isinstance(size.get("width"), int):
             exact = (size["height"], size["width"])
     task = StatedSettings(task="semantic") if values.get("do_split_image") is True else StatedSettings()
-    return StatedNetwork(task.or_else(common), size=exact, colours_given=common.mean is not None and common.std is not None)
+    return StatedNetwork(
+        task.or_else(common),
+        size=exact,
+        rounding="transformers" if common.short_side is not None else None,
+        colours_given=common.mean is not None and common.std is not None,
+    )
 
 
 def transformers_network(config: NetworkConfig, categories: Sequence[Category]) -> tuple[dict[str, Any], dict[str, Any]]:

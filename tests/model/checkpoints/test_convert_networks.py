@@ -267,6 +267,8 @@ def test_eomt_of_the_authors(tmp_path: Path) -> None:
     converted = convert(str(tmp_path / "pytorch_model.bin"), NUMBERED)
     assert converted.config.backbone == direct.config.backbone
     assert all(torch.equal(converted.state[name], tensor) for name, tensor in direct.state.items())
+    assert (converted.config.preprocess.rounding, direct.config.preprocess.rounding) == ("nearest", "nearest")
+    there_and_back(converted, tmp_path)
 
 
 def test_dinov3_deltas_and_their_base(tmp_path: Path) -> None:
