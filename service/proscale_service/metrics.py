@@ -64,8 +64,8 @@ class Metrics:
         )
         self.request_duration = Histogram(
             "proscale_request_duration_seconds",
-            "From the first byte of a request to its answer.",
-            ["task"],
+            "From the first byte of a request to its answer, by the status's class.",
+            ["task", "status"],
             buckets=SECONDS,
             registry=registry,
         )
@@ -97,12 +97,10 @@ class Metrics:
         self.flops_saved = Counter("proscale_flops_saved_total", "Baseline minus spent.", registry=registry)
         self.engine_up = Gauge("proscale_engine_up", "1 while the engine can compute.", registry=registry)
         self.servers_up = Gauge(
-            "proscale_servers_up",
-            "Triton servers that can compute, by this gateway's canary; 0 with the engine in process.",
-            registry=registry,
+            "proscale_servers_up", "Triton servers that can compute the model, by this gateway's canary.", ["model"], registry=registry
         )
         self.heals = Counter(
-            "proscale_heals_total", "Times that a dead model was to be loaded again, by outcome.", ["outcome"], registry=registry
+            "proscale_heals_total", "Times that a dead model was to be loaded again, by outcome.", ["model", "outcome"], registry=registry
         )
         self.keys_stale = Gauge(
             "proscale_keys_stale", "1 while the keys file on disk cannot be used and older keys are in force.", registry=registry
@@ -114,8 +112,6 @@ class Metrics:
         registry.register(self._models)
         for stage in STAGES:
             self.stage_duration.labels(stage)
-        for outcome in HEAL_OUTCOMES:
-            self.heals.labels(outcome)
 
     def of_model(self, label: Callable[[], str]) -> "Metrics":
         """The same metrics, for what is counted of one model. Args: label: what it is called."""
@@ -131,9 +127,9 @@ class Metrics:
         """Read the queue's depth when metrics are scraped."""
         self.queue_depth.set_function(depth)
 
-    def healed(self, outcome: str) -> None:
-        """Count a heal. Args: outcome: one of `HEAL_OUTCOMES`."""
-        self.heals.labels(outcome).inc()
+    def healed(self, model: str, outcome: str) -> None:
+        """Count a heal. Args: model: its name on the servers; outcome: one of `HEAL_OUTCOMES`."""
+        self.heals.labels(model, outcome).inc()
 
     def promise(self, ratio: float) -> None:
         """Observe how long an admitted picture took over what was expected. Any thread may call it."""
@@ -142,7 +138,8 @@ class Metrics:
     def request(self, task: str, status: int, seconds: float) -> None:
         """Count one finished request."""
         self.requests.labels(task, str(status)).inc()
-        self.request_duration.labels(task).observe(seconds)
+        # By class: refusals are answered in a moment, and would make the service look the faster the more it refuses.
+        self.request_duration.labels(task, f"{status // 100}xx").observe(seconds)
 
     def stage(self, stage: str, seconds: float) -> None:
         """Observe one stage."""

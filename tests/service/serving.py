@@ -1,5 +1,6 @@
 """Servers for tests: a real uvicorn on a free loopback port, in a thread or in a process of its own."""
 
+import json
 import os
 import subprocess
 import sys
@@ -95,6 +96,8 @@ def process(*arguments: str, first: str = "", scheme: str = "http", **environmen
             assert started.stdout is not None
             assert started.stderr is not None
             line = started.stdout.readline()
+            if line.startswith("{"):  # with logs in JSON
+                line = f"Serving on {json.loads(line)['url']}\n"
             assert line.startswith(f"Serving on {scheme}://127.0.0.1:"), line + started.stderr.read()
             yield line.split()[-1], started
         finally:

@@ -19,6 +19,11 @@ NAMES = {
     "proscale_flops_saved_total",
     "proscale_engine_up",
     "proscale_servers_up",
+    "proscale_model_flops_total",
+    "proscale_model_pictures_total",
+    "proscale_model_up",
+    "proscale_model_waiting_pictures",
+    "proscale_model_expected_seconds",
     "proscale_heals_total",
     "proscale_keys_stale",
 }

@@ -21,6 +21,7 @@ from proscale_service.engines.triton_connection import TritonConnection, request
 from proscale_service.engines.triton_errors import ModelChanged, ServerGone
 from proscale_service.engines.triton_server import Served, TritonServer
 from proscale_service.errors import Unavailable
+from proscale_service.metrics import HEAL_OUTCOMES
 
 _RETRY_AFTER = 3
 """Seconds; a server that returns is found in less."""
@@ -58,12 +59,14 @@ class TritonEngine(Engine):
         return plan_picture(self._served().config, height, width, tasks)
 
     async def open(self) -> None:
+        for outcome in HEAL_OUTCOMES:  # there before the first one, or no rate would see that
+            self._around.metrics.heals.labels(self._around.settings.triton_model, outcome)
         for server in self._servers:
             server.on_change = self._on_change
-            server.on_heal = self._around.metrics.healed
+            server.on_heal = lambda outcome: self._around.metrics.healed(self._around.settings.triton_model, outcome)
         await asyncio.gather(*(server.open() for server in self._servers))
         self._around.on_change()
-        self._around.metrics.servers_up.set(self.capacity)
+        self._count_servers()
 
     async def segment(self, picture: Picture, promise: Admitted) -> Computed:
         return await self._forwarder.submit(picture, promise)
@@ -99,8 +102,11 @@ class TritonEngine(Engine):
 
     def _on_change(self) -> None:
         self._around.on_change()
-        self._around.metrics.servers_up.set(self.capacity)
+        self._count_servers()
         self._forwarder.dispatch()
+
+    def _count_servers(self) -> None:
+        self._around.metrics.servers_up.labels(self._around.settings.triton_model).set(self.capacity)
 
     async def _for_model(self, picture: Picture, served: Served) -> Picture:
         """The picture as this model wants it; it was resized for the model that was served when it was read."""

@@ -68,17 +68,17 @@ def test_an_outage_ends_when_its_cause_does_whoever_began_to_heal(server: Triton
         assert ready(url)
         away = own_checkpoint.rename(own_checkpoint.with_name("away"))
         stop_processes(server, signal.SIGKILL)
-        until(lambda: metric(url, 'proscale_heals_total{outcome="failed"}') >= 1)
+        until(lambda: metric(url, 'proscale_heals_total{model="proscale",outcome="failed"}') >= 1)
         assert not ready(url)
     with ExitStack() as second:  # another gateway, that knows nothing
         url = gateway(second, server)
-        until(lambda: metric(url, 'proscale_heals_total{outcome="failed"}') >= 1)
-        assert metric(url, "proscale_servers_up") == 0
+        until(lambda: metric(url, 'proscale_heals_total{model="proscale",outcome="failed"}') >= 1)
+        assert metric(url, 'proscale_servers_up{model="proscale"}') == 0
         away.rename(own_checkpoint)
         until(lambda: ready(url))
         assert ask(url, encoded(picture)).status_code == 200
-        assert metric(url, 'proscale_heals_total{outcome="loaded"}') == 1
-        assert metric(url, "proscale_servers_up") == 1
+        assert metric(url, 'proscale_heals_total{model="proscale",outcome="loaded"}') == 1
+        assert metric(url, 'proscale_servers_up{model="proscale"}') == 1
 
 
 def test_two_gateways_heal_once_and_a_hung_process_and_shared_memory_are_removed(server: TritonServer, picture: np.ndarray) -> None:
@@ -92,7 +92,7 @@ def test_two_gateways_heal_once_and_a_hung_process_and_shared_memory_are_removed
         until(lambda: not any(map(ready, urls)))
         until(lambda: all(map(ready, urls)))
         assert all(ask(url, encoded(picture)).status_code == 200 for url in urls)
-        generations = sum(metric(url, 'proscale_heals_total{outcome="loaded"}') for url in urls)
+        generations = sum(metric(url, 'proscale_heals_total{model="proscale",outcome="loaded"}') for url in urls)
         assert 1 <= generations <= 2
         until(lambda: hung not in server.backend_pids())
         assert len(server.backend_pids()) == 1
