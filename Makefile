@@ -79,7 +79,7 @@ lock: ## resolve pyproject.toml anew into requirements/*.txt
 	for image in gateway worker; do \
 	  $(PYTHON) -m venv --clear $(VENV)/$$image && \
 	  if [ $$image = worker ]; then grep -v '^numpy==' requirements/run.txt; else cat requirements/run.txt; fi > $(VENV)/pins && \
-	  if [ $$image = worker ]; then needs='-r requirements/worker.in'; else needs=.; fi && \
+	  if [ $$image = worker ]; then needs='-r requirements/worker.in'; else needs='.[gateway]'; fi && \
 	  $(VENV)/$$image/bin/pip install --quiet -c $(VENV)/pins $$needs && \
 	  $(VENV)/$$image/bin/pip freeze --all --exclude pip --exclude proscale-segmentation-service \
 	    | grep -v '^setuptools==' | sed 's/+cpu$$//' > requirements/$$image.txt; \

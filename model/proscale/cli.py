@@ -29,7 +29,12 @@ COMMANDS = {
 
 
 MODEL_PACKAGES = ("torch", "safetensors", "scipy", "huggingface_hub")
-"""What the extra `model` installs beyond the gateway and the client."""
+"""What the extra `model` installs beyond the gateway."""
+GATEWAY_PACKAGES = (
+    *("certifi", "fastapi", "fastapi_offline", "httpcore", "prometheus_client", "pycocotools", "pydantic", "pydantic_settings"),
+    *("python_multipart", "yaml", "shapely", "simplejpeg", "tritonclient", "uvicorn"),
+)
+"""What the extra `gateway` installs beyond the client."""
 
 
 class LazyGroup(click.Group):
@@ -41,9 +46,10 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
         except ModuleNotFoundError as error:
             package = (error.name or "").partition(".")[0]
-            if package not in MODEL_PACKAGES:
+            if package not in (*MODEL_PACKAGES, *GATEWAY_PACKAGES):
                 raise
-            raise click.ClickException(without_model(f"`proscale {ctx.invoked_subcommand}`", package)) from error
+            missing = without_model if package in MODEL_PACKAGES else without_gateway
+            raise click.ClickException(missing(f"`proscale {ctx.invoked_subcommand}`", package)) from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Own commands in the order of the table, then those that other packages add."""
@@ -62,8 +68,14 @@ class LazyGroup(click.Group):
         """List the commands; only those of other packages are imported for their help."""
         rows = []
         for name in self.list_commands(ctx):
-            command = None if name in COMMANDS else self.get_command(ctx, name)
-            rows.append((name, COMMANDS[name][1] if command is None else command.get_short_help_str(limit=100)))
+            if name in COMMANDS:
+                rows.append((name, COMMANDS[name][1]))
+                continue
+            try:
+                command = self.get_command(ctx, name)
+                rows.append((name, "" if command is None else command.get_short_help_str(limit=100)))
+            except ModuleNotFoundError as error:
+                rows.append((name, f"Needs {error.name}: pip install 'proscale-segmentation-service[gateway]'"))
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
@@ -71,8 +83,16 @@ class LazyGroup(click.Group):
 def without_model(what: str, package: str = "torch") -> str:
     """The message for `what`, which needs the network, in an installation without it."""
     return (
-        f"{what} needs {package}, and this installation holds the gateway and the client alone. "
+        f"{what} needs {package}, and this installation is without the network. "
         "Install the network too: pip install 'proscale-segmentation-service[model]'"
+    )
+
+
+def without_gateway(what: str, package: str) -> str:
+    """The message for `what`, which needs the gateway's packages, in an installation of the client alone."""
+    return (
+        f"{what} needs {package}, and this installation holds the client alone. "
+        "Install the gateway, or the network with it: pip install 'proscale-segmentation-service[gateway]', or [model]"
     )
 
 

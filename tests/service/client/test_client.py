@@ -11,19 +11,21 @@ import pytest
 import torch
 from PIL import Image
 
-from proscale_service.client import Answer, Client, picture_bytes
+from proscale_service.client import NO_RETRIES, Answer, Client, picture_bytes
 from proscale_service.errors import InvalidParameter, Overloaded, ServiceError, TooManyPixels, UndecodableImage
 
-from .pictures import blob, encoded, exif, gradient, png_header
-from .predictors import ThresholdPredictor
-from .serving import Running, http, serving
+from ..pictures import blob, encoded, exif, gradient, png_header
+from ..predictors import ThresholdPredictor
+from ..serving import Running, http, serving
 
 BOX = (10, 20, 30, 25)
 
 
 def answered(status: int, *, headers: dict[str, str] | None = None, **content: object) -> Client:
     """A client of a server that always says the same."""
-    return Client("http://x", transport=httpx.MockTransport(lambda request: httpx.Response(status, headers=headers, **content)))
+    return Client(
+        "http://x", retries=NO_RETRIES, transport=httpx.MockTransport(lambda request: httpx.Response(status, headers=headers, **content))
+    )
 
 
 def test_masks_come_as_arrays(server: Running, tmp_path: Path) -> None:

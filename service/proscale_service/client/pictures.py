@@ -1,10 +1,12 @@
 """What the client takes for a picture, and the file's bytes it sends for it."""
 
 import io
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import httpx
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -18,9 +20,19 @@ class BinaryFile(Protocol):
         """All bytes from the current position on."""
 
 
-Picture = str | PathLike[str] | bytes | bytearray | memoryview | BinaryFile | Image.Image | NDArray[np.uint8]
+@dataclass(frozen=True)
+class FetchedByServer:
+    """A picture that the server itself shall fetch, where it is set up to (`PROSCALE_PICTURE_URLS`)."""
 
-TAKEN = "a path, a file's bytes, a file opened with 'rb', a PIL image, or a numpy array of uint8"
+    url: str
+
+
+Picture = str | PathLike[str] | bytes | bytearray | memoryview | BinaryFile | Image.Image | NDArray[np.uint8] | FetchedByServer
+
+MAX_FETCHED_BYTES = 256 * 2**20
+FETCH_TIMEOUT_S = 30.0
+_URL_SCHEMES = ("http://", "https://")
+TAKEN = "a path, a URL, a file's bytes, a file opened with 'rb', a PIL image, or a numpy array of uint8"
 _SHAPES = "(H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
 _OF_PNG = {"1", "L", "LA", "P", "RGB", "RGBA"}
 _NEAREST = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}
@@ -31,13 +43,13 @@ def picture_bytes(picture: Picture) -> bytes:
     """The bytes of a picture file; arrays and PIL images become PNG, their pixels as they are (masks fit them, not some EXIF turn).
 
     Args:
-        picture: path of a file, a file's bytes, an open binary file (read from its position on), a PIL image, or an array (H, W),
-            (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA of uint8.
+        picture: path of a file, a URL of http or https, a file's bytes, an open binary file (read from its position on), a PIL image, or
+            an array (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA of uint8.
 
     Raises:
         TypeError: none of these, or an array of another dtype.
         ValueError: an array or image that is no picture, or a file with nothing left to read.
-        OSError: the file cannot be read.
+        OSError: the file cannot be read, or the URL gives none.
     """
     if isinstance(picture, bytes | bytearray | memoryview):
         return bytes(picture)
@@ -45,12 +57,30 @@ def picture_bytes(picture: Picture) -> bytes:
         return _png(_image_of(picture))
     if isinstance(picture, Image.Image):
         return _png(_for_png(picture))
+    if isinstance(picture, str) and picture.lower().startswith(_URL_SCHEMES):
+        return _fetch(picture)
     if isinstance(picture, str | PathLike):
         return Path(picture).read_bytes()
     if isinstance(picture, BinaryFile):
         return _read(picture)
     hint = "; a torch tensor becomes one with .cpu().numpy()" if type(picture).__module__.partition(".")[0] == "torch" else ""
     raise TypeError(f"a picture must be {TAKEN}, not {type(picture).__name__}{hint}")
+
+
+def _fetch(url: str) -> bytes:
+    """What is at a URL; nothing of the client's connection to the service, its API key least of all, goes there."""
+    try:
+        with httpx.stream("GET", url, follow_redirects=True, timeout=FETCH_TIMEOUT_S) as response:
+            if not response.is_success:
+                raise OSError(f"{url} cannot be fetched: HTTP status {response.status_code}")
+            data = bytearray()
+            for part in response.iter_bytes():
+                data += part
+                if len(data) > MAX_FETCHED_BYTES:
+                    raise OSError(f"{url} has more than {MAX_FETCHED_BYTES} bytes")
+            return bytes(data)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise OSError(f"{url} cannot be fetched: {error}") from error
 
 
 def _image_of(array: NDArray[Any]) -> Image.Image:
