@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -24,6 +25,8 @@ from proscale_service.settings import Settings
 
 _LOG = logging.getLogger(__name__)
 _TICKS_BETWEEN_RENEWALS = 50
+UNREAD_S = 60.0
+"""Seconds after which a connection is closed whose client takes nothing of its answer, or is out of reach."""
 _GRACE = 5
 """Seconds on top of `drain_s` for sending the last answers."""
 
@@ -132,6 +135,9 @@ def bind(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if sys.platform == "linux":
+            # Connections get it from their listener. Else one whose client never reads would hold its answer for ever.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(UNREAD_S * 1e3))
         listener.bind(address)
         listener.listen(2048)
     except OSError:
