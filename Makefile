@@ -3,6 +3,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 TRITON := .venv-triton
+# What openapi-typescript needs to make a client that a test tries.
+NODE := tests/service/openapi/typescript
 SOURCES := model service tests examples benchmarks docker k8s setup.py
 # Tests run in this many processes. Each computes with one thread: sums in another order have other last bits.
 JOBS ?= 2
@@ -11,7 +13,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -
 # The attention operator is compiled by the installation.
 OPERATOR := setup.py $(wildcard model/proscale/ops/csrc/*)
 
-.PHONY: help install docs demo serve quick test lint types imports unit bench-check triton-env compose-test manifests openapi format lock clean
+.PHONY: help install docs demo serve quick test lint types imports unit bench-check triton-env node-env compose-test manifests openapi format lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -47,6 +49,8 @@ bench-check: $(VENV)/test ## is every path that is chosen by processor faster th
 	$(BIN)/python benchmarks/dispatch.py
 
 triton-env: $(TRITON)/done ## a real Triton Inference Server for the tests, in an environment of its own (.venv-triton)
+
+node-env: $(NODE)/node_modules/done ## TypeScript and openapi-typescript for the test of a generated client; needs node and npm
 
 compose-test: $(VENV)/test ## build, start, use, break and stop the containers; needs a Docker engine; runs the pods where podman is
 	COMPOSE_TEST=1 $(BIN)/python -m pytest -v tests/deploy/compose tests/deploy/k8s/test_pods.py
@@ -87,7 +91,7 @@ lock: ## resolve pyproject.toml anew into requirements/*.txt
 	grep '^setuptools==' requirements/run.txt >> requirements/worker.txt
 
 clean: ## remove what the commands made
-	rm -rf $(VENV) $(TRITON) demo build model/proscale/ops/_native*
+	rm -rf $(VENV) $(TRITON) $(NODE)/node_modules demo build model/proscale/ops/_native*
 
 # What runs the service, at the exact versions it was tested with. The marker file lets make see whether it is up to date.
 $(VENV)/run: requirements/run.txt pyproject.toml $(OPERATOR)
@@ -106,4 +110,8 @@ $(TRITON)/done: requirements/worker.txt requirements/triton.txt $(VENV)/run
 	$(TRITON)/bin/pip install --quiet --disable-pip-version-check -r requirements/worker.txt
 	$(TRITON)/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements/triton.txt
 	echo "$(CURDIR)/model" > "$$($(TRITON)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/proscale.pth"
+	touch $@
+
+$(NODE)/node_modules/done: $(NODE)/package-lock.json
+	cd $(NODE) && npm ci --no-audit --no-fund --loglevel=error
 	touch $@

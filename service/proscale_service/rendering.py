@@ -51,7 +51,7 @@ def render_picture(picture: SegmentedPicture, request_id: str, wanted: Wanted) -
         AnswerTooLarge: more than `max_bytes`.
     """
     picture, cleaning = cleaned(picture, wanted.parameters.cleaning)
-    json = segment_response(picture, request_id, cleaning).model_dump_json(exclude_none=True).encode()
+    json = segment_response(picture, request_id, cleaning).model_dump_json().encode()
     if wanted.formats == ("json",):
         return Body(json)
     from proscale_service.answer_files import format_options, make_files, packed  # here: plain answers need none of the formats
@@ -72,7 +72,7 @@ def render_batch(
         else BatchItem(index=i, result=_cleaned_response(picture, request_id, cleaning))
         for i, picture in enumerate(pictures)
     ]
-    return Body(BatchResponse(id=request_id, items=items).model_dump_json(exclude_none=True).encode())
+    return Body(BatchResponse(id=request_id, items=items).model_dump_json().encode())
 
 
 def cleaned(picture: SegmentedPicture, options: CleaningOptions | None) -> tuple[SegmentedPicture, responses.Cleaning | None]:

@@ -1,14 +1,20 @@
 """Answers as JSON: pydantic models, documented for OpenAPI. Their class names are the names that users see there."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
+from pydantic.json_schema import SkipJsonSchema
 
 from proscale.config import Task
 
 REFERENCE_SIZE = (480, 640)
 """(height, width) of the picture whose cost `GET /models` tells."""
 EXAMPLE_ID = "01JD0V3W8Y5S2Z7QK4M9XB6TRC"
+
+
+def _absent(description: str | None = None) -> Any:
+    """A field that is left out, and never null, when there is nothing to say."""
+    return Field(default=None, exclude_if=lambda value: value is None, description=description)
 
 
 class Mask(BaseModel):
@@ -43,8 +49,8 @@ class Image(BaseModel):
     width: int = Field(description="Pixels, after orientation.", examples=[640])
     height: int = Field(description="Pixels, after orientation.", examples=[427])
     orientation_applied: int = Field(description="EXIF orientation that was applied, 1..8; 1: as stored.", examples=[1])
-    warnings: list[str] | None = Field(
-        default=None, description="What should be known about the picture, such as that it is dark; left out when there is nothing."
+    warnings: list[str] | SkipJsonSchema[None] = _absent(
+        "What should be known about the picture, such as that it is dark; left out when there is nothing."
     )
 
 
@@ -125,12 +131,12 @@ class SegmentResponse(BaseModel):
     """The answer: `task` and `segments` when one task was asked, `results` when several were."""
 
     id: str = Field(description="The request's id.", examples=[EXAMPLE_ID])
-    task: Task | None = Field(default=None, description="The asked task, if it was one.")
+    task: Task | SkipJsonSchema[None] = _absent("The asked task, if it was one.")
     image: Image
-    segments: list[Segment] | None = Field(default=None, description="The segments, if one task was asked.")
-    results: dict[Task, TaskResult] | None = Field(default=None, description="Task -> segments, if several were asked.")
+    segments: list[Segment] | SkipJsonSchema[None] = _absent("The segments, if one task was asked.")
+    results: dict[Task, TaskResult] | SkipJsonSchema[None] = _absent("Task -> segments, if several were asked.")
     encoding: Encoding = Encoding()
-    cleaning: Cleaning | None = Field(default=None, description="What cleaning did; only where it was asked for.")
+    cleaning: Cleaning | SkipJsonSchema[None] = _absent("What cleaning did; only where it was asked for.")
     model: ModelSummary
     compute: Compute
     timings_ms: Timings
@@ -151,8 +157,8 @@ class BatchItem(BaseModel):
     """One picture of a batch: an answer or a problem."""
 
     index: int = Field(description="Position in the request, from 0.")
-    result: SegmentResponse | None = None
-    error: Problem | None = None
+    result: SegmentResponse | SkipJsonSchema[None] = _absent()
+    error: Problem | SkipJsonSchema[None] = _absent()
 
 
 class BatchResponse(BaseModel):

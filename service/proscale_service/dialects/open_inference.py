@@ -182,7 +182,7 @@ def _write(
     answer: dict[str, Any], shape: list[int], done: Sequence[SegmentedPicture], request_id: str, binary: bool
 ) -> tuple[bytes, int | None]:
     """The body, and the length of the JSON in front of binary data; None: all of it is JSON."""
-    texts = [segment_response(picture, request_id).model_dump_json(exclude_none=True) for picture in done]
+    texts = [segment_response(picture, request_id).model_dump_json() for picture in done]
     output: dict[str, Any] = {"name": OUTPUT, "datatype": "BYTES", "shape": shape}
     if not binary:
         return dumps(answer | {"outputs": [output | {"data": texts}]}), None
