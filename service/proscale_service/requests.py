@@ -278,7 +278,11 @@ def parse_parameters(cls: type[P], values: Mapping[str, Any]) -> P:
     try:
         return cls.model_validate(dict(values))
     except ValidationError as error:
-        raise InvalidParameter("; ".join(dict.fromkeys(_explain(cls, problem) for problem in error.errors()))) from error
+        problems = error.errors()
+        # A list whose only names are wrong is told so; that nothing is left of it then is no news.
+        named = {problem["loc"][0] for problem in problems if len(problem["loc"]) > 1}
+        told = [problem for problem in problems if problem["type"] != "too_short" or problem["loc"][0] not in named]
+        raise InvalidParameter("; ".join(dict.fromkeys(_explain(cls, problem) for problem in told))) from error
 
 
 def _preferred(accept: str) -> list[str]:
@@ -299,6 +303,8 @@ def _explain(cls: type[BaseModel], problem: Any) -> str:
     name = str(problem["loc"][0])
     if problem["type"] == "extra_forbidden":
         return f"unknown parameter {name!r}; known are {', '.join(cls.model_fields)}"
+    if problem["type"] == "too_short":
+        return f"{name}: should name at least one; leave it out, or send null, for the default"
     shown = repr(problem["input"])
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return f"{name}: {message} (it is {shown if len(shown) <= 80 else shown[:77] + '...'})"

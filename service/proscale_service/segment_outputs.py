@@ -110,7 +110,7 @@ def write(output: Output, done: Done, parameters: PictureParameters) -> None:
         first = next(iter(done.prediction.results.values()))
         Image.fromarray(np.asarray(draw_overlay(done.decoded.rgb, first))).save(path)
         return
-    answer = done.response.model_dump(mode="json", exclude_none=True)
+    answer = done.response.model_dump(mode="json")
     # Here every task has its entry, also a single one, so that scripts need not tell the cases apart.
     single = {answer.pop("task"): {"segments": answer.pop("segments")}} if "task" in answer else {}
     answer["results"] = {task: result["segments"] for task, result in (single or answer["results"]).items()}
@@ -126,7 +126,7 @@ def _write_files(output: Output, done: Done, parameters: PictureParameters) -> N
     files = make_files(tuple(done.prediction.results.values()), parameters.format, options, lambda: done.decoded.rgb)
     if "json" in parameters.format:
         place_of.parent.mkdir(parents=True, exist_ok=True)
-        place_of.with_name(f"{place_of.name}.json").write_text(done.response.model_dump_json(exclude_none=True) + "\n", encoding="utf-8")
+        place_of.with_name(f"{place_of.name}.json").write_text(done.response.model_dump_json() + "\n", encoding="utf-8")
     for file in files:
         path = place_of.parent / file.name
         path.parent.mkdir(parents=True, exist_ok=True)

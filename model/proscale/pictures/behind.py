@@ -15,6 +15,7 @@ _XMP = (b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\
 _GAIN_MAP = (b"hdrgm:", b"ns.adobe.com/hdr-gain-map/")
 _CONTAINER = (b"ns.google.com/photos/1.0/container/", b"ns.google.com/photos/dd/1.0/", b"Container:Directory", b"Device:Container")
 _ITEM_LENGTH = re.compile(rb"Item:(Length|Padding)\s*(?:=\s*[\"']|>)\s*(\d+)")
+_ALONE = 0
 _ISO_GAIN_MAP = b"urn:iso:std:iso:ts:21496:-1\0"
 
 
@@ -41,8 +42,10 @@ def _announced_end(data: bytes, end: int, segments: Segments) -> int | None:
     for marker, start, stop in segments.application:
         content = data[start:stop]
         if marker == 0xE2 and content.startswith(b"MPF\0"):
-            announced = True
-            ends.append(_end_of_mpf(content[4:], start + 4))
+            last = _end_of_mpf(content[4:], start + 4)
+            if last != _ALONE:
+                announced = True
+                ends.append(last)
         elif marker == 0xE2 and content.startswith(_ISO_GAIN_MAP):
             announced = True
         elif marker == 0xE1 and content.startswith(_XMP):
@@ -55,7 +58,9 @@ def _announced_end(data: bytes, end: int, segments: Segments) -> int | None:
 
 
 def _end_of_mpf(block: bytes, base: int) -> int | None:
-    """Offset behind the last picture of a multi-picture index (CIPA DC-007, 5.2.3); None when the index cannot be read.
+    """Offset behind the last picture of a multi-picture index (CIPA DC-007, 5.2.3).
+
+    _ALONE: the index holds the first picture alone; None: it cannot be read.
 
     Args:
         block: a TIFF header and what follows.
@@ -75,5 +80,5 @@ def _end_of_mpf(block: bytes, base: int) -> int | None:
             if table + count > len(block):
                 return None
             pictures = [(number(at + 4, 4), number(at + 8, 4)) for at in range(table, table + count, 16)]
-            return max((base + offset + size for size, offset in pictures if offset), default=None)
+            return max((base + offset + size for size, offset in pictures if offset), default=_ALONE)
     return None

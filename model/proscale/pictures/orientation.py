@@ -1,6 +1,7 @@
 """EXIF orientation: found, and applied."""
 
 import re
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +12,11 @@ _TAG = 0x0112
 _XMP = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 
 
-def orientation_of(image: Image.Image) -> int:
-    """EXIF orientation 1..8; 1 where there is none, it is out of range, or its block is broken: pixels matter more than metadata."""
+def orientation_of(image: Any) -> int:
+    """EXIF orientation 1..8 of what has Pillow's `getexif`.
+
+    1 where there is none, it is out of range, or its block is broken: pixels matter more than metadata.
+    """
     try:
         return _valid(image.getexif().get(_TAG, 1))
     except Exception:

@@ -7,17 +7,19 @@ import io
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
 from proscale.errors import EmptyPictureError, PictureError, UndecodablePictureError
-from proscale.pictures import behind, bounds, jpeg, png, tiff, tiff_jpeg
+from proscale.pictures import behind, bounds, jpeg, png, tiff, tiff_pages, tiff_strips
 from proscale.pictures.colour import to_srgb
 from proscale.pictures.cut_header import more_of_header
 from proscale.pictures.formats import FORMATS, require, sniff
 from proscale.pictures.intensity import FULL, Intensity, intensity_warnings, to_eight_bits
 from proscale.pictures.orientation import SWAPS_SIDES, orientation_of, oriented
 from proscale.pictures.records import DecodedPicture, Header, Samples
-from proscale.pictures.transparency import meaningful, on_white
+from proscale.pictures.tiff_planes import PlanesTiff
+from proscale.pictures.transparency import meaningful, on_white, transparent_outside
 
 # Pillow would warn at 89 megapixels and raise at twice that; the check here is stricter and raises this package's error.
 Image.MAX_IMAGE_PIXELS = None
@@ -30,7 +32,8 @@ class OpenedPicture:
         """Read the header. Errors: see `read_header`."""
         self._data, self._max_pixels = data, max_pixels
         self._png: png.Png | None = None
-        self._page: tiff.Page | None = None
+        self._page: tiff_pages.Page | None = None
+        self._planes: PlanesTiff | None = None
         self._segments: jpeg.Segments | None = None
         try:
             self._form, self._image = self._open()
@@ -74,8 +77,8 @@ class OpenedPicture:
         turned = samples.orientation if self._form != "TIFF" else self.header.orientation
         return DecodedPicture(upright, Header(self._form, upright.shape[0], upright.shape[1], turned), warnings)
 
-    def _open(self) -> tuple[str, Image.Image]:
-        """The format, and what Pillow makes of the file's header."""
+    def _open(self) -> tuple[str, Image.Image | PlanesTiff]:
+        """The format, and what Pillow, or else tifffile, makes of the file's header."""
         data = self._data
         if not data:
             raise EmptyPictureError("the picture is empty (0 bytes)")
@@ -88,16 +91,21 @@ class OpenedPicture:
             self._png = png.take_apart(data)
             data = self._png.pixels
         elif form == "TIFF":
-            self._page = tiff.choose_page(tiff.read_pages(data))
+            self._page = tiff_pages.choose_page(tiff_pages.read_pages(data))
             if self._page is not None:
-                data = tiff.starting_with(data, self._page)
+                data = tiff_pages.starting_with(data, self._page)
         elif form == "JPEG":
             self._segments = jpeg.read_segments(data)
             if self._segments.precision != 8:
                 raise UndecodablePictureError(f"JPEGs of {self._segments.precision} bits per sample are not read; save it with 8")
         try:
             # Of a JPEG the first picture alone is wanted: Pillow's own choice may fail over a broken index of further ones.
-            image = JpegImageFile(io.BytesIO(data)) if form == "JPEG" else Image.open(io.BytesIO(data), formats=(form,))
+            image: Image.Image | PlanesTiff
+            if form == "TIFF":
+                image = tiff.open_tiff(data, self._page)
+                self._planes = image if isinstance(image, PlanesTiff) else None
+            else:
+                image = JpegImageFile(io.BytesIO(data)) if form == "JPEG" else Image.open(io.BytesIO(data), formats=(form,))
         except UnidentifiedImageError as error:
             raise UndecodablePictureError(f"the data begins like {form}, but is broken, cut off or of a kind that is not read") from error
         bounds.check_size(image.height, image.width, self._max_pixels)
@@ -124,20 +132,23 @@ class OpenedPicture:
             behind.check_single(data, end_of(data))
 
     def _samples(self, intensity: Intensity) -> Samples:
+        if self._planes is not None:
+            return self._planes.samples()
         image = self._image
+        assert isinstance(image, Image.Image)
         if self._png is not None:
             return png.decode_png(image, self._png, exact=intensity.kind != "full")
         if self._page is not None:
-            if image.info.get("compression") == tiff_jpeg.COMPRESSION:
-                tiff_jpeg.check_strips(image, self._data)
+            tiff_strips.check_strips(image, self._data)
             return tiff.decode_tiff(image, self._page)
         if self._segments is not None:
             return jpeg.decode_jpeg(image, self._data, self._segments)
+        covered = image.tile[0].extents if self._form == "GIF" and isinstance(image, ImageFile) and image.tile else None
         image.load()
         samples = samples_of(image, self._orientation())
         if self._form == "BMP" and samples.alpha is not None:
             return Samples(samples.pixels, alpha=meaningful(samples.alpha))
-        return samples
+        return samples if covered is None else transparent_outside(samples, covered)
 
 
 def samples_of(image: Image.Image, orientation: int) -> Samples:

@@ -26,6 +26,7 @@ from proscale_service.routes.json_body import PictureUrl, read_json
 from proscale_service.routes.multipart import read_form
 
 KINDS = 'multipart/form-data with a file part `image`, an image/* body, or application/json with {"image": {"base64": ...}}'
+KINDS_OF_MANY = 'multipart/form-data with file parts `image`, or application/json with {"images": [{"base64": ...}, ...]}'
 InPool = Callable[..., Awaitable[Any]]
 
 
@@ -83,7 +84,7 @@ async def read_input(
         elif request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers:
             pictures, values = [], {}
         else:
-            raise UnsupportedMedia(_not_taken(kind))
+            raise UnsupportedMedia(_not_taken(kind, KINDS if max_pictures == 1 else KINDS_OF_MANY))
     except ClientDisconnect as error:
         raise ClientGone("the client closed the connection while sending") from error
     asked = [(name, value) for name, value in request.query_params.multi_items() if not _matches(name, known, ignored)]
@@ -97,17 +98,17 @@ def require_picture(given: Input) -> bytes:
         MalformedRequest: there is none.
         ServiceError: it could not be fetched.
     """
-    require_any(given)
+    require_any(given, KINDS)
     picture = given.pictures[0]
     if isinstance(picture, ServiceError):
         raise picture
     return picture
 
 
-def require_any(given: Input) -> None:
-    """Raise MalformedRequest when there is no picture."""
+def require_any(given: Input, kinds: str = KINDS_OF_MANY) -> None:
+    """Raise MalformedRequest when there is no picture. Args: kinds: what to send."""
     if not given.pictures:
-        raise MalformedRequest(f"the request has no picture; send {KINDS}")
+        raise MalformedRequest(f"the request has no picture; send {kinds}")
 
 
 async def _fetched(request: Request, pictures: Sequence[bytes | PictureUrl], fetcher: Fetcher | None) -> list[bytes | ServiceError]:
@@ -130,10 +131,10 @@ async def _all(work: Iterable[Coroutine[Any, Any, bytes | ServiceError]]) -> lis
     return list(await asyncio.gather(*work))
 
 
-def _not_taken(kind: str) -> str:
+def _not_taken(kind: str, kinds: str) -> str:
     # What curl -d and --data-binary say when nobody tells them better.
     hint = "; with curl --data-binary add -H 'content-type: image/jpeg'" if kind == "application/x-www-form-urlencoded" else ""
-    return f"content type {kind!r} is not taken; send {KINDS}{hint}"
+    return f"content type {kind!r} is not taken; send {kinds}{hint}"
 
 
 def _matches(name: str, known: Collection[str], ignored: Collection[str]) -> bool:

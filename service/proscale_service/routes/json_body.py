@@ -34,7 +34,9 @@ def read_json(body: bytes, max_pictures: int, *, urls: bool = False) -> tuple[li
         return [], {}
     try:
         values = json.loads(body, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise MalformedRequest("the body is not JSON that is taken: it is nested too deeply") from error
+    except ValueError as error:
         raise MalformedRequest(f"the body is not JSON: {error}{_cut(error)}") from error
     if not isinstance(values, dict):
         raise MalformedRequest(f"the JSON body must be an object, not {type(values).__name__}")

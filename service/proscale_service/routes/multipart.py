@@ -99,9 +99,12 @@ class _Form:
                 raise MalformedRequest(f"the form has more than {MAX_FIELDS} fields")
         elif part.name != PICTURE:
             raise InvalidParameter(f"unknown file part {part.name[:80]!r}; the picture's part is called {PICTURE!r}")
-        else:
-            self._files += 1
-            check_count(self._files, self._max_pictures)
+        elif part.filename != "":
+            self._count()
+
+    def _count(self) -> None:
+        self._files += 1
+        check_count(self._files, self._max_pictures)
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         part = self._part
@@ -116,6 +119,8 @@ class _Form:
                     f"the field {part.name[:80]!r} has more than {MAX_FIELD_BYTES} bytes; a part without a file name is taken for text, "
                     f"so send a picture as a file, in a part called {PICTURE!r}"
                 )
+        elif part.filename == "" and part.size == 0:  # not the file input that nobody chose a file for
+            self._count()
         part.size += end - start
         part.chunks.append(data[start:end])
 

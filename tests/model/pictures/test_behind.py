@@ -27,11 +27,12 @@ def container(namespace: bytes, length: int | None) -> bytes:
     )
 
 
-def with_index(second: bytes, order: str = "<") -> bytes:
-    """A JPEG with a multi-picture index (MPF), and the second picture behind it."""
+def with_index(second: bytes, order: str = "<", count: int = 2) -> bytes:
+    """A JPEG with a multi-picture index (MPF), and the second picture behind it. Args: count: pictures that the index names."""
 
     def block(primary: int) -> bytes:
-        entries = [(0xB000, 7, 4, b"0100"), (0xB001, 4, 1, struct.pack(order + "I", 2)), (0xB002, 7, 32, struct.pack(order + "I", 50))]
+        number, size = struct.pack(order + "I", count), 16 * count
+        entries = [(0xB000, 7, 4, b"0100"), (0xB001, 4, 1, number), (0xB002, 7, size, struct.pack(order + "I", 50))]
         table = b"".join(struct.pack(order + "HHI", *entry[:3]) + entry[3] for entry in entries)
         offset = max(0, primary - 2 - 4 - 4)  # counted from the block's own start
         pictures = struct.pack(order + "IIIHH", 0x030000, primary, 0, 0, 0) + struct.pack(order + "IIIHH", 0, len(second), offset, 0, 0)
@@ -80,6 +81,15 @@ def test_other_metadata_announces_nothing(segment: bytes) -> None:
     assert read_picture(data, LIMIT).rgb.shape == (60, 80, 3)
     with pytest.raises(UndecodablePictureError, match="two pictures"):
         read_picture(data + GAIN_MAP, LIMIT)
+
+
+def test_an_index_of_the_first_picture_alone_announces_nothing() -> None:
+    alone = with_index(b"", count=1)
+    assert read_picture(alone, LIMIT).rgb.shape == (60, 80, 3)
+    with pytest.raises(UndecodablePictureError, match="two pictures"):
+        read_picture(alone + PRIMARY, LIMIT)
+    with_gain_map = with_segment(0xE1, XMP + GAIN_MAP_XMP, alone) + GAIN_MAP
+    assert read_picture(with_gain_map, LIMIT).rgb.shape == (60, 80, 3)
 
 
 def test_a_broken_index_does_not_cost_the_picture() -> None:

@@ -120,3 +120,10 @@ def test_arithmetic_coding_is_read() -> None:
     assert np.abs(read_picture(data, LIMIT).rgb[:, :, 0].astype(int) - expected).max() < 12
     with pytest.raises(UndecodablePictureError):
         read_picture(data[:-40] + b"\xff\xd9", LIMIT)
+
+
+@pytest.mark.parametrize("space", ["RGB", "GRAY"])
+def test_lossless_ones_of_eight_bits_are_read_exactly(space: str) -> None:
+    pixels = SCENE if space == "RGB" else np.ascontiguousarray(SCENE[:, :, 0])
+    data = imagecodecs.jpeg8_encode(pixels, lossless=True)
+    np.testing.assert_array_equal(read_picture(data, LIMIT).rgb, SCENE if space == "RGB" else np.repeat(pixels[:, :, None], 3, axis=2))

@@ -169,6 +169,20 @@ def test_the_first_frame_of_many(form: str) -> None:
     assert rgb(data)[3, 3].tolist() == [200, 0, 0]
 
 
+def test_around_a_gifs_small_frame_there_is_white() -> None:
+    """Whatever background colour the file names: browsers, too, draw nothing there."""
+    palette = Image.new("P", (8, 6), 1)
+    palette.putpalette([10, 20, 30, 200, 0, 0])
+    data = bytearray(encoded(palette, "GIF"))
+    data[6:10] = (12).to_bytes(2, "little") + (9).to_bytes(2, "little")
+    descriptor = data.index(b",\x00\x00\x00\x00", 13)
+    data[descriptor + 1 : descriptor + 5] = (3).to_bytes(2, "little") + (2).to_bytes(2, "little")
+    shown = rgb(bytes(data))
+    expected = np.full((9, 12, 3), 255, np.uint8)
+    expected[2:8, 3:11] = (200, 0, 0)
+    np.testing.assert_array_equal(shown, expected)
+
+
 def test_one_pixel_and_one_row() -> None:
     assert rgb(encoded(gradient(1, 1))).shape == (1, 1, 3)
     assert rgb(encoded(gradient(1, 10000))).shape == (1, 10000, 3)

@@ -174,3 +174,21 @@ def test_unknown_paths_and_methods_are_problems_too(server: Running) -> None:
 @given(data=st.binary(max_size=300), kind=st.sampled_from(["image/png", "application/json", "multipart/form-data; boundary=a", "text/x"]))
 def test_no_bytes_make_it_fail(server: Running, data: bytes, kind: str) -> None:
     assert post(server, data, kind=kind).status_code in (200, 400, 413, 415, 422)
+
+
+def test_what_is_wrong_with_a_list_is_told_in_plain_words(server: Running) -> None:
+    for name in ("labels", "task"):
+        detail = problem(in_json(server, image=base64_of(PICTURE), **{name: []}), 422, "invalid-parameter")
+        assert detail == f"{name}: should name at least one; leave it out, or send null, for the default"
+    assert "at least one" not in problem(post(server, task="Panoptic"), 422, "invalid-parameter")
+
+
+def test_a_batch_without_pictures_hears_of_its_own_name_for_them(server: Running) -> None:
+    for refused in (in_json(server, "/segment/batch", images=[]), post(server, b"", "/segment/batch")):
+        assert '"images": [' in problem(refused, 400, "malformed")
+    assert '"images": [' in problem(post(server, PICTURE, "/segment/batch", kind="text/plain"), 415, "unsupported-media")
+    assert '"image": {' in problem(post(server, b""), 400, "malformed")
+
+
+def test_json_that_is_nested_too_deeply(server: Running) -> None:
+    assert "nested too deeply" in problem(post(server, b"[" * 100_000, kind="application/json"), 400, "malformed")

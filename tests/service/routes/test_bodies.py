@@ -90,6 +90,10 @@ def test_a_large_text_field_is_named(server: Running) -> None:
 def test_a_file_input_that_nobody_used_is_left_out(server: Running) -> None:
     unused = (disposition('name="image"; filename=""', "Content-Type: application/octet-stream"), b"")
     assert "no picture" in problem(send(server, form(unused)), 400, "malformed")
+    chosen = (disposition('name="image"; filename=""'), PICTURE)
+    found(send(server, form(unused, chosen)))
+    found(send(server, form(chosen, unused)))
+    assert "more than one" in problem(send(server, form(chosen, chosen)), 400, "malformed")
     planned = send(server, form(unused, (disposition('name="width"'), b"70"), (disposition('name="height"'), b"50")), "/segment/plan")
     assert planned.json()["image"]["width"] == 70
 
