@@ -16,6 +16,7 @@ from proscale.errors import ParameterError, ProscaleError
 from proscale.pictures import DecodedPicture, Intensity, parse_intensity, read_picture
 from proscale.results import Prediction, Segmentation, SegmentationOptions
 from proscale.tiles import Tiling, lay_out, parse_tiling, segment_picture
+from proscale_service.large_files import check_large, is_large, large_outputs, segment_large_file, write_parquet
 from proscale_service.picture_files import PictureFile, find_pictures, is_folder
 from proscale_service.segment_outputs import Output, answer_options, answer_parameters, finish, write
 from proscale_service.settings import Settings, describe_invalid
@@ -123,9 +124,15 @@ def segment(
         asked = answer_parameters(parameters, tasks)
     except ProscaleError as error:
         raise click.ClickException(str(error)) from error
-    failures, many = [], len(pictures) > 1
+    failures, many, formats = [], len(pictures) > 1, parameters["format"]
     for picture in tqdm(pictures, unit="picture", disable=not many):
         try:
+            if tile.kind != "off" and is_large(picture.path, settings.max_pixels):
+                check_large([*formats, *(each.option for each in outputs if each.option != "--out")], asked.cleaning)
+                places = large_outputs(picture, outputs, formats)
+                for line in segment_large_file(predictor, picture, options, tile, intensity, asked, places):
+                    tqdm.write(line)
+                continue
             started = time.perf_counter()
             decoded = read_picture(picture.path.read_bytes(), settings.max_pixels, intensity)
             seconds = time.perf_counter() - started
@@ -138,7 +145,9 @@ def segment(
         done = finish(picture, decoded, prediction, predictor.info, seconds, asked)
         try:
             for output in outputs:
-                write(output, done, asked)
+                write(output, done, asked, [name for name in formats if name != "parquet"])
+                if output.option == "--out" and "parquet" in formats:
+                    write_parquet(done.prediction.results.values(), output.of(picture), picture.name.as_posix())
         except OSError as error:
             raise click.ClickException(f"the results of {picture.path} cannot be written: {_reason(error)}") from error
         if not many:

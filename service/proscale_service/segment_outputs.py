@@ -22,7 +22,9 @@ from proscale_service.requests import FormatName, PictureParameters, parse_param
 F = TypeVar("F", bound=Callable[..., Any])
 
 OPTIONS = (
-    click.option("--format", "format", multiple=True, type=click.Choice(get_args(FormatName)), help="Format of --out. May be repeated."),
+    click.option(
+        "--format", "format", multiple=True, type=click.Choice([*get_args(FormatName), "parquet"]), help="Format of --out. May be repeated."
+    ),
     click.option("--simplify", type=float, help="geojson: tolerance in pixels. Default: 0, exact along pixel edges."),
     click.option("--affine", help="geojson: six numbers a,b,c,d,e,f of map coordinates, x' = a x + b y + c, y' = d x + e y + f."),
     click.option("--opacity", type=click.FloatRange(0, 1), help="Overlays among the formats: of the colours."),
@@ -79,6 +81,8 @@ def answer_parameters(given: dict[str, Any], tasks: Sequence[Task]) -> PicturePa
 
     try:
         chosen = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items() if value not in (None, ())}
+        if "format" in chosen:  # parquet is a file on a disk alone
+            chosen["format"] = [name for name in chosen["format"] if name != "parquet"] or ["json"]
         parameters = parse_parameters(PictureParameters, chosen)
         check_formats(parameters.format, tasks)
     except InvalidParameter as error:
@@ -99,10 +103,10 @@ def finish(
     return Done(picture, decoded, found.computed.prediction, segment_response(found, os.fspath(picture.path), told))
 
 
-def write(output: Output, done: Done, parameters: PictureParameters) -> None:
-    """Write one kind of result. Raises OSError."""
+def write(output: Output, done: Done, parameters: PictureParameters, formats: Sequence[str]) -> None:
+    """Write one kind of result. Args: formats: of `--out`. Raises OSError."""
     if output.option == "--out":
-        _write_files(output, done, parameters)
+        _write_files(output, done, parameters, formats)
         return
     path = output.of(done.picture)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,21 +114,26 @@ def write(output: Output, done: Done, parameters: PictureParameters) -> None:
         first = next(iter(done.prediction.results.values()))
         Image.fromarray(np.asarray(draw_overlay(done.decoded.rgb, first))).save(path)
         return
-    answer = done.response.model_dump(mode="json")
+    path.write_text(json.dumps(results_of(done.response)) + "\n", encoding="utf-8")
+
+
+def results_of(response: Any) -> dict[str, Any]:
+    """An answer as `--json` has it. Args: response: `responses.SegmentResponse`."""
+    answer: dict[str, Any] = response.model_dump(mode="json")
     # Here every task has its entry, also a single one, so that scripts need not tell the cases apart.
     single = {answer.pop("task"): {"segments": answer.pop("segments")}} if "task" in answer else {}
     answer["results"] = {task: result["segments"] for task, result in (single or answer["results"]).items()}
-    path.write_text(json.dumps(answer) + "\n", encoding="utf-8")
+    return answer
 
 
-def _write_files(output: Output, done: Done, parameters: PictureParameters) -> None:
+def _write_files(output: Output, done: Done, parameters: PictureParameters, formats: Sequence[str]) -> None:
     """The files of all formats: PICTURE.TASK... in the folder; JSON as the service answers it."""
     from proscale_service.answer_files import format_options, make_files
 
     place_of = output.of(done.picture)
     options = replace(format_options(parameters, done.picture.name.as_posix()), prefix=f"{place_of.name}.")
-    files = make_files(tuple(done.prediction.results.values()), parameters.format, options, lambda: done.decoded.rgb)
-    if "json" in parameters.format:
+    files = make_files(tuple(done.prediction.results.values()), formats, options, lambda: done.decoded.rgb)
+    if "json" in formats:
         place_of.parent.mkdir(parents=True, exist_ok=True)
         place_of.with_name(f"{place_of.name}.json").write_text(done.response.model_dump_json() + "\n", encoding="utf-8")
     for file in files:

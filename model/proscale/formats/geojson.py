@@ -15,7 +15,7 @@ from proscale.results import Segment, Segmentation
 
 Affine = tuple[float, float, float, float, float, float]
 PIXELS: Affine = (1, 0, 0, 0, 1, 0)
-_NAMESPACE = uuid.UUID("3f0b3a52-7c3e-5d59-9f5e-5b6c3f1f2c11")
+NAMESPACE = uuid.UUID("3f0b3a52-7c3e-5d59-9f5e-5b6c3f1f2c11")
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def dumps(value: Any) -> bytes:
 def _feature(segment: Segment, colour: list[int], options: GeoJSONOptions, seed: str) -> dict[str, Any]:
     return {
         "type": "Feature",
-        "id": str(uuid.uuid5(_NAMESPACE, seed)),
+        "id": str(uuid.uuid5(NAMESPACE, seed)),
         "geometry": multi_polygon(trace(segment.segmentation), options),
         "properties": {
             # What QuPath counts and measures are detections; areas that hold them are annotations.

@@ -34,7 +34,11 @@ def trace(rle: RLE) -> list[Polygon]:
     Raises:
         ValueError: the RLE is broken.
     """
-    runs = column_runs(rle)
+    return trace_runs(column_runs(rle))
+
+
+def trace_runs(runs: ColumnRuns) -> list[Polygon]:
+    """`trace` of a mask in runs."""
     if not len(runs):
         return []
     rings = _rings(runs)

@@ -85,10 +85,17 @@ def to_eight_bits(samples: Samples, intensity: Intensity = FULL) -> NDArray[np.u
 
 def intensity_warnings(samples: Samples, intensity: Intensity) -> tuple[str, ...]:
     """A hint when 16-bit samples use so little of their range that the picture is dark."""
-    if intensity.kind != "full" or not samples.deep or samples.white not in (255, 65535) or not samples.pixels.size:
+    if intensity.kind != "full" or not samples.deep or not samples.pixels.size:
         return ()
-    scale = 1 if samples.white == 65535 else 256
-    greatest = (int(samples.pixels.max()) + 1) * scale - 1
+    return dark_warning(samples.white, int(samples.pixels.max()))
+
+
+def dark_warning(white: int | None, greatest: int) -> tuple[str, ...]:
+    """That hint, where it applies. Args: white: the sample that means white; greatest: of all samples of a picture of 16 bits."""
+    if white not in (255, 65535):
+        return ()
+    scale = 1 if white == 65535 else 256
+    greatest = (greatest + 1) * scale - 1
     if not scale - 1 < greatest < FEWEST_LEVELS:
         return ()
     bits = greatest.bit_length()

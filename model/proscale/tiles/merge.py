@@ -238,17 +238,20 @@ def _inside(parts: Sequence[_Part], strip: Box) -> list[_Inside]:
     return [_Inside(part, runs, area(runs), bounds(runs)) for part, runs in near if runs.shape[1]]
 
 
-def merged_prediction(mergers: Mapping[Task, Merger], plan: Plan, timings: Mapping[str, float], max_segments: int | None) -> Prediction:
+def merged_prediction(
+    mergers: Mapping[Task, Merger], plan: Plan, timings: Mapping[str, float], max_segments: int | None, min_area: int = 0
+) -> Prediction:
     """What the windows' results are together.
 
     Args:
         plan: the layout's.
         max_segments: keep only so many per task, the best; None: all.
+        min_area: drop segments of fewer pixels.
     """
     results: dict[Task, Segmentation] = {}
     for task, merger in mergers.items():
         size = merger.layout.size
-        found = [(merged, to_rle(merged.runs)) for merged in merger.finish()]
+        found = [(merged, to_rle(merged.runs)) for merged in merger.finish() if merged.runs.area >= min_area]
         if max_segments is not None:
             best = sorted(range(len(found)), key=lambda i: -found[i][0].score)[:max_segments]
             found = [found[i] for i in sorted(best)]
