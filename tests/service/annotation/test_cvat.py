@@ -13,19 +13,18 @@ import cvat_sdk.masks
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 from click.testing import CliRunner, Result
 
 from proscale_service.annotation.cvat_function import Detector, create
 from proscale_service.annotation.cvat_nuclio import nuclio_app
-from proscale_service.client import AsyncClient
+from proscale_service.client import NO_RETRIES, AsyncClient
 from proscale_service.cvat_command import cvat as command
-from proscale_service.server import bind, url_of
 
 from ..pictures import blob, encoded
 from ..routes.asking import base64_of
-from ..serving import Running, until
+from ..serving import Running
 from .cvat_server import TASK, TOKEN, Standin, running
+from .serving_apps import served
 
 BOX = (10, 20, 30, 25)
 LABELS = [(3, "blob", "any"), (4, "other", "mask")]
@@ -188,7 +187,8 @@ class TestFunction:
 class TestNuclio:
     @pytest.fixture
     def nuclio(self, server: Running) -> Iterator[str]:
-        yield from served(nuclio_app(AsyncClient(server.url), 8070, "instance"))
+        with served(nuclio_app(AsyncClient(server.url), 8070, "instance")) as url:
+            yield url
 
     def test_the_list_of_functions(self, nuclio: str) -> None:
         import json
@@ -232,20 +232,6 @@ class TestNuclio:
         assert word in answer.json()["error"]
 
     def test_a_service_that_is_not_there(self) -> None:
-        for url in served(nuclio_app(AsyncClient("http://127.0.0.1:1", retries=None), 8070)):
+        with served(nuclio_app(AsyncClient("http://127.0.0.1:1", retries=NO_RETRIES), 8070)) as url:
             answer = httpx.get(f"{url}/api/functions", timeout=30)
             assert (answer.status_code, "does not answer" in answer.json()["error"]) == (503, True)
-
-
-def served(app: Any) -> Iterator[str]:
-    """An application on a free port."""
-    import threading
-
-    listener = bind("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    until(lambda: server.started)
-    yield url_of(listener)
-    server.should_exit = True
-    thread.join(30)
