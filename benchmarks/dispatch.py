@@ -2,7 +2,7 @@
 
 The compiled kernels have builds for several instruction sets. Each build that this processor runs is measured in a process of its own; the
 processes take turns. A build must not be slower than the build below it, nor the operator than the classic loop of `peers/classic.cpp`,
-which is compiled for everything the processor has. Fused linear layers must not be slower than torch's public functions, and bfloat16 must
+which is compiled for everything the processor has. The way that linear layers take must not be slower than oneDNN's fused layer, nor than torch's public functions, and bfloat16 must
 not be slower than float32 where `proscale doctor` calls it fast. If one is, it is named and the exit status is 1.
 
 One thread computes, and its processor time is taken: neighbours on the machine hardly count. Times are the least of interleaved rounds.
@@ -29,7 +29,7 @@ from processor import instruction_sets, processor
 from torch import Tensor
 from tqdm import tqdm
 
-from proscale.layers.linear import linear, linear_plain
+from proscale.layers.linear import linear, linear_fused, linear_plain
 from proscale.ops.ms_deform_attn import ms_deform_attn
 from proscale.precision import cpu_bfloat16
 
@@ -41,8 +41,9 @@ LINEAR = {
     "96 -> 384, GELU": (8192, 96, 384, "gelu"),
     "256 -> 1024, ReLU": (8192, 256, 1024, "relu"),
     "768 -> 768": (1024, 768, 768, "none"),
+    "768 -> 3072, GELU": (1605, 768, 3072, "gelu"),
 }
-"""Tokens, channels in and out, activation: Swin's first stage, the encoder's, and Swin's last."""
+"""Tokens, channels in and out, activation: Swin's first stage, the encoder's, Swin's last, and EoMT-B's."""
 
 
 def operator_jobs(contender: str, form: Form) -> dict[tuple[str, str], Job]:
@@ -87,12 +88,15 @@ def mask_jobs(contender: str) -> dict[tuple[str, str], Job]:
 
 
 def linear_jobs() -> dict[tuple[str, str], Job]:
-    """Fused layers and torch's public functions."""
+    """What is chosen, and what it is chosen from: oneDNN's fused layers, and torch's public functions."""
     jobs: dict[tuple[str, str], Job] = {}
     for name, (tokens, channels_in, channels_out, activation) in LINEAR.items():
         tensors = (torch.randn(tokens, channels_in), torch.randn(channels_out, channels_in), torch.randn(channels_out))
-        jobs[f"linear {name}", "fused"] = partial(linear, *tensors, activation)  # type: ignore[arg-type]
-        jobs[f"linear {name}", "torch"] = partial(linear_plain, *tensors, activation)  # type: ignore[arg-type]
+        ways: dict[str, Callable[..., Tensor]] = {"chosen": linear, "torch": linear_plain}
+        if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+            ways["oneDNN"] = linear_fused
+        for contender, way in ways.items():
+            jobs[f"linear {name}", contender] = partial(way, *tensors, activation)
     return jobs
 
 
@@ -201,7 +205,7 @@ def rivals(row: str, contenders: list[str]) -> list[tuple[str, str]]:
     pairs = [(wider, narrower) for narrower, wider in pairwise(sets)]
     if "classic" in contenders:
         pairs += [(name, "classic") for name in sets]
-    pairs += [pair for pair in (("fused", "torch"), ("bfloat16", "float32")) if set(pair) <= set(contenders)]
+    pairs += [pair for pair in (("chosen", "oneDNN"), ("chosen", "torch"), ("bfloat16", "float32")) if set(pair) <= set(contenders)]
     return pairs
 
 

@@ -13,18 +13,22 @@ Activation = Literal["none", "relu", "gelu"]
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation = "none") -> Tensor:
     """activation(x @ weight.T + bias), for x (..., in), weight (out, in), bias (out,); returns (..., out).
 
-    On a CPU and without gradients oneDNN does all of it in one pass: torch's own way writes the bias first, then adds the product, then
-    reads it all again for the activation. GELU is the exact one.
+    With AVX-512 and without gradients oneDNN does all of it in one pass: torch's own way writes the bias first, then adds the product, then
+    reads it all again for the activation. With AVX2 that is the faster way: oneDNN's GELU takes as long there as half the product, and
+    MKL's product is the better one (benchmarks/dispatch.py measures both). GELU is the exact one.
     """
-    return _linear_fused(x, weight, bias, activation) if _fuses(x, weight) else linear_plain(x, weight, bias, activation)
+    return linear_fused(x, weight, bias, activation) if _fuses(x, weight) else linear_plain(x, weight, bias, activation)
 
 
 def linear_plain(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation = "none") -> Tensor:
-    """`linear` in torch's public functions: its definition, and what runs on GPUs and in training."""
+    """`linear` in torch's public functions: its definition, and what runs on GPUs, in training, and on CPUs without AVX-512."""
     out = F.linear(x, weight, bias)
     if activation == "relu":
         return F.relu(out, inplace=True)
-    return F.gelu(out) if activation == "gelu" else out
+    if activation == "none":
+        return out
+    # In place: new memory for the hidden values of a feed-forward block costs as much as the function.
+    return F.gelu(out) if torch.is_grad_enabled() else torch.ops.aten.gelu_(out)  # type: ignore[no-any-return]
 
 
 def apply_linear(layer: nn.Linear, x: Tensor, activation: Activation = "none") -> Tensor:
@@ -32,8 +36,9 @@ def apply_linear(layer: nn.Linear, x: Tensor, activation: Activation = "none") -
     return linear(x, layer.weight, layer.bias, activation)
 
 
-def _linear_fused(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation) -> Tensor:
-    # What torch's own compiler calls for a fused linear layer; the last argument chooses GELU's exact form.
+def linear_fused(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation) -> Tensor:
+    """`linear` as one kernel of oneDNN: what torch's own compiler calls for a fused layer. No gradients."""
+    # The last argument chooses GELU's exact form.
     out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "none" if activation == "gelu" else "")
     return out
 
@@ -46,7 +51,9 @@ def _fuses(x: Tensor, weight: Tensor) -> bool:
 
 @cache
 def _has_fused(dtype: torch.dtype) -> bool:
-    """Whether torch was built with oneDNN's fused layer and this processor computes `dtype` with it."""
+    """Whether torch was built with oneDNN's fused layer, and it is the faster way to compute `dtype` on this processor."""
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
+    if dtype == torch.float32:
+        return torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

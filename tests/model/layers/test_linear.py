@@ -1,5 +1,9 @@
 """The fused linear layer against torch's public functions."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -20,13 +24,27 @@ def test_fused_agrees_with_plain(activation: Activation, dtype: torch.dtype, bia
     assert out.dtype == dtype
     assert out.shape == (3, 7, 40)
     assert torch.allclose(out.double(), exact, atol=1e-5 if dtype == torch.float32 else 2e-2)
+    if dtype == torch.float32 and hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # whichever way this processor takes
+        fused = module.linear_fused(x, layer.weight, layer.bias, activation)
+        assert torch.allclose(fused.double(), exact, atol=1e-5)
+
+
+def test_processors_without_avx512_take_torchs_own_way() -> None:
+    """There oneDNN's GELU costs more than it saves; each capability is tried in a process of its own."""
+    code = "import torch; from proscale.layers.linear import _has_fused; print(_has_fused(torch.float32))"
+    for capability, fused in (("avx2", "False"), ("default", "False")):
+        environment = os.environ | {"ATEN_CPU_CAPABILITY": capability}
+        run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        assert run.stdout.strip() == fused, capability
+    module._has_fused.cache_clear()
+    assert module._has_fused(torch.float32) == (torch.backends.cpu.get_cpu_capability() == "AVX512")
 
 
 def test_gradients_autocast_and_other_dtypes_take_the_plain_way(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise AssertionError("the fused layer has no gradient")
 
-    monkeypatch.setattr(module, "_linear_fused", fail)
+    monkeypatch.setattr(module, "linear_fused", fail)
     layer = nn.Linear(4, 4)
     apply_linear(layer, torch.randn(2, 4), "relu").sum().backward()
     assert layer.weight.grad is not None

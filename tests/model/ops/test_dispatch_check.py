@@ -13,7 +13,7 @@ CODE = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import dispatch
-times = {"operator": {"plain": 3.0, "avx2": float(sys.argv[2]), "classic": 4.0}, "linear": {"fused": 1.0, "torch": float(sys.argv[3])}}
+times = {"operator": {"plain": 3.0, "avx2": float(sys.argv[2]), "classic": 4.0}, "linear": {"chosen": 1.0, "torch": float(sys.argv[3])}}
 dispatch.instruction_sets = lambda: ["plain", "avx2"]
 dispatch.measure = lambda rounds, tolerance: times
 sys.argv = ["dispatch.py"]
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(native.STATUS.cpu is None, reason=f"the operator
         (3.1, 1.0, []),  # within what rounds differ by
         (3.5, 1.0, ["operator: avx2 is 0.86 times as fast as plain"]),
         (5.0, 1.0, ["operator: avx2 is 0.6 times as fast as plain", "operator: avx2 is 0.8 times as fast as classic"]),
-        (2.0, 0.5, ["linear: fused is 0.5 times as fast as torch"]),
+        (2.0, 0.5, ["linear: chosen is 0.5 times as fast as torch"]),
     ],
 )
 def test_a_slower_path_is_named_and_fails(avx2: float, torch: float, slower: list[str]) -> None:
