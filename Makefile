@@ -13,7 +13,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -
 # The attention operator is compiled by the installation.
 OPERATOR := setup.py $(wildcard model/proscale/ops/csrc/*)
 
-.PHONY: help install docs demo serve quick test lint types imports unit bench-check triton-env node-env compose-test manifests openapi format lock clean
+.PHONY: help install docs demo serve quick test lint types imports unit bench-check bench-networks triton-env node-env compose-test manifests openapi format lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -47,6 +47,11 @@ unit: $(VENV)/test ## pytest; JOBS=0 runs the tests one after another in one pro
 
 bench-check: $(VENV)/test ## is every path that is chosen by processor faster than the one below it? fails if not; minutes
 	$(BIN)/python benchmarks/dispatch.py
+
+bench-networks: $(VENV)/test ## every network beside transformers and OpenVINO, and docs/models.md with its plot; twenty quiet minutes
+	$(BIN)/pip install --quiet --requirement requirements/bench.txt
+	$(BIN)/python benchmarks/networks.py --document docs/models.md
+	$(BIN)/python benchmarks/models.py --document docs/models.md --draw docs/images/models.png
 
 triton-env: $(TRITON)/done ## a real Triton Inference Server for the tests, in an environment of its own (.venv-triton)
 

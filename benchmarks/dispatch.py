@@ -2,8 +2,9 @@
 
 The compiled kernels have builds for several instruction sets. Each build that this processor runs is measured in a process of its own; the
 processes take turns. A build must not be slower than the build below it, nor the operator than the classic loop of `peers/classic.cpp`,
-which is compiled for everything the processor has. The way that linear layers take must not be slower than oneDNN's fused layer, nor than torch's public functions, and bfloat16 must
-not be slower than float32 where `proscale doctor` calls it fast. If one is, it is named and the exit status is 1.
+which is compiled for everything the processor has. The way that linear layers take must not be slower than oneDNN's fused layer, nor than
+torch's public functions, and bfloat16 must not be slower than float32 where `proscale doctor` calls it fast. If one is, it is named and the
+exit status is 1.
 
 One thread computes, and its processor time is taken: neighbours on the machine hardly count. Times are the least of interleaved rounds.
 Rounds differ by some percent, so only what is slower by more than --tolerance counts, and is measured again before it does.

@@ -2,22 +2,30 @@
 
     python benchmarks/networks.py [--networks segformer-b0,setr-pup,eomt-b] [--threads 2] [--clock wall] [--device cpu] [--out FILE]
 
+Without --out rows go to benchmarks/results/networks-PROCESSOR.json, each as soon as it is measured; rows that the file holds of the same
+processor, threads and clock stay. --document writes the table into docs/models.md. A quarter of an hour on two processors.
+
 Two things are timed. `network`: normalised pixels to logits. `whole`: a decoded picture to results, RLE here, maps there. Contenders take
 turns, and the least of the rounds counts, because whatever else the machine does only adds. On a machine that others load, take
 `--threads 1 --clock processor`: the processor time of one thread, which neighbours hardly change. OpenVINO joins where it is installed
-(`pip install openvino`); it is given the peer's network. SETR has no class in transformers: its peer is the network as published, by torch.
+(`requirements/bench.txt`); it is given the peer's network, for one size. SETR has no class in transformers: its peer is the network as
+published, by torch. `gemm_share` is the share that our network reaches of torch's best matrix product in the same run.
 """
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from processor import processor
+from models_page import peer_table, read, replace_tables
+from openvino_form import in_openvino
+from processor import processor, slug
 from torch import Tensor, nn
 from transformers import (
     EomtConfig,
@@ -33,7 +41,7 @@ from proscale.any_network import Network, build_network
 from proscale.config import EomtModelConfig, MixTransformerConfig, NetworkConfig, SemanticModelConfig
 from proscale.cuda_graphs import GraphedNetwork
 from proscale.labels import contiguous_categories
-from proscale.network_flops import count_baseline, count_network
+from proscale.network_flops import count_baseline, count_network, network_cost
 from proscale.precision import cpu_bfloat16
 from proscale.predictor import Predictor
 from proscale.published import PUBLISHED
@@ -56,18 +64,6 @@ class AsPublished(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.network(images).logits
         return logits
-
-
-class Logits(nn.Module):
-    """transformers' model as one that OpenVINO can read: tensors in, tensors out."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Any:
-        said = self.model(images)
-        return said.logits if hasattr(said, "logits") else (said.class_queries_logits, said.masks_queries_logits)
 
 
 def peer_of(config: NetworkConfig) -> Any:
@@ -113,19 +109,6 @@ def whole_of_peer(model: Any, processor_: Any, picture: np.ndarray, dtype: torch
     return run
 
 
-def in_openvino(model: nn.Module, images: Tensor, precision: str, threads: int) -> Callable[[], Any] | None:
-    """The peer's network in OpenVINO; None where it is not installed."""
-    try:
-        import openvino
-    except ImportError:
-        return None
-    converted = openvino.convert_model(Logits(model) if not isinstance(model, AsPublished) else model, example_input=images)
-    hints = {"INFERENCE_PRECISION_HINT": "f32" if precision == "float32" else "bf16", "INFERENCE_NUM_THREADS": threads}
-    compiled = openvino.Core().compile_model(converted, "CPU", hints | {"PERFORMANCE_HINT": "LATENCY"})
-    array = images.float().numpy()
-    return lambda: compiled([array])
-
-
 def least(contenders: dict[str, Callable[[], Any]], rounds: int, clock: Callable[[], float]) -> dict[str, float]:
     """Seconds of each, the least of the rounds; a first round warms up."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
@@ -138,6 +121,19 @@ def least(contenders: dict[str, Callable[[], Any]], rounds: int, clock: Callable
             if turn:
                 seconds[name].append(clock() - started)
     return {name: round(min(values), 4) for name, values in seconds.items()}
+
+
+def gemm_peak(clock: Callable[[], float]) -> float:
+    """Multiply-accumulates a second, in billions, of the best of some large float32 products."""
+    best = 0.0
+    for rows, inner, columns in ((2048, 1024, 4096), (4096, 768, 3072), (1600, 3072, 768)):
+        left, right = torch.randn(rows, inner), torch.randn(inner, columns)
+        for turn in range(6):
+            started = clock()
+            torch.mm(left, right)
+            if turn:
+                best = max(best, rows * inner * columns / (clock() - started) / 1e9)
+    return best
 
 
 def contenders_of(
@@ -155,7 +151,7 @@ def contenders_of(
     images = torch.randn(1, 3, side, side, device=device)
     found: dict[str, Callable[[], Any]] = {"ours": lambda: predictor.network.predict(images)}
     whole: dict[str, Callable[[], Any]] = {"ours": lambda: predictor.segment([picture], [SegmentationOptions(config.tasks[:1])])}
-    openvino = in_openvino(peer, images, precision, threads) if device == "cpu" else None
+    openvino = in_openvino(peer, images, precision, threads) if device == "cpu" and find_spec("openvino") else None
     peer.to(device, dtype)
     if device != "cpu":
         graphed = GraphedNetwork(predictor.network)
@@ -163,7 +159,7 @@ def contenders_of(
     given = images.to(dtype)
     found["published form, torch" if processor_ is None else "transformers"] = lambda: peer(given)
     if openvino is not None:
-        found["OpenVINO"] = openvino
+        found["OpenVINO"] = lambda: openvino(images)
     if processor_ is not None:
         whole["transformers"] = whole_of_peer(peer, processor_, picture, dtype, device)
     return found, whole
@@ -181,6 +177,11 @@ def measure(name: str, threads: int, rounds: int, clock: Callable[[], float], de
         with torch.inference_mode():
             row: dict[str, Any] = {"network": name, "precision": precision, "input": list(size), "seconds": least(found, rounds, clock)}
             row["whole_seconds"] = least(whole, rounds, clock)
+        if device == "cpu" and precision == "float32":
+            row["gemm_gmacs"] = round(gemm_peak(clock), 1)
+            assert isinstance(config, EomtModelConfig | SemanticModelConfig)
+            backbone, head = network_cost(config, size, published=False)
+            row["gemm_share"] = round((backbone.products + head.products) / 1e9 / row["seconds"]["ours"] / row["gemm_gmacs"], 3)
         row["gflops"] = round(count_network(config, size, size, config.tasks[:1]).total / 1e9, 2)
         row["published_gflops"] = round(count_baseline(config, size, size, config.tasks[:1]).total / 1e9, 2)
         print(json.dumps(row), flush=True)
@@ -188,28 +189,43 @@ def measure(name: str, threads: int, rounds: int, clock: Callable[[], float], de
     return rows
 
 
+def about(args: argparse.Namespace) -> dict[str, Any]:
+    """Under what the rows were measured."""
+    hardware = processor() if args.device == "cpu" else torch.cuda.get_device_name()
+    said = {"date": time.strftime("%Y-%m-%d"), "hardware": hardware, "torch": torch.__version__, "threads": args.threads}
+    said |= {"rounds": args.rounds, "clock": args.clock}
+    return said | {"what": "seconds, the least of interleaved rounds; random weights", "command": " ".join(sys.argv)}
+
+
 def main() -> None:
     """Print a row per network and precision, and write them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / f"networks-{slug()}.json")
+    parser.add_argument("--document", type=Path, help="the page whose table is written anew, docs/models.md")
     args = parser.parse_args()
+    if unknown := set(args.networks.split(",")) - set(PUBLISHED):
+        parser.error(f"no such network: {', '.join(sorted(unknown))}; there are {', '.join(PUBLISHED)}")
+    if args.device == "cpu" and not find_spec("openvino"):
+        print("OpenVINO is not installed and will not take part (pip install -r requirements/bench.txt)", file=sys.stderr)
     torch.set_num_threads(args.threads)
     keep_freed_memory()
-    rows = [row for name in args.networks.split(",") for row in measure(name, args.threads, args.rounds, CLOCKS[args.clock], args.device)]
-    if args.out:
-        about = {
-            "date": time.strftime("%Y-%m-%d"),
-            "hardware": processor() if args.device == "cpu" else torch.cuda.get_device_name(),
-            "torch": torch.__version__,
-            "threads": args.threads,
-        }
-        about |= {"rounds": args.rounds, "clock": args.clock, "what": "seconds, the least of interleaved rounds; random weights"}
-        args.out.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+    said = about(args)
+    held: dict[str, Any] = read(args.out) if args.out.exists() else {"about": said, "rows": []}
+    same = {key: held["about"].get(key) for key in ("hardware", "threads", "clock")} == {
+        key: said[key] for key in ("hardware", "threads", "clock")
+    }
+    rows = {(row["network"], row["precision"]): row for row in held["rows"]} if same else {}
+    for name in args.networks.split(","):
+        for row in measure(name, args.threads, args.rounds, CLOCKS[args.clock], args.device):
+            rows[row["network"], row["precision"]] = row
+            args.out.write_text(json.dumps({"about": said, "rows": list(rows.values())}, indent=1) + "\n")
+    if args.document:
+        replace_tables(args.document, {"peers": peer_table(read(args.out))})
 
 
 if __name__ == "__main__":

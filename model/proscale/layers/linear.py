@@ -28,7 +28,7 @@ def linear_plain(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Act
     if activation == "none":
         return out
     # In place: new memory for the hidden values of a feed-forward block costs as much as the function.
-    return F.gelu(out) if torch.is_grad_enabled() else torch.ops.aten.gelu_(out)  # type: ignore[no-any-return]
+    return F.gelu(out) if torch.is_grad_enabled() else torch.ops.aten.gelu_(out)
 
 
 def apply_linear(layer: nn.Linear, x: Tensor, activation: Activation = "none") -> Tensor:
