@@ -227,6 +227,13 @@ class PostprocessConfig:
     """Instance: segments with a score at or below this are left out (0 keeps all of the top candidates)."""
     max_instances: int = 100
     """Instance: how many candidates of queries x classes are looked at (detectron2's top-k)."""
+    connected: tuple[str, ...] = ()
+    """Names of thing classes of which every object is one connected piece, such as nuclei (`postprocess/pieces.py`): panoptic
+    segments are taken apart and joined by that, and instances are the panoptic segments."""
+    join_share: float = 0.25
+    """Of `connected` classes: two pieces are one object when they share so much of the shorter outline."""
+    min_pixels: int = 0
+    """Of `connected` classes: smaller objects are left out, in pixels of the output."""
     combine_first: bool = False
     """Semantic: sum the queries up at the network's size and resize the scores, instead of resizing the masks first.
 

@@ -31,7 +31,7 @@ _KINDS: dict[str, type] = {"eomt": EomtModelConfig, "semantic": SemanticModelCon
 """Kinds of networks beside Mask2Former, whose files name none."""
 _SINCE_FIRST = {
     "preprocess": ("align", "size", "pad_to", "padding", "rounding"),
-    "postprocess": ("resize_twice",),
+    "postprocess": ("connected", "join_share", "min_pixels", "resize_twice"),
     "backbone": ("shrink",),
     "head": ("query_grid",),
 }

@@ -30,6 +30,7 @@ from proscale.planning import check_options, plan_picture
 from proscale.postprocess.class_map import find_classes
 from proscale.postprocess.confidence import confidence_map
 from proscale.postprocess.found import Found, Frames, find_instances, find_panoptic, find_semantic
+from proscale.postprocess.pieces import PieceRule, whole_things
 from proscale.precision import configure_torch, default_precision, refuse_if_slow
 from proscale.predictions import NetworkPrediction, QueryPrediction, of_picture
 from proscale.preprocess import preprocess, preprocess_on
@@ -224,6 +225,8 @@ class _Picture:
     ) -> None:
         self.categories, self.defaults = predictor.categories, predictor.config.postprocess
         self.is_thing = [category.isthing for category in predictor.categories]
+        connected = [category.isthing and category.name in self.defaults.connected for category in predictor.categories]
+        self.pieces = PieceRule(connected, self.defaults.join_share, self.defaults.min_pixels) if any(connected) else None
         self.said, self.plan, self.size, self.options = said, plan, size, options
         self.mask_threshold = self.defaults.mask_threshold if options.mask_threshold is None else options.mask_threshold
 
@@ -232,7 +235,7 @@ class _Picture:
         started = time.perf_counter()
         found = self._find(task)
         postprocessed = time.perf_counter()
-        segments = self._segments(found.encode())
+        segments = self._segments([candidate for part in found for candidate in part.encode()])
         timings["postprocess"] += postprocessed - started
         confidence = self._confidence() if task == "semantic" and self.options.confidence else None
         timings["encode"] += time.perf_counter() - postprocessed
@@ -245,21 +248,32 @@ class _Picture:
         Image.fromarray(values).save(stored, "PNG", compress_level=1)
         return stored.getvalue()
 
-    def _find(self, task: Task) -> Found:
-        asked, defaults, said = self.options, self.defaults, self.said
-        frames = Frames(self.plan.padded, self.plan.resized, self.size)
+    def _find(self, task: Task) -> list[Found]:
+        """What was found, in one or two parts."""
+        said, frames = self.said, Frames(self.plan.padded, self.plan.resized, self.size)
         if not isinstance(said, QueryPrediction):
-            return find_classes(said, frames, defaults.resize_twice)
+            return [find_classes(said, frames, self.defaults.resize_twice)]
         logits = (said.class_logits[0], said.mask_logits[0], frames)
         if task == "semantic":
-            return find_semantic(*logits, defaults.combine_first)
-        if task == "instance":
-            threshold = defaults.instance_threshold if asked.threshold is None else asked.threshold
-            ranked = max(defaults.max_instances, asked.max_segments or 0)
-            return find_instances(*logits, self.is_thing, ranked, self.mask_threshold, threshold)
-        threshold = defaults.threshold if asked.threshold is None else asked.threshold
-        overlap = defaults.overlap_threshold if asked.overlap_threshold is None else asked.overlap_threshold
-        return find_panoptic(*logits, self.is_thing, threshold, overlap, self.mask_threshold)
+            return [find_semantic(*logits, self.defaults.combine_first)]
+        if task == "panoptic":
+            return [self._panoptic(logits, self.defaults.threshold)]
+        asked, defaults = self.options, self.defaults
+        threshold = defaults.instance_threshold if asked.threshold is None else asked.threshold
+        ranked = max(defaults.max_instances, asked.max_segments or 0)
+        found = find_instances(*logits, self.is_thing, ranked, self.mask_threshold, threshold)
+        if self.pieces is None:
+            return [found]
+        # Of connected things, instances are the panoptic segments: queries that share one would say it twice.
+        apart = self.pieces.connected
+        return [found.of([not each for each in apart]), self._panoptic(logits, threshold).of(apart)]
+
+    def _panoptic(self, logits: tuple[Tensor, Tensor, Frames], threshold: float) -> Found:
+        asked = self.options
+        threshold = threshold if asked.threshold is None else asked.threshold
+        overlap = self.defaults.overlap_threshold if asked.overlap_threshold is None else asked.overlap_threshold
+        found = find_panoptic(*logits, self.is_thing, threshold, overlap, self.mask_threshold)
+        return found if self.pieces is None else whole_things(found, self.pieces)
 
     def _segments(self, candidates: Sequence[Candidate]) -> tuple[Segment, ...]:
         wanted = self.options.labels

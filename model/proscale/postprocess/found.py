@@ -6,7 +6,7 @@ shapes that are not compiled, the functions of this package make maps and masks 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -50,6 +50,10 @@ class Found:
     masks: int
     candidates: Sequence[tuple[int, float, int]]
     """Class index, score, mask; several may share a mask."""
+
+    def of(self, wanted: Sequence[bool]) -> "Found":
+        """The candidates of some classes alone. Args: wanted: per class."""
+        return replace(self, candidates=[candidate for candidate in self.candidates if wanted[candidate[0]]])
 
     def encode(self) -> list[tuple[int, float, MeasuredMask]]:
         """Class index, score and mask of every candidate, in order."""

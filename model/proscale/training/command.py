@@ -33,6 +33,7 @@ DEFAULTS = TrainingConfig()
     help="config.json of the network.  [the --init model's, or the embedded one's]",
 )
 @click.option("--init", type=click.Path(path_type=Path), help="Start from this model folder; its classes keep their weights by name.")
+@click.option("--queries", type=click.IntRange(min=1), help="Queries of the network, at least the --init model's.  [as there]")
 @click.option("--steps", type=click.IntRange(min=1), help=f"Weight updates.  [default: {DEFAULTS.steps}]")
 @click.option("--batch-size", type=click.IntRange(min=1), help=f"Views per step, of all processes.  [default: {DEFAULTS.batch_size}]")
 @click.option("--accumulate", type=click.IntRange(min=1), help="Compute a batch in so many parts.  [default: 1]")
@@ -53,6 +54,7 @@ DEFAULTS = TrainingConfig()
 @click.option("--evaluate-limit", type=click.IntRange(min=1), help="Measure on the first so many pictures alone.")
 @click.option("--scenes", type=click.IntRange(min=0), help="Add so many drawn scenes and their classes.  [default: 0]")
 @click.option("--scene-share", type=click.FloatRange(0, 1), help=f"Views that show scenes.  [default: {DEFAULTS.scene_share}]")
+@click.option("--crowding", type=click.FloatRange(min=0), help="Draw pictures by their segments to this power.  [default: 0, all alike]")
 @click.option("--seed", type=int, help=f"[default: {DEFAULTS.seed}]")
 @click.option("--workers", type=click.IntRange(min=0), default=1, show_default=True, help="Processes that prepare pictures.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
@@ -102,7 +104,7 @@ def choose_settings(path: Path | None, options: dict[str, Any]) -> TrainingConfi
         "warmup_steps",
         "decay_share",
     )
-    names += ("frozen_batch_norm", "precision", "evaluate_every", "scenes", "scene_share", "seed")
+    names += ("frozen_batch_norm", "precision", "evaluate_every", "scenes", "scene_share", "crowding", "seed")
     settings = replace(settings, **{name: options[name] for name in names if options[name] is not None})
     if options["pilots"] is not None:
         settings = replace(settings, losses=replace(settings.losses, pilots=options["pilots"]))

@@ -25,6 +25,7 @@ from proscale.training.config import TrainingConfig, embedded_model_config
 from proscale.training.export import export, trained_from
 from proscale.training.label_rows import same_body
 from proscale.training.loop import InterruptedTrainingError, Trainer
+from proscale.training.more_queries import with_queries
 from proscale.training.pictures import CACHED_PIXELS, TrainingPictures
 from proscale.training.processes import join_processes
 from proscale.training.sample import Sample, merge_label_spaces
@@ -72,7 +73,7 @@ def run(
     """
     data = open_data(settings, options)
     start = None if init is None else open_start(init)
-    model = choose_model(options["config_path"], start, len(data.categories))
+    model = choose_model(options["config_path"], start, len(data.categories), options["queries"])
     trainer = Trainer(out, settings, model, data.categories, options["device"], join_processes(torch.device(options["device"])))
     provenance = None
     if start is not None:
@@ -119,12 +120,21 @@ def open_start(folder: Path) -> Start:
     return Start(config, categories, state, provenance)
 
 
-def choose_model(path: Path | None, start: Start | None, classes: int) -> ModelConfig:
+def choose_model(path: Path | None, start: Start | None, classes: int, queries: int | None = None) -> ModelConfig:
     """The network with as many classes as the data has: of a config.json, of the model to start from, or the embedded model's.
+
+    Args: queries: how many it shall have; None: as it says.
 
     Raises:
         CheckpointError: the two differ in more than classes.
     """
+    model = _chosen_model(path, start, classes)
+    if queries is None:
+        return model
+    return replace(model, transformer_decoder=replace(model.transformer_decoder, queries=queries))
+
+
+def _chosen_model(path: Path | None, start: Start | None, classes: int) -> ModelConfig:
     if path is None:
         return embedded_model_config(classes) if start is None else replace(start.config, classes=classes)
     config = config_from_json(read_json(path), path.name or CONFIG_FILE)
@@ -142,7 +152,7 @@ def begin(trainer: Trainer, start: Start | None, resume: bool) -> None:
             click.echo(f"changed: {name.removeprefix('settings.')} was {before}, is {now}", err=True)
         click.echo(f"resuming after step {trainer.step}", err=True)
     elif start is not None:
-        for note in trainer.start_from(start.state, start.categories):
+        for note in trainer.start_from(with_queries(start.state, trainer.model.transformer_decoder.queries), start.categories):
             click.echo(note, err=True)
 
 

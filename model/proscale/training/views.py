@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -50,6 +51,7 @@ class Views(Dataset[View]):
     ) -> None:
         """Args: pictures: the data set's sample of an index below `count`."""
         self.pictures, self.count, self.scenes, self.config, self.preprocess = pictures, count, scenes, config, preprocess
+        self.odds = drawing_odds(pictures, count, config.crowding) if config.crowding and count else None
 
     def __len__(self) -> int:
         return self.config.steps * self.config.batch_size
@@ -61,11 +63,25 @@ class Views(Dataset[View]):
         if self.scenes and int((number + 1) * share) > int(number * share):
             sample, augmentation = self.scenes[int(rng.integers(len(self.scenes)))], self.config.scene_augmentation
         else:
-            sample, augmentation = self.pictures(int(rng.integers(self.count))), self.config.data_augmentation
+            sample, augmentation = self.pictures(self._draw(rng)), self.config.data_augmentation
         view, (height, width) = random_view(sample, self.config.crop, rng, augmentation)
         size = (self.config.crop, self.config.crop)
         image = normalise_and_pad(view.image[:height, :width], size, self.preprocess)
         return image, torch.from_numpy(view.ids.astype(np.int64)), torch.from_numpy(view.classes), sample.name
+
+    def _draw(self, rng: np.random.Generator) -> int:
+        """The index of a picture."""
+        if self.odds is None:
+            return int(rng.integers(self.count))
+        return min(int(np.searchsorted(self.odds, rng.random(), side="right")), self.count - 1)
+
+
+def drawing_odds(pictures: Callable[[int], Sample], count: int, power: float) -> NDArray[np.float64]:
+    """The odds of drawing a picture up to each index, (count,), rising to 1: as its number of segments to `power`. Reads every picture."""
+    segments = np.array([len(pictures(i).classes) for i in range(count)], np.float64)
+    weights = np.maximum(segments, 1) ** power
+    odds: NDArray[np.float64] = np.cumsum(weights) / weights.sum()
+    return odds
 
 
 def collate(views: Sequence[View]) -> Batch:

@@ -21,7 +21,7 @@ from proscale.training.export import inference_network
 from proscale.training.loop import DivergedError, InterruptedTrainingError, Trainer, learning_rate
 from proscale.training.sample import Sample
 from proscale.training.scenes.painter import draw_scene
-from proscale.training.views import Views
+from proscale.training.views import Views, drawing_odds
 
 CONFIG = TrainingConfig(
     steps=6, batch_size=2, crop=64, warmup_steps=2, scenes=0, losses=LossConfig(points=64), data_augmentation=Augmentation(scale=(1.0, 1.2))
@@ -182,6 +182,16 @@ def test_views_depend_on_their_number_alone_and_mix_the_sources_evenly() -> None
     stuff_and_square = [set(views[n][2].tolist()) <= {0, 3} for n in range(8)]
     assert sum(stuff_and_square) == 4
     assert stuff_and_square[::2] == [stuff_and_square[0]] * 4
+
+
+def test_crowded_pictures_are_drawn_more_often_when_asked() -> None:
+    empty = replace(two_squares(0), ids=np.zeros((64, 64), np.int32), classes=np.zeros(0, np.int64), crowd=np.zeros(0, bool))
+    crowded = replace(two_squares(1), classes=np.zeros(9, np.int64), crowd=np.zeros(9, bool))
+    odds = drawing_odds([empty, two_squares(0), crowded].__getitem__, 3, 0.5)
+    assert odds == pytest.approx(np.cumsum([1, 2**0.5, 3]) / (4 + 2**0.5))
+    views = Views(two_squares, 2, [], replace(CONFIG, steps=50, crowding=1.0), SMALL_CONFIG.preprocess)
+    names = [views[n][3] for n in range(40)]
+    assert 10 < names.count("square-0") < 30  # both have two segments
 
 
 def test_a_view_shows_its_sample() -> None:
