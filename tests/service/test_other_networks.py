@@ -54,6 +54,7 @@ NETWORKS: dict[str, NetworkConfig] = {
     "setr mla": semantic("setr mla"),
     "segvit": semantic("segvit", WINDOWS),
     "segvit whole": semantic("segvit"),
+    "segvit shrunk": semantic("segvit shrunk", SlideConfig((48, 80), (40, 60))),
     "eomt": EomtModelConfig(
         "eomt",
         5,
@@ -111,6 +112,31 @@ def test_served(folders: dict[str, Path], name: str, picture: np.ndarray) -> Non
     (direct,) = Predictor.load(folders[name]).segment([picture], [SegmentationOptions(config.tasks[:1])])
     expected = direct.results[config.tasks[0]].segments
     assert [(s.category_id, s.segmentation) for s in answer.segments] == [(s.category_id, s.segmentation) for s in expected]
+
+
+def test_one_server_serves_all_kinds(folders: dict[str, Path], small_checkpoint: Path, picture: np.ndarray) -> None:
+    """`model` picks among them; tasks, cost and metrics are each model's own."""
+    names = {"pro": small_checkpoint} | {name.replace(" ", "-"): folders[name] for name in ("segformer", "setr", "segvit shrunk", "eomt")}
+    models = ",".join(f"{name}={folder}" for name, folder in names.items())
+    with serving(InProcessEngine, models=models, threads=1) as running:
+        listed = {model["name"]: model for model in http.get(f"{running.url}/models").json()["models"]}
+        assert list(listed) == list(names)
+        for name, folder in names.items():
+            predictor = Predictor.load(folder)
+            task = predictor.config.tasks[0]
+            with Client(running.url) as client:
+                answer = client.segment(picture, model=name)
+            assert tuple(answer.results) == (task,)
+            (direct,) = predictor.segment([picture], [SegmentationOptions((task,))])
+            found = [(segment.category_id, segment.segmentation) for segment in answer.segments]
+            assert found == [(segment.category_id, segment.segmentation) for segment in direct.results[task].segments]
+            plan = http.post(f"{running.url}/segment/plan?width=80&height=60&model={name}").json()
+            assert plan["compute"]["flops"] == predictor.plan(60, 80, (task,)).flops
+            assert metric(running.url, f'proscale_model_flops_total{{model="{name}"}}') == predictor.plan(60, 80, (task,)).flops
+            assert listed[name]["tasks"] == list(predictor.config.tasks)
+        refused = http.post(f"{running.url}/segment?model=segformer&task=panoptic", files={"image": b"x"})
+        assert refused.status_code == 422
+        assert "does semantic segmentation alone, not panoptic" in refused.json()["detail"]
 
 
 @pytest.mark.parametrize("name", NETWORKS)
