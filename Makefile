@@ -13,7 +13,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -
 # The attention operator is compiled by the installation.
 OPERATOR := setup.py $(wildcard model/proscale/ops/csrc/*)
 
-.PHONY: help install docs demo serve quick test lint types imports unit bench-check bench-networks triton-env node-env compose-test manifests openapi format lock clean
+.PHONY: help install docs demo serve quick test lint types imports unit bench-check bench-networks triton-env node-env compose-test manifests openapi format lock hashes clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -94,6 +94,15 @@ lock: ## resolve pyproject.toml anew into requirements/*.txt
 	    | grep -v '^setuptools==' | sed 's/+cpu$$//' > requirements/$$image.txt; \
 	done
 	grep '^setuptools==' requirements/run.txt >> requirements/worker.txt
+	$(MAKE) hashes
+
+hashes: ## the hashes of all files of the images' locked packages, at every platform, into requirements/*.hashes.txt
+	$(PYTHON) -m venv --clear build/hashes
+	build/hashes/bin/pip install --quiet uv==0.13.9
+	for image in gateway worker; do \
+	  grep -v '^torch==' requirements/$$image.txt | build/hashes/bin/uv pip compile --quiet --generate-hashes --no-deps --no-annotate --no-header \
+	    --python-version 3.11 - -o requirements/$$image.hashes.txt || exit 1; \
+	done
 
 clean: ## remove what the commands made
 	rm -rf $(VENV) $(TRITON) $(NODE)/node_modules demo build model/proscale/ops/_native*

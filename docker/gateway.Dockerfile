@@ -8,10 +8,10 @@ SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 RUN apt-get update && apt-get install -y --no-install-recommends tini && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 # Dependencies before sources: a change of the code leaves this layer alone.
-COPY requirements/gateway.txt requirements/run.txt requirements/
+COPY requirements/gateway.txt requirements/gateway.hashes.txt requirements/run.txt requirements/
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m venv --without-pip /opt/proscale \
- && pip --python /opt/proscale/bin/python install --disable-pip-version-check -r requirements/gateway.txt \
+ && pip --python /opt/proscale/bin/python install --disable-pip-version-check --no-deps --require-hashes -r requirements/gateway.hashes.txt \
  && python -m venv /opt/build \
  && /opt/build/bin/pip install --disable-pip-version-check "$(grep '^setuptools==' requirements/run.txt)"
 COPY pyproject.toml setup.py README.md LICENSE NOTICE ./

@@ -16,13 +16,15 @@ USER 0:0
 RUN python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"this image has Python {sys.version.split()[0]}, proscale needs 3.11 or later: set TRITON_IMAGE to tritonserver:24.12-py3 or newer" or 0)'
 RUN apt-get update && apt-get install -y --no-install-recommends g++ python3-pip tini && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
-COPY requirements/worker.txt requirements/
+COPY requirements/worker.txt requirements/worker.hashes.txt requirements/
 ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
-# First torch alone from its index, then the rest from pip's: PyTorch's index holds other packages too, at versions of its own.
+# First torch alone from its index, since that holds other packages too, at versions of its own. Then by hash what is locked. Last, what only
+# torch asks for: NVIDIA's libraries, where it was built with CUDA.
 # hadolint ignore=DL3013
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv --without-pip /opt/proscale \
  && pip --python /opt/proscale/bin/python install --disable-pip-version-check --no-deps ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} "$(grep '^torch==' requirements/worker.txt)" \
+ && pip --python /opt/proscale/bin/python install --disable-pip-version-check --no-deps --require-hashes -r requirements/worker.hashes.txt \
  && pip --python /opt/proscale/bin/python install --disable-pip-version-check -r requirements/worker.txt
 
 FROM build-base AS build-cpu
@@ -68,13 +70,15 @@ COPY docker/triton/model_repository /models
 ENV PATH=/opt/proscale/bin:$PATH \
     HOME=/tmp \
     LOGNAME=proscale \
+    PROSCALE_LOG_FORMAT=json \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 USER 10001:10001
 WORKDIR /tmp
 EXPOSE 8000 8001 8002
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=5s --start-period=180s --retries=3 \
-    CMD ["python3", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/v2/health/ready', timeout=4)"]
+# Asks the model, not Triton alone, and gives gateways time to load a dead one again.
+HEALTHCHECK --interval=15s --timeout=10s --start-period=180s --retries=3 \
+    CMD ["python3", "-m", "proscale.worker_probe", "live"]
 ENTRYPOINT ["tini", "--"]
-CMD ["tritonserver", "--model-repository=/models", "--model-control-mode=explicit", "--load-model=proscale", "--exit-timeout-secs=30"]
+CMD ["proscale", "worker", "--model-repository=/models", "--model-control-mode=explicit", "--load-model=proscale", "--exit-timeout-secs=30"]

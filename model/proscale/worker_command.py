@@ -87,7 +87,10 @@ def worker(options: tuple[str, ...]) -> None:
     in_json = os.environ.get("PROSCALE_LOG_FORMAT") == "json"
     if removed := leftovers.remove_orphans():
         message = "removed shared memory of servers that were killed"
-        print(json_line(time.time(), "warning", message, {"regions": removed}) if in_json else f"{message}: {removed}", file=sys.stderr)
+        print(
+            json_line(time.time(), "warning", message, {"source": "worker", "regions": removed}) if in_json else f"{message}: {removed}",
+            file=sys.stderr,
+        )
     with tempfile.TemporaryDirectory(prefix="proscale-worker-") as folder:
         triton = find_triton(Path(folder), dict(os.environ))
         sys.exit(_run([str(triton.program), *triton.options, *options], {**os.environ, **triton.environment}, in_json))

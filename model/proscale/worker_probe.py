@@ -52,7 +52,7 @@ class Look:
     leftovers: float = 0.0
 
 
-def look(url: str, metrics_url: str, model: str, before: Memory, timeout_s: float = 4.0) -> Look:
+def look(url: str, metrics_url: str, model: str, before: Memory, timeout_s: float = 2.5) -> Look:
     """Ask Triton's metrics, then the model. Args: url: of Triton's HTTP service."""
     samples = _metrics(metrics_url, timeout_s)
     progress = sum(samples.get(name, 0.0) for name in _PROGRESS)

@@ -92,7 +92,7 @@ def test_the_worker_has_the_compiled_operator_and_no_way_out(stack: Stack) -> No
 
 def test_prometheus_scrapes_everybody_and_evaluates_every_rule(stack: Stack) -> None:
     until(lambda: {tuple(sorted((t["labels"]["job"], t["health"]) for t in stack.prometheus("targets")["activeTargets"]))}
-          == {(("gateway", "up"), ("triton", "up"))}, 60, "both targets are up")  # fmt: skip
+          == {(("proscale-gateway", "up"), ("proscale-triton", "up"))}, 60, "both targets are up")  # fmt: skip
 
     def evaluated() -> bool:
         rules = [rule for group in stack.prometheus("rules")["groups"] for rule in group["rules"]]

@@ -1,5 +1,6 @@
 """Dockerfiles, compose files and lock files, as far as they can be judged without building anything."""
 
+import json
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from tests.deploy.environment import WORKER_VARIABLES
 
 from proscale import __version__
@@ -97,7 +99,8 @@ def test_every_service_is_confined(name: str) -> None:
 
 def test_the_gateway_waits_for_a_healthy_worker() -> None:
     assert SERVICES["gateway"]["depends_on"]["triton"] == {"condition": "service_healthy"}
-    assert "/v2/health/ready" in SERVICES["triton"]["healthcheck"]["test"][-1]
+    assert SERVICES["triton"]["healthcheck"]["test"] == ["CMD", "python3", "-m", "proscale.worker_probe", "ready"]
+    assert '["python3", "-m", "proscale.worker_probe", "live"]' in final_stage(ROOT / "docker/triton.Dockerfile")
     assert "/health/ready" in SERVICES["gateway"]["healthcheck"]["test"][-1]
 
 
@@ -177,3 +180,50 @@ def test_every_variable_of_the_compose_files_is_documented() -> None:
     page = (ROOT / "docs/deploy.md").read_text()
     table = {name for row in page.splitlines() if row.startswith("| `") for name in re.findall(r"`([A-Z_]+)`", row.split("|")[1])}
     assert used - {"VERSION"} == table
+
+
+@pytest.mark.parametrize("image", ["gateway", "worker"])
+def test_locked_packages_have_hashes_for_every_platform_and_images_insist_on_them(image: str) -> None:
+    text = (ROOT / f"requirements/{image}.hashes.txt").read_text().replace("\\\n", " ")
+    lines = [line.split() for line in text.splitlines() if line.strip()]
+    hashed = {canonicalize_name(name): version for name, version in (line[0].split("==") for line in lines)}
+    # PyTorch's index and PyPI have different files of torch.
+    assert hashed == {canonicalize_name(name): version for name, version in pins(f"{image}.txt").items() if name != "torch"}, (
+        "run `make hashes`"
+    )
+    for name, *hashes in lines:
+        assert hashes, name
+        assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", each) for each in hashes), name
+    dockerfile = (ROOT / "docker" / ("gateway.Dockerfile" if image == "gateway" else "triton.Dockerfile")).read_text()
+    assert f"--no-deps --require-hashes -r requirements/{image}.hashes.txt" in dockerfile
+
+
+def test_images_are_built_for_two_architectures_with_what_is_in_them() -> None:
+    bake = json.loads((ROOT / "docker/bake.json").read_text())
+    assert set(bake["group"]["default"]["targets"]) == bake["target"].keys()
+    assert bake["variable"]["VERSION"]["default"] == __version__
+    for name, target in bake["target"].items():
+        assert target["platforms"] == ["linux/amd64", "linux/arm64"], name
+        assert target["attest"] == ["type=sbom", "type=provenance,mode=max"], name
+        dockerfile = (ROOT / target["dockerfile"]).read_text()
+        for argument, value in target["args"].items():
+            default = re.search(rf"^ARG {argument}=(.*)$", dockerfile, re.MULTILINE)
+            assert default, (name, argument)
+            variable = re.fullmatch(r"\$\{(\w+)\}", value)
+            assert variable is None or bake["variable"][variable[1]]["default"] == default[1], (name, argument)
+        # Kustomize knows the images by these names.
+        (tag,) = target["tags"]
+        assert re.fullmatch(r"\$\{REGISTRY\}/proscale-(gateway|triton):\$\{VERSION\}(-gpu)?", tag)
+    assert bake["target"]["triton-gpu"]["args"]["TORCH_INDEX_URL"] == "", "pip's own index: torch with CUDA"
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+def test_dockerfiles_name_no_architecture(dockerfile: Path) -> None:
+    assert not re.search(r"x86|amd64|aarch64|arm64|--platform", dockerfile.read_text())
+
+
+def test_every_tag_becomes_images_by_the_same_file() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/images.yml").read_text())
+    runs = [step["run"] for step in workflow["jobs"]["images"]["steps"] if "run" in step]
+    assert any("docker buildx bake -f docker/bake.json --push" in run for run in runs)
+    assert "docker buildx bake -f docker/bake.json --push" in (ROOT / "docs/deploy.md").read_text()

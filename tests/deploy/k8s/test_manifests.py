@@ -5,64 +5,26 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from functools import cache
+from inspect import signature
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from k8s.render import PROMETHEUS_RULE, ROOT, overlays, prometheus_rule, render
+from k8s.render import PROMETHEUS_RULE, ROOT, RULES, overlays, prometheus_rule
 from tests.deploy.environment import WORKER_VARIABLES
 
+from proscale.worker_probe import look
 from proscale_service.settings import PREFIX, Settings
 
-CUSTOM = {"ScaledObject", "ServiceMonitor", "PrometheusRule"}
+from .rendered import manifests, matches, of_kind, one, pods, variables, workloads
+
+CUSTOM = {"ScaledObject", "ServiceMonitor", "PrometheusRule", "HTTPRoute"}
 """Kinds of operators: no schema to check them with."""
 
+PROBE_SECONDS = signature(look).parameters["timeout_s"].default
+
 pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl")
-
-Manifest = dict[str, Any]
-
-
-@cache
-def manifests(overlay: str) -> list[Manifest]:
-    return [document for document in yaml.safe_load_all(render(overlay)) if document]
-
-
-def of_kind(overlay: str, *kinds: str) -> list[Manifest]:
-    return [manifest for manifest in manifests(overlay) if manifest["kind"] in kinds]
-
-
-def one(overlay: str, kind: str, name: str) -> Manifest:
-    found = [manifest for manifest in of_kind(overlay, kind) if manifest["metadata"]["name"] == name]
-    assert len(found) == 1, (overlay, kind, name)
-    return found[0]
-
-
-def workloads(overlay: str) -> list[Manifest]:
-    return of_kind(overlay, "Deployment", "StatefulSet")
-
-
-def pods(overlay: str) -> Iterator[tuple[str, Manifest]]:
-    for workload in workloads(overlay):
-        yield workload["metadata"]["name"], workload["spec"]["template"]["spec"]
-
-
-def matches(selector: Manifest, labels: dict[str, str]) -> bool:
-    return selector.get("matchLabels", {}).items() <= labels.items()
-
-
-def variables(overlay: str, workload: str) -> dict[str, str]:
-    """The environment of a workload's container, config maps resolved; values from fields as an empty text."""
-    pod = dict(pods(overlay))[workload]
-    container = pod["containers"][0]
-    found: dict[str, str] = {}
-    for source in container["envFrom"]:
-        found |= one(overlay, "ConfigMap", source["configMapRef"]["name"])["data"]
-    return found | {variable["name"]: variable.get("value", "") for variable in container.get("env", ())}
-
 
 each_overlay = pytest.mark.parametrize("overlay", overlays())
 
@@ -149,8 +111,10 @@ def test_selectors_select_the_pods_they_mean(overlay: str) -> None:
         assert found == [monitor["metadata"]["name"]]
         ports = {port["name"] for port in services[found[0]]["spec"]["ports"]}
         assert {endpoint["port"] for endpoint in monitor["spec"]["endpoints"]} <= ports
-        # The rules ask for job="gateway" and job="triton".
-        assert services[found[0]]["metadata"]["labels"][monitor["spec"]["jobLabel"]] == found[0]
+        # The rules ask for these jobs.
+        jobs = [rule["replacement"] for endpoint in monitor["spec"]["endpoints"] for rule in endpoint["relabelings"]]
+        assert jobs == [f"proscale-{found[0]}"]
+        assert f'job="{jobs[0]}"' in RULES.read_text()
 
 
 @each_overlay
@@ -160,7 +124,7 @@ def test_named_ports_exist(overlay: str) -> None:
         ports[name] = {port["name"] for container in pod["containers"] for port in container["ports"]}
         for container in pod["containers"]:
             for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-                assert container[probe]["httpGet"]["port"] in ports[name], (name, probe)
+                assert "exec" in container[probe] or container[probe]["httpGet"]["port"] in ports[name], (name, probe)
     for service in of_kind(overlay, "Service"):
         assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports[service["metadata"]["name"]]
     for policy in of_kind(overlay, "NetworkPolicy"):
@@ -173,13 +137,20 @@ def test_named_ports_exist(overlay: str) -> None:
 def test_probes_ask_for_paths_that_exist(overlay: str) -> None:
     from proscale_service.app import create_app
 
-    known = {"gateway": set(create_app(Settings(warmup="")).openapi()["paths"])}
-    known["triton"] = {"/v2/health/ready", "/v2/health/live", "/v2/models/proscale/ready"}
+    paths = set(create_app(Settings(warmup="")).openapi()["paths"])
     for name, pod in pods(overlay):
         container = pod["containers"][0]
-        paths = [container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "readiness", "liveness")]
-        assert set(paths) <= known[name]
-        assert paths[2].endswith("/live"), "a pod that is merely not ready must not be ended"
+        startup, ready, live = (container[f"{kind}Probe"] for kind in ("startup", "readiness", "liveness"))
+        if name == "gateway":
+            assert {probe["httpGet"]["path"] for probe in (startup, ready, live)} <= paths
+            assert live["httpGet"]["path"].endswith("/live"), "a pod that is merely not ready must not be ended"
+        else:
+            # Triton's own word says nothing of the model.
+            assert [probe["exec"]["command"] for probe in (ready, live)] == [
+                ["python3", "-m", "proscale.worker_probe", what] for what in ("ready", "live")
+            ]
+            assert min(ready["timeoutSeconds"], live["timeoutSeconds"]) > 3 * PROBE_SECONDS, "it asks up to three times"
+            assert startup["httpGet"]["path"] == "/v2/health/ready"
         startup = container["startupProbe"]
         assert startup["periodSeconds"] * startup["failureThreshold"] >= 600, "large models take minutes to load from slow volumes"
 
@@ -231,7 +202,8 @@ def test_gateways_know_as_many_workers_as_may_run(overlay: str) -> None:
     port = next(port["port"] for port in service["spec"]["ports"] if port["name"] == "grpc")
     most = [scaled["spec"]["maxReplicaCount"] for scaled in of_kind(overlay, "ScaledObject")]
     assert urls == [f"triton-{number}.{service['metadata']['name']}:{port}" for number in range(len(urls))]
-    assert max([workers["spec"]["replicas"], *most]) <= len(urls)
+    assert max([workers["spec"].get("replicas", 1), *most]) <= len(urls)
+    assert service["spec"]["publishNotReadyAddresses"] is True, "a worker that is not ready could not be healed"
 
 
 @each_overlay
@@ -240,8 +212,16 @@ def test_autoscalers_point_at_workloads_and_do_not_fight_over_replicas(overlay: 
         target = scaler["spec"]["scaleTargetRef"]
         workload = one(overlay, target["kind"], target["name"])
         assert workload["apiVersion"] == target["apiVersion"]
+        assert "replicas" not in workload["spec"], "an apply would undo the autoscaler's count"
+        if scaler["kind"] == "ScaledObject":
+            fallback = scaler["spec"]["fallback"]
+            assert fallback["behavior"] == "currentReplicasIfHigher", "without Prometheus it must not shrink"
+            assert fallback["replicas"] >= scaler["spec"]["minReplicaCount"]
+            for trigger in scaler["spec"]["triggers"]:
+                assert f'namespace="{scaler["metadata"]["namespace"]}"' in trigger["metadata"]["query"], "others' queues must not scale us"
+                assert 'model="proscale"' in trigger["metadata"]["query"]
+                assert trigger["metadata"]["ignoreNullValues"] == "false"
         if scaler["kind"] == "HorizontalPodAutoscaler":
-            assert "replicas" not in workload["spec"], "an apply would undo the autoscaler's count"
             assert 2 <= scaler["spec"]["minReplicas"] < scaler["spec"]["maxReplicas"]
             requested = workload["spec"]["template"]["spec"]["containers"][0]["resources"]["requests"]
             assert {metric["resource"]["name"] for metric in scaler["spec"]["metrics"]} <= requested.keys()
@@ -263,6 +243,11 @@ def test_only_gateways_reach_workers_and_workers_reach_nobody(overlay: str) -> N
     egress = policies["gateway"]["egress"]
     assert [sorted(port["port"] for port in rule["ports"]) for rule in egress] == [["grpc"], [53, 53]]
     assert all(rule["to"] for rule in egress)
+    # kube-dns and CoreDNS by either label, and the node's cache.
+    by_label = [peer["podSelector"] for peer in egress[1]["to"] if "podSelector" in peer]
+    assert set(by_label[0]["matchExpressions"][0]["values"]) >= {"kube-dns", "coredns"}
+    assert by_label[1]["matchLabels"] == {"app.kubernetes.io/name": "coredns"}
+    assert [peer["ipBlock"]["cidr"] for peer in egress[1]["to"] if "ipBlock" in peer] == ["169.254.20.10/32"]
 
 
 def test_a_changed_setting_rolls_the_pods() -> None:

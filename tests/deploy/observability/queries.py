@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from prometheus_client.metrics_core import Metric
 
-from proscale_service.metrics import Metrics
+from proscale_service.metrics import HEAL_OUTCOMES, Metrics
 
 ROOT = Path(__file__).parents[3]
 DASHBOARD = ROOT / "docker/observability/grafana/dashboards/proscale.json"
@@ -23,12 +23,20 @@ def dashboard() -> dict[str, Any]:
     return loaded
 
 
+def variables() -> list[str]:
+    """Names of the dashboard's variables."""
+    return [variable["name"] for variable in dashboard()["templating"]["list"]]
+
+
 def dashboard_queries() -> dict[str, str]:
-    """`panel title / ref` -> expression, with Grafana's interval put in."""
+    """`panel title / ref` -> expression, with Grafana's interval and all values of the variables put in."""
     queries = {}
     for panel in dashboard()["panels"]:
         for target in panel.get("targets", ()):
-            queries[f"{panel['title']} / {target['refId']}"] = target["expr"].replace("$__rate_interval", "1m")
+            expression = target["expr"].replace("$__rate_interval", "1m")
+            for variable in variables():
+                expression = expression.replace(f"${variable}", ".*")  # all of them
+            queries[f"{panel['title']} / {target['refId']}"] = expression
     return queries
 
 
@@ -46,6 +54,8 @@ def gateway_metrics() -> set[str]:
     """Names of all series that the gateway exports."""
     metrics = Metrics()
     metrics.request("panoptic", 200, 0.1)
+    metrics.healed("proscale", HEAL_OUTCOMES[0])
+    metrics.servers_up.labels("proscale")
     families: list[Metric] = list(metrics.registry.collect())
     names = {sample.name for family in families for sample in family.samples}
     labelled = {family.name + ("_total" if family.type == "counter" else "") for family in families}

@@ -23,6 +23,12 @@ from .queries import (
 
 HERE = Path(__file__).parent
 OBSERVABILITY = ROOT / "docker/observability"
+RULE_TESTS = ("rules_test.yml", "slow_burn_test.yml")
+JOB_PREFIX = "proscale-"
+"""Before the names of the services: Prometheus watches others too, and `gateway` is a common name."""
+
+
+HAVE_A_MODEL = ("nv_inference_", "proscale_worker_", "proscale_model_", "proscale_servers_", "proscale_heals_", "model:")
 
 
 def promtool(*arguments: str | Path, cwd: Path = ROOT) -> str:
@@ -55,7 +61,9 @@ def test_the_models_own_metrics_are_known() -> None:
 def test_the_workers_autoscaler_follows_a_recorded_metric() -> None:
     scaled = yaml.safe_load((ROOT / "k8s/components/worker-autoscaling/scaled-object.yaml").read_text())
     for trigger in scaled["spec"]["triggers"]:
-        assert metrics_in(trigger["metadata"]["query"]) <= recorded()
+        asked = metrics_in(trigger["metadata"]["query"])
+        assert asked
+        assert asked <= recorded()
 
 
 def test_prometheus_accepts_the_configuration() -> None:
@@ -72,14 +80,16 @@ def test_prometheus_parses_every_expression_of_the_dashboard(tmp_path: Path) -> 
 
 
 def test_alerts_fire_when_they_should_and_only_then() -> None:
-    assert "SUCCESS" in promtool("test", "rules", HERE / "rules_test.yml")
+    for name in RULE_TESTS:
+        assert "SUCCESS" in promtool("test", "rules", HERE / name)
 
 
 def test_every_alert_is_tested_both_ways_and_says_what_to_do() -> None:
-    cases = [case for test in yaml.safe_load((HERE / "rules_test.yml").read_text())["tests"] for case in test.get("alert_rule_test", ())]
+    tests = [test for name in RULE_TESTS for test in yaml.safe_load((HERE / name).read_text())["tests"]]
+    cases = [case for test in tests for case in test.get("alert_rule_test", ())]
     for rule in rules():
         if "alert" in rule:
-            assert rule["annotations"].keys() == {"summary", "description"}
+            assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
             assert rule["labels"]["severity"] in ("page", "ticket")
             outcomes = {bool(case.get("exp_alerts")) for case in cases if case["alertname"] == rule["alert"]}
             assert outcomes == {True, False}, rule["alert"]
@@ -100,9 +110,23 @@ def test_the_dashboard_is_whole() -> None:
         assert max(x for x, _ in cells) < 24
         assert not cells & taken, panel["title"]
         taken |= cells
+
+
+def test_the_dashboard_asks_the_chosen_source_namespace_and_model() -> None:
+    chosen = {variable["name"]: variable for variable in dashboard()["templating"]["list"]}
+    assert list(chosen) == ["datasource", "namespace", "model"]
     sources = yaml.safe_load((OBSERVABILITY / "grafana/provisioning/datasources/prometheus.yml").read_text())["datasources"]
-    used = {target["datasource"]["uid"] for panel in panels for target in panel.get("targets", ())}
-    assert used == {source["uid"] for source in sources}
+    assert chosen["datasource"]["current"]["value"] in {source["uid"] for source in sources}
+    # Without Kubernetes there is no namespace, and all of none is everything.
+    assert all(chosen[name]["includeAll"] and chosen[name]["allValue"] == ".*" for name in ("namespace", "model"))
+    for panel in dashboard()["panels"]:
+        for target in panel.get("targets", ()):
+            assert target["datasource"]["uid"] == "${datasource}", panel["title"]
+            expression = target["expr"]
+            assert expression.count('namespace=~"$namespace"') == len(re.findall(r"\{", re.sub(r'"[^"]*"', "", expression))), expression
+            for name in metrics_in(expression):
+                asks_model = re.search(rf'(?<![\w:]){re.escape(name)}\{{[^}}]*model=~"\$model"', expression)
+                assert bool(asks_model) == name.startswith(HAVE_A_MODEL), (panel["title"], name)
 
 
 def test_grafana_finds_source_and_dashboard_where_compose_puts_them() -> None:
@@ -121,5 +145,25 @@ def test_prometheus_scrapes_the_services_of_compose() -> None:
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     jobs = yaml.safe_load((OBSERVABILITY / "prometheus/prometheus.yml").read_text())["scrape_configs"]
     for job in jobs:
-        assert job["job_name"] in services
-        assert set(services["prometheus"]["networks"]) & set(services[job["job_name"]]["networks"])
+        service = job["job_name"].removeprefix(JOB_PREFIX)
+        assert job["job_name"] == JOB_PREFIX + service
+        assert service in services
+        assert set(services["prometheus"]["networks"]) & set(services[service]["networks"])
+
+
+def test_every_alert_has_its_paragraph() -> None:
+    page = (ROOT / "docs/operations.md").read_text()
+    paragraphs = dict(re.findall(r"^### (\w+)\n\n(.+?)\n\n", page + "\n\n", re.MULTILINE | re.DOTALL))
+    alerts = {rule["alert"]: rule["annotations"]["runbook_url"] for rule in rules() if "alert" in rule}
+    assert alerts.keys() == {name for name in paragraphs if name.startswith("Proscale")}
+    for name, url in alerts.items():
+        assert url == f"docs/operations.md#{name.lower()}"
+        assert len(paragraphs[name].split()) > 25, f"{name} says too little"
+
+
+def test_every_rule_is_of_one_service_alone() -> None:
+    for rule in rules():
+        assert "namespace" in rule["expr"] or rule["expr"].startswith(("service:", "nv_gpu")), rule
+        for name in metrics_in(rule["expr"]):
+            if name.startswith("nv_inference"):
+                assert re.search(rf"{name}\[\w+\]\) and on \(instance, model\) proscale_worker_", rule["expr"]), rule

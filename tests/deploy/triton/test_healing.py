@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -16,6 +18,7 @@ from tests.service.pictures import encoded
 from tests.service.serving import metric, process, until
 
 from proscale import leftovers
+from proscale.checkpoints.model_folder import DEFAULT_FOLDER
 
 pytestmark = [pytest.mark.slow, needs_triton]
 OCTETS = {"content-type": "application/octet-stream"}
@@ -144,3 +147,34 @@ def test_one_id_leads_through_both_logs_which_are_json_throughout(server: Triton
     assert {record["source"] for record in records()} == {"triton", "worker"}
     assert all(record.keys() >= {"time", "level", "message"} for record in records())
     assert any(record.get("at", "").startswith("grpc_server.cc") for record in records())  # type: ignore[attr-defined]
+
+
+def test_an_operator_swaps_the_checkpoint_from_inside_the_container(
+    server: TritonServer, own_checkpoint: Path, picture: np.ndarray
+) -> None:
+    def swap(folder: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "proscale.worker_swap", folder, "--url", f"http://127.0.0.1:{server.http_port}"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+    def name(url: str) -> str:
+        answer = ask(url, encoded(picture))
+        assert answer.status_code == 200
+        return str(answer.json()["model"]["name"])
+
+    with ExitStack() as stack:
+        url = gateway(stack, server)
+        old = name(url)
+        refused = swap("/nowhere")
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert "the old model goes on" in refused.stderr
+        assert "no model folder at /nowhere" in refused.stderr
+        assert name(url) == old
+        assert swap(str(DEFAULT_FOLDER)).returncode == 0
+        assert name(url) != old
+        # A heal keeps it.
+        stop_processes(server, signal.SIGKILL)
+        until(lambda: not ready(url))
+        until(lambda: ready(url))
+        assert name(url) != old
+        assert swap("").returncode == 0
+        assert name(url) == old

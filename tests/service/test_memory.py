@@ -1,0 +1,61 @@
+"""A server under load needs no more memory than docs/sizing.md says, and no more after a while than after the first minute."""
+
+import io
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+from proscale_service.settings import Settings
+
+from .serving import process
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+MB = 1_000_000
+SIDE = 2000
+CLIENTS, ROUNDS = 8, 2
+
+
+def table() -> dict[str, float]:
+    """The figures of the section "Memory, at most": first column -> number."""
+    section = (ROOT / "docs/sizing.md").read_text().partition("\n## Memory, at most\n")[2].partition("\n## ")[0]
+    return {name: float(value) for name, value in re.findall(r"^\| ([^|]+?) \| ([\d.]+) ", section, re.MULTILINE)}
+
+
+def resident(pid: int, what: str = "VmRSS") -> int:
+    """Bytes. Args: what: VmHWM for the most so far."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{what}:"))
+
+
+def large_picture() -> bytes:
+    written = io.BytesIO()
+    Image.open(ROOT / "examples/nuclei.jpg").resize((SIDE, SIDE)).save(written, "JPEG", quality=85)
+    return written.getvalue()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_large_pictures_of_many_clients_stay_within_the_documented_bound() -> None:
+    figures, settings, picture = table(), Settings(), large_picture()
+    bound = MB * (figures["started, with the embedded model"] + figures["its network at work"])
+    bound += settings.decode_threads * figures["each picture that is being decoded"] * SIDE * SIDE + CLIENTS * len(picture)
+
+    def ask(_: int) -> int:
+        query = "task=panoptic,instance,semantic&deadline_ms=60000"
+        return httpx.post(f"{url}/segment?{query}", content=picture, headers={"content-type": "image/jpeg"}, timeout=120).status_code
+
+    with process("--threads", "1", PROSCALE_LOG_LEVEL="error") as (url, started), ThreadPoolExecutor(CLIENTS) as clients:
+        assert resident(started.pid) < MB * figures["started, with the embedded model"]
+        after = []
+        for _ in range(ROUNDS):
+            statuses = list(clients.map(ask, range(CLIENTS)))
+            assert set(statuses) <= {200, 429}
+            assert statuses.count(200) >= 2
+            after.append(resident(started.pid))
+        most = resident(started.pid, "VmHWM")
+    assert most < bound, f"{most / MB:.0f} MB, {bound / MB:.0f} MB are documented"
+    assert after[-1] <= 1.05 * after[0], after
