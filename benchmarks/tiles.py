@@ -5,9 +5,11 @@ A mosaic is stitched from nuclei pictures (`data/nuclei`) or drawn scenes, moved
 - PQ of things and of stuff: every cell as a picture of its own, the mosaic squeezed as a whole, windows of one cell's size with several
   overlaps; and apart, the share of true things that are found (IoU above 0.5) of those that a seam crosses, and of all others;
 - agreement: the PQ of the result of a mosaic that is moved by half a window with the result of the unmoved one;
-- with `--sizes`: seconds and peak memory against the side, each in a process of its own.
+- with `--sizes`: seconds and peak memory against the side, each in a process of its own;
+- with `--file-sides`: the same of `proscale segment --tile` on a tiled BigTIFF of that side, read and written in parts.
 
-Run: python benchmarks/tiles.py [--kind nuclei] [--side 2048] [--overlaps 0 32 64 128] [--sizes 2048 4096 8192] [--out FILE]
+Run: python benchmarks/tiles.py [--kind nuclei] [--side 2048] [--overlaps 0 32 64 128] [--sizes 2048 4096 8192]
+    [--file-sides 8192 32768] [--out FILE]
 """
 
 import argparse
@@ -15,13 +17,17 @@ import json
 import resource
 import subprocess
 import sys
+import tempfile
 import time
+import warnings
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rasterio
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -70,8 +76,8 @@ def cells_of(kind: str, count: int) -> tuple[list[Cell], tuple[Category, ...]]:
     return cells[:count], data.categories
 
 
-def mosaic(cells: list[Cell], side: int, stuff: frozenset[int]) -> tuple[NDArray[np.uint8], PanopticMap]:
-    """Cells side by side, `side` pixels square; the stuff of one class is one segment."""
+def mosaic(cells: Sequence[Cell], side: int, stuff: frozenset[int]) -> tuple[NDArray[np.uint8], PanopticMap]:
+    """Cells side by side, `side` pixels square; the stuff of one class is one segment. The same side has the same order of cells."""
     cell = cells[0].image.shape[0]
     rng = np.random.default_rng(side)
     image, ids = np.zeros((side, side, 3), np.uint8), np.zeros((side, side), np.int32)
@@ -145,8 +151,9 @@ def quality(kind: str, side: int, overlaps: list[int], predictor: Predictor) -> 
     cells, categories = cells_of(kind, 60)
     judge, options, cell = Judge(predictor, categories), SegmentationOptions(("panoptic",)), CELL[kind]
     image, truth = mosaic(cells, side, judge.stuff)
-    alone = [(each.truth, judge.map_of(predictor.segment([each.image], [options])[0])) for each in tqdm(cells, desc="alone")]
-    rows: dict[str, Any] = {"alone": judge.quality(alone)}
+    # What every cell has as a picture of its own, put together as the truth is.
+    alone = [Cell(each.image, judge.map_of(predictor.segment([each.image], [options])[0])) for each in tqdm(cells, desc="alone")]
+    rows: dict[str, Any] = {"alone": judge.quality([(truth, mosaic(alone, side, judge.stuff)[1])])}
     rows["whole"] = judge.quality([(truth, judge.map_of(predictor.segment([image], [options])[0]))])
     for overlap in overlaps:
         layout = lay_out(Tiling("fixed", cell, overlap), side, side, predictor.plan, options.tasks)
@@ -212,6 +219,37 @@ def cost(kind: str, side: int, overlap: int, threads: int) -> dict[str, Any]:
     }
 
 
+def file_cost(side: int, windows: str) -> dict[str, Any]:
+    """Seconds and peak memory of the command on a file."""
+    cells, categories = cells_of("nuclei", 60)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "mosaic.tif"
+        tile, _ = mosaic(cells, 2048, frozenset(category.id for category in categories if not category.isthing))
+        about: dict[str, Any] = {"driver": "GTiff", "height": side, "width": side, "count": 3, "dtype": "uint8", "photometric": "rgb"}
+        about |= {"tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "deflate", "bigtiff": "YES"}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with rasterio.open(path, "w", **about) as file:
+                for top in range(0, side, 2048):
+                    rows = min(2048, side - top)
+                    band = np.tile(np.moveaxis(tile[:rows], -1, 0), (1, 1, -(-side // 2048)))[:, :, :side]
+                    file.write(band, window=((top, top + rows), (0, side)))
+        command = [sys.executable, "-c", "from proscale.cli import main; main()", "segment", str(path), "--tile", windows, "--out", folder]
+        command += [part for name in ("geojson", "ids_tiff", "parquet") for part in ("--format", name)]
+        started = time.perf_counter()
+        # GNU time's own child: its peak is not that of this process.
+        done = subprocess.run(["/usr/bin/env", "time", "-f", "%M", *command], check=True, capture_output=True, text=True)
+        seconds = time.perf_counter() - started
+    return {
+        "side": side,
+        "pixels": side**2,
+        "windows": windows,
+        "seconds": seconds,
+        "peak_mebibytes": int(done.stderr.split()[-1]) / 1024,
+        "said": done.stdout.strip(),
+    }
+
+
 def main() -> None:
     """Measure what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -219,6 +257,8 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=2048, help="of the mosaic whose quality is measured, in pixels; 0: none")
     parser.add_argument("--overlaps", type=int, nargs="*", default=[0, 32, 64, 128])
     parser.add_argument("--sizes", type=int, nargs="*", default=[], help="sides whose seconds and memory are measured")
+    parser.add_argument("--file-sides", type=int, nargs="*", default=[], help="sides of files that are read in parts")
+    parser.add_argument("--file-windows", default="2048,128", help="`--tile` for those files")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--one-cost", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help="JSON file for the results")
@@ -228,7 +268,7 @@ def main() -> None:
         print(json.dumps(cost(kind, int(side), 64, given.threads)))
         return
     torch.set_num_threads(given.threads)
-    results: dict[str, Any] = {"processor": processor(), "threads": given.threads, "quality": [], "cost": []}
+    results: dict[str, Any] = {"processor": processor(), "threads": given.threads, "quality": [], "cost": [], "files": []}
     for kind in given.kind or CELL:
         if given.side:
             measured = quality(kind, given.side, given.overlaps, Predictor.load())
@@ -241,6 +281,9 @@ def main() -> None:
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             results["cost"].append(json.loads(done.stdout.splitlines()[-1]) | {"kind": kind})
             print(results["cost"][-1], flush=True)
+    for side in given.file_sides:
+        results["files"].append(file_cost(side, given.file_windows))
+        print(results["files"][-1], flush=True)
     if given.out:
         given.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 

@@ -10,7 +10,7 @@ from proscale.config import Task
 from proscale.results import Segment
 from proscale.rle import decode
 from proscale.tiles.layout import Layout
-from proscale.tiles.merge import AGREE
+from proscale.tiles.merge import AGREE, COVERED
 
 Masks = NDArray[np.bool_]
 
@@ -97,9 +97,10 @@ def _agreeing(layout: Layout, parts: Sequence[Part], things: Sequence[int], earl
             taken |= {i, j}
             yield i, j
     for (i, j), (both, ours_area, theirs_area) in shares.items():
-        ours_cut = i not in taken and both > AGREE * ours_area and _cuts(layout, later, earlier, parts[i][2] & strip)
-        theirs_cut = j not in taken and both > AGREE * theirs_area and _cuts(layout, earlier, later, parts[j][2] & strip)
-        if ours_cut or theirs_cut:
+        ours, theirs = (parts[each][2] for each in (i, j))
+        ours_cut = i not in taken and both > COVERED * ours_area and _cuts(layout, later, earlier, ours & strip)
+        theirs_cut = j not in taken and both > COVERED * theirs_area and _cuts(layout, earlier, later, theirs & strip)
+        if (ours_cut and _is_fragment(layout, later, ours)) or (theirs_cut and _is_fragment(layout, earlier, theirs)):
             yield i, j
 
 

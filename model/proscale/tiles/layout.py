@@ -44,9 +44,13 @@ class Box:
         """What both cover; may be empty."""
         return Box(max(self.top, other.top), max(self.left, other.left), min(self.bottom, other.bottom), min(self.right, other.right))
 
+    def meets(self, other: "Box") -> bool:
+        """Whether they share a pixel."""
+        return self.top < other.bottom and other.top < self.bottom and self.left < other.right and other.left < self.right
+
     def covers(self, other: "Box") -> bool:
         """Whether the other one lies inside."""
-        return self.shared(other) == other
+        return self.top <= other.top and self.left <= other.left and self.bottom >= other.bottom and self.right >= other.right
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,10 @@
 - Stuff, and every segment of a semantic result, is one segment per class.
 - Things of two windows are one when their class is equal and their parts inside the strip that both windows see agree: IoU above
   `AGREE`. Each thing of a window agrees with at most one of another window, the best pairs first. What is one with the same is one.
-- A thing that agrees with none of them, and is cut where the other window sees further, is one with what covers it there by more than
-  `AGREE`: the other window sees how its pieces hang together.
+- A fragment is a thing that its window's border cuts, all of which another window sees, and further. If it agrees with nothing there,
+  it is one with the thing that covers more than `COVERED` of it.
 - Of every segment those pixels stay that lie in its window's core (`layout.py`), so that a panoptic result has no overlaps.
-- A thing that its window's border cuts, all of which another window sees, and that is one with nothing else, is dropped: the other
-  window sees further, and it saw no such thing.
+- A fragment that is one with nothing is dropped: the other window saw no such thing.
 
 Between rows, only the segments of windows that later ones overlap are kept, beside the answer.
 """
@@ -26,7 +25,9 @@ from proscale.tiles.layout import Box, Layout
 from proscale.tiles.runs import Runs, area, bounds, common, cut, joined, placed, to_columns
 
 AGREE = 0.5
-"""Share, inside the strip that two windows see, above which two things are one: IoU, or of a cut thing what is covered."""
+"""IoU, inside the strip that two windows see, above which two things are one."""
+COVERED = 0.8
+"""Share of a fragment, inside the strip, that the other window's thing must cover to be one with it."""
 
 
 @dataclass(eq=False)
@@ -39,8 +40,10 @@ class _Part:
     box: Box
     """Around them."""
     node: int
-    doubtful: bool
-    """To be dropped unless another window confirms it."""
+    fragment: bool
+    """A border cuts it, and another window sees all of it, and further."""
+    confirmed: bool = False
+    """It is one with a thing of another window."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ class Merger:
         if confidence is not None:
             self._paste(index, confidence)
         window, core = self.layout.window(index), self.layout.core(index)
+        others = [self.layout.window(other) for other in self.layout.around(index)]
         parts = []
         for segment in segments:
             runs = placed(column_runs(segment.segmentation), window.top, window.left)
@@ -110,9 +114,11 @@ class Merger:
                 self._give(self._class_node(segment), segment, cut(runs, core))
                 continue
             box = bounds(runs)
-            parts.append(_Part(segment, runs, box, self._new_node(segment), self._is_fragment(index, window, box)))
+            fragment = any(other.covers(box) and cuts(window, other, box) for other in others)
+            parts.append(_Part(segment, runs, box, self._new_node(segment), fragment))
         for other, earlier in self._kept.items():
-            self._unite(parts, earlier, window, self.layout.window(other))
+            if earlier and window.meets(box := self.layout.window(other)):
+                self._unite(parts, earlier, window, box)
         self._kept[index] = parts
         if self._next < len(self.layout):
             self._settle(self.layout.window(self._next).top)
@@ -157,21 +163,14 @@ class Merger:
         with Image.open(io.BytesIO(confidence)) as picture:
             self._confidence.paste(picture.crop(box), (core.left, core.top))
 
-    def _is_fragment(self, index: int, window: Box, box: Box) -> bool:
-        """Whether the window cuts a thing, while another one sees all of it that this one does, and further."""
-        others = [self.layout.window(other) for other in self.layout.around(index)]
-        return any(other.covers(box) and cuts(window, other, box) for other in others)
-
     def _unite(self, parts: Sequence[_Part], others: Sequence[_Part], window: Box, other_window: Box) -> None:
         """Find the things that two windows both see. Args: parts: of `window`; others: of `other_window`."""
         strip = window.shared(other_window)
-        if strip.empty:
-            return
         ours, theirs = _inside(parts, strip), _inside(others, strip)
         pairs = []
         for i, one in enumerate(ours):
             for j, other in enumerate(theirs):
-                if one.part.segment.category_id == other.part.segment.category_id and not one.box.shared(other.box).empty:
+                if one.part.segment.category_id == other.part.segment.category_id and one.box.meets(other.box):
                     pairs.append((common(one.runs, other.runs), i, j))
         free_ours, free_theirs = set(range(len(ours))), set(range(len(theirs)))
         alike = ((-shared / (ours[i].area + theirs[j].area - shared), i, j) for shared, i, j in pairs)
@@ -181,13 +180,20 @@ class Merger:
                 free_theirs.discard(j)
                 self._are_one(ours[i].part, theirs[j].part)
         for shared, i, j in pairs:
-            ours_cut = i in free_ours and cuts(window, other_window, ours[i].box) and shared > AGREE * ours[i].area
-            theirs_cut = j in free_theirs and cuts(other_window, window, theirs[j].box) and shared > AGREE * theirs[j].area
+            ours_cut = (
+                i in free_ours and ours[i].part.fragment and cuts(window, other_window, ours[i].box) and shared > COVERED * ours[i].area
+            )
+            theirs_cut = (
+                j in free_theirs
+                and theirs[j].part.fragment
+                and cuts(other_window, window, theirs[j].box)
+                and shared > COVERED * theirs[j].area
+            )
             if ours_cut or theirs_cut:
                 self._are_one(ours[i].part, theirs[j].part)
 
     def _are_one(self, one: _Part, other: _Part) -> None:
-        one.doubtful = other.doubtful = False
+        one.confirmed = other.confirmed = True
         first, second = sorted((self._root(one.node), self._root(other.node)))
         self._parents[second] = first
 
@@ -196,7 +202,7 @@ class Merger:
         for number in [kept for kept in self._kept if self.layout.window(kept).bottom <= top]:
             core = self.layout.core(number)
             for part in self._kept.pop(number):
-                if not part.doubtful:
+                if part.confirmed or not part.fragment:
                     self._give(part.node, part.segment, cut(part.runs, core))
 
     def _class_node(self, segment: Segment) -> int:
@@ -234,7 +240,7 @@ def cuts(window: Box, other: Box, box: Box) -> bool:
 
 
 def _inside(parts: Sequence[_Part], strip: Box) -> list[_Inside]:
-    near = ((part, cut(part.runs, strip)) for part in parts if not part.box.shared(strip).empty)
+    near = ((part, cut(part.runs, strip)) for part in parts if part.box.meets(strip))
     return [_Inside(part, runs, area(runs), bounds(runs)) for part, runs in near if runs.shape[1]]
 
 

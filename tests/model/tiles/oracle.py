@@ -73,6 +73,14 @@ def windows_of(ids: Ids, layout: Layout) -> Iterator[Ids]:
         yield ids[box.top : box.bottom, box.left : box.right]
 
 
+def remove_what_windows_see_in_pieces(ids: Ids, layout: Layout) -> None:
+    """Take out things that a window sees in several pieces because they hang together outside of it."""
+    for part in windows_of(ids, layout):
+        for number in np.unique(part[(part > 0) & (part < STUFF * 10_000)]).tolist():
+            if ndimage.label(part == number)[1] > 1:
+                ids[ids == number] = 0
+
+
 def merge(task: Task, layout: Layout, results: list[list[Segment]]) -> list[MergedSegment]:
     """The fast way."""
     merger = Merger(task, layout)
