@@ -32,10 +32,12 @@ def test_semantic_network_reproduces_reference(path: Path) -> None:
         ("segformer_mmseg", {"layer_norm_eps": 1e-5}),
         ("segformer_hf_small", {"layer_norm_eps": 1e-6}),
         ("setr_mla_slide", {"taps": [0, 2, 3, 4]}),
+        ("segformer_mmseg_odd", {"layer_norm_eps": 1e-5}),
+        ("setr_pup_resized", {"mode": "bicubic"}),
         ("segvit_slide", {"stride": [60, 50]}),
         ("segvit_slide", {"atm_heads": 4}),
     ],
-    ids=["mmseg eps", "transformers eps", "taps", "stride", "heads"],
+    ids=["mmseg eps", "transformers eps", "taps", "odd eps", "positions", "stride", "heads"],
 )
 def test_what_no_semantic_weight_tells_matters(tmp_path: Path, name: str, change: dict[str, object]) -> None:
     for file in (VECTORS / "semantic").glob(f"{name}.*"):
@@ -84,6 +86,6 @@ def test_wrong_segments_are_noticed(tmp_path: Path) -> None:
 
 def test_cases_are_found_and_an_empty_folder_is_an_error(tmp_path: Path) -> None:
     assert len(CASES) == 5
-    assert len(SEMANTIC_CASES) == 5
+    assert len(SEMANTIC_CASES) == 7
     assert len(POSTPROCESS_CASES) == 5
     assert check_vectors.main([str(tmp_path)]) == 2

@@ -196,9 +196,13 @@ def test_files_of_mmengine_are_read_without_running_them(tmp_path: Path) -> None
     assert "inside the weights' file" in converted.notes[0]
 
 
-@pytest.mark.parametrize("dinov3", [False, True])
-def test_eomt_of_transformers(tmp_path: Path, dinov3: bool) -> None:
-    peer = peer_eomt(dinov3)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"dinov3": True}, {"use_swiglu_ffn": True}, {"masked": 1.0, "num_register_tokens": 0}, {"num_upscale_blocks": 1, "num_blocks": 4}],
+    ids=["dinov2", "dinov3", "swiglu", "masked", "one step"],
+)
+def test_eomt_of_transformers(tmp_path: Path, changes: dict[str, Any]) -> None:
+    dinov3, peer = changes.get("dinov3", False), peer_eomt(**changes)
     size = {"shortest_edge": 64, "longest_edge": 64}
     converted = convert(str(pretrained(tmp_path, peer, EomtImageProcessor(size=size, do_pad=True))), NUMBERED)
     assert isinstance(converted.config, EomtModelConfig)
