@@ -13,7 +13,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -
 # The attention operator is compiled by the installation.
 OPERATOR := setup.py $(wildcard model/proscale/ops/csrc/*)
 
-.PHONY: help install docs demo serve quick test lint types imports unit bench-check bench-networks triton-env node-env compose-test manifests openapi format lock hashes clean
+.PHONY: help install docs demo serve quick test checks fast lint types imports unit bench-check bench-networks triton-env node-env compose-test manifests openapi format lock hashes clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,10 +27,17 @@ demo: $(VENV)/run ## install, start the service, segment real pictures over HTTP
 serve: $(VENV)/run ## install, start the service, segment real pictures over HTTP, stay until Ctrl-C
 	$(BIN)/python examples/demo.py --stay
 
-quick: lint types imports ## two minutes: lint, types, import floors, and the tests that are not marked `slow`
-	$(PYTEST) -m "not slow"
+# Types take one core, and tests two: beside each other they are done sooner.
+quick: $(VENV)/test ## two minutes: lint, types, import floors, and the tests that are not marked `slow`
+	@$(MAKE) --no-print-directory -j2 checks fast
 
-test: lint types imports unit ## everything: lint, types, import floors, tests
+test: $(VENV)/test ## everything: lint, types, import floors, tests
+	@$(MAKE) --no-print-directory -j2 checks unit
+
+checks: lint types imports ## what is checked without running anything: lint, types, import floors
+
+fast: $(VENV)/test ## the tests that are not marked `slow`
+	$(PYTEST) -m "not slow"
 
 lint: $(VENV)/test ## ruff: rules and format
 	$(BIN)/ruff check $(SOURCES)

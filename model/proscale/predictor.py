@@ -89,7 +89,7 @@ class Predictor:
             layers=layers,
             backbone=backbone_kind(config.backbone),
             categories=self.categories,
-            source=source,
+            loaded_from=source,
             provenance=provenance,
             tasks=config.tasks,
         )

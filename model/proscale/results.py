@@ -130,8 +130,8 @@ class ModelInfo:
     """(p1, p2, p3) of a PRO-SCALE encoder, (n,) of a Mask2Former encoder; else the backbone's blocks, per stage."""
     backbone: str
     categories: tuple[Category, ...]
-    source: str
-    """Where the weights came from, as the user named it."""
+    loaded_from: str
+    """The model folder, as the user named it; `memory` for a network that was made in place."""
     provenance: Provenance | None = None
     """What the weights were converted from; None for a model trained here."""
     tasks: tuple[Task, ...] = TASKS

@@ -89,7 +89,9 @@ def prediction_from_json(text: str | bytes, size: tuple[int, int], plan: Plan) -
 
 def description_to_json(info: ModelInfo, config: Mapping[str, Any], fingerprint: str) -> str:
     """The reverse of `description_from_json`."""
-    return json.dumps({"info": asdict(info), "config": config, "fingerprint": fingerprint})
+    values = asdict(info)
+    values["source"] = values.pop("loaded_from")  # the name that gateways and workers of every version know
+    return json.dumps({"info": values, "config": config, "fingerprint": fingerprint})
 
 
 def description_from_json(text: str | bytes) -> Description:
@@ -98,6 +100,7 @@ def description_from_json(text: str | bytes) -> Description:
     info = values["info"]
     provenance = info["provenance"]
     info |= {
+        "loaded_from": info.pop("source"),
         "layers": tuple(info["layers"]),
         "tasks": tuple(info.get("tasks", TASKS)),
         "categories": tuple(Category(**category) for category in info["categories"]),

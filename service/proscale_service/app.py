@@ -96,7 +96,12 @@ def create_app(
     _serve_docs(app)
     (serve_page if settings.page else redirect_to_docs)(app)
     _complete_openapi(app, max(2, settings.max_items))
-    # The last one added is the outermost.
+    _add_layers(app, settings, metrics)
+    return app
+
+
+def _add_layers(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
+    """What a request passes through before it meets a route; the last one added is the outermost."""
     app.add_middleware(Compression)
     app.add_middleware(HeadAsGet)
     if settings.keys_file is not None:
@@ -111,7 +116,6 @@ def create_app(
     if settings.cors_origin_list:
         # The outermost, so that errors of every layer carry its headers; without them a page could not even read what went wrong.
         app.add_middleware(CORSMiddleware, **_cors(settings.cors_origin_list))
-    return app
 
 
 def _fetcher(settings: Settings) -> Fetcher | None:

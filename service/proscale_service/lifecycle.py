@@ -93,7 +93,13 @@ class Lifecycle:
             if model.engine.capacity:
                 info = model.info
                 logs.event(
-                    _LOG, logging.INFO, "ready", model=info.name, encoder=info.encoder, labels=len(info.categories), source=info.source
+                    _LOG,
+                    logging.INFO,
+                    "ready",
+                    model=info.name,
+                    encoder=info.encoder,
+                    labels=len(info.categories),
+                    loaded_from=info.loaded_from,
                 )
         return True
 

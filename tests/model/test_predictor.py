@@ -145,10 +145,11 @@ def test_weights_of_another_network_are_refused(small_checkpoint: Path, tmp_path
 def test_info_tells_what_is_served(small_predictor: Predictor, small_checkpoint: Path) -> None:
     info = small_predictor.info
     assert (info.name, info.encoder, info.layers, info.backbone) == ("small random model", "proscale", (1, 1, 1), "resnet")
-    assert info.source == str(small_checkpoint)
-    assert Predictor(SegmentationNetwork(SMALL_CONFIG), SMALL_CATEGORIES).info.source == "memory"
+    assert info.loaded_from == str(small_checkpoint)
+    assert Predictor(SegmentationNetwork(SMALL_CONFIG), SMALL_CATEGORIES).info.loaded_from == "memory"
 
 
+@pytest.mark.slow
 def test_the_compiler_is_not_loaded_for_nothing() -> None:
     """It would add a second to every start."""
     code = "import sys, proscale.predictor, proscale.cli; sys.exit('torch._dynamo' in sys.modules or 'torch._inductor' in sys.modules)"

@@ -148,6 +148,7 @@ def test_the_network_is_loaded_and_run_on_the_thread_alone(monkeypatch: pytest.M
     assert seen == {"worker"}
 
 
+@pytest.mark.slow
 def test_a_process_whose_gpu_failed_ends_without_answering() -> None:
     """A gateway sends what was not answered to another worker, and has the model loaded anew; an answer would be a lost picture."""
     code = """

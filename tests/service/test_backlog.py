@@ -128,7 +128,7 @@ def overload(times: float, seconds: float, deadlines: "tuple[float, float]", pad
     return arrivals
 
 
-@pytest.mark.parametrize("times", [1, 2, 5, 20])
+@pytest.mark.parametrize("times", [1, 2, 5, pytest.param(20, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("deadlines", "padded"), [((4, 4), [SMALL]), ((0.3, 30), [SMALL]), ((1, 30), [SMALL, LARGE])])
 def test_overload_costs_nothing_and_promises_are_kept(times: float, deadlines: tuple[float, float], padded: list[tuple[int, int]]) -> None:
     machine = Machine()

@@ -71,6 +71,7 @@ def test_wrong_settings_exit_2(arguments: list[str], environment: dict[str, str]
     assert words in text
 
 
+@pytest.mark.slow
 def test_a_taken_port_is_told(small_checkpoint: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -107,6 +108,7 @@ def test_it_ends_in_order_and_loses_nothing(small_checkpoint: Path, sign: signal
         assert out == ""
 
 
+@pytest.mark.slow
 def test_json_logs(small_checkpoint: Path) -> None:
     with process("--checkpoint", str(small_checkpoint), "--log-format", "json", "--threads", "1") as (url, started):
         http.post(f"{url}/segment", content=encoded(blob()), headers={"content-type": "image/png", "x-request-id": "abc"})

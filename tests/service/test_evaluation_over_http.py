@@ -14,6 +14,7 @@ from .serving import serving
 NUCLEI = Path(__file__).parents[2] / "data" / "nuclei"
 
 
+@pytest.mark.slow
 def test_a_service_is_judged_like_its_model(tmp_path: Path) -> None:
     arguments = ["evaluate", "--data", str(NUCLEI), "--limit", "4", "--no-boundary", "--json"]
     with serving(InProcessEngine, threads=1, warmup="") as running:

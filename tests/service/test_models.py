@@ -41,7 +41,7 @@ class Loader:
         if folder == "broken":
             raise CheckpointError("no model in broken; name another folder")
         predictor = ThresholdPredictor()
-        predictor.info = replace(predictor.info, source=folder)
+        predictor.info = replace(predictor.info, loaded_from=folder)
         self.loaded.append((folder, predictor))
         return predictor
 

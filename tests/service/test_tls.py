@@ -32,6 +32,7 @@ def replace(source: tuple[Path, Path], target: tuple[Path, Path]) -> None:
         old.write_bytes(new.read_bytes())
 
 
+@pytest.mark.slow
 def test_the_server_speaks_https_and_takes_a_renewed_certificate(tmp_path: Path, small_checkpoint: Path) -> None:
     first, second = certificate(tmp_path, "first"), certificate(tmp_path, "second")
     used = tmp_path / "tls.crt", tmp_path / "tls.key"
@@ -106,6 +107,7 @@ def test_the_command_does_not_start_on_less(variables: dict[str, str], words: st
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
 def test_the_command_serves_with_keys_beyond_this_machine(tmp_path: Path, small_checkpoint: Path) -> None:
     key = new_key()
     (tmp_path / "keys.yaml").write_text(f"keys: [{{name: a, hash: '{hash_of(key)}'}}]")

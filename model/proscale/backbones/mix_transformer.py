@@ -48,7 +48,7 @@ class ReducedAttention(nn.Module):
         return apply_linear(self.projection, out)
 
     def _reduced(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, floor(H / r) * floor(W / r), C); what is left at the right and bottom is never seen, as published."""
+        """(B, H, W, C) -> (B, floor(H / r) * floor(W / r), C); a remainder at the right and bottom is ignored, as published."""
         r, (batch, height, width, dim) = self.reduction, x.shape
         rows, columns = height // r, width // r
         # A convolution whose squares do not overlap is a matrix product.
@@ -61,7 +61,7 @@ class ReducedAttention(nn.Module):
 
 
 class MixFeedForward(nn.Module):
-    """Two linear layers with a depthwise 3x3 convolution between them, by which tokens know where they are (equation 3)."""
+    """Two linear layers with a depthwise 3x3 convolution between them, which tells tokens their position (equation 3)."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()

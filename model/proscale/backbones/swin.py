@@ -32,7 +32,7 @@ def relative_position_index(window: int, device: torch.device | None = None) -> 
 
 @dataclass(frozen=True)
 class Windows:
-    """How the tokens of a map are dealt out to windows, and back.
+    """How the tokens of a map are distributed over windows, and put back.
 
     Windows come in groups that share one mask, so that no mask is held per window: all but those at the edges of a shifted map need none.
     """
@@ -174,7 +174,8 @@ class SwinBlock(nn.Module):
         """(B, H, W, C) -> (B, H, W, C)."""
         batch, height, width, channels = x.shape
         layout = window_layout(batch, height, width, self.window, self.shift, x.device)
-        # Dealing tokens out and norming them commute. Padding is zero after the norm, and takes part in attention like any token.
+        # Normalising tokens and distributing them over windows commute. Padding is zero after the norm,
+        # and takes part in attention like any token.
         tokens = self.norm1(x.reshape(-1, channels).index_select(0, layout.gather))
         tokens = tokens.index_fill_(0, layout.padding, 0.0).view(-1, self.window**2, channels)
         tokens = self.attention(tokens, layout.groups).view(-1, channels)

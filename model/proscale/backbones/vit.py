@@ -14,7 +14,7 @@ from proscale.ops.constants import constant_tensor
 
 
 class VitAttention(nn.Module):
-    """Self-attention; rotary positions turn the queries and keys of tokens that have a place in the picture."""
+    """Self-attention; rotary positions turn the queries and keys of the tokens of patches."""
 
     def __init__(self, config: VitConfig) -> None:
         super().__init__()

@@ -63,7 +63,7 @@ class AtmLayer(nn.Module):
         return self.after_tokens(queries, seen), masks
 
     def among_queries(self, queries: Tensor) -> Tensor:
-        """The first third. (B, K, D) -> (B, K, D)."""
+        """The layer's first third, self-attention among the queries: (B, K, D) -> (B, K, D)."""
         out: Tensor = self.norm1(queries + self.self_attention(queries, queries, queries))
         return out
 
@@ -122,7 +122,7 @@ class SegvitHead(nn.Module):
 
 
 class ShortSegvitHead(nn.Module):
-    """The same without what depends on no picture or is not looked at.
+    """The same without what does not depend on the picture, or is not used.
 
     The first layer's self-attention is among learnt queries: it is computed once. Only each stage's last layer makes logits.
     Keys and values of a stage's layers are one product over its tokens.
@@ -177,7 +177,7 @@ def read_with_masks(layers: Sequence[AtmLayer], queries: Tensor, memory: Tensor,
 
 
 def read_without_masks(layers: Sequence[AtmLayer], queries: Tensor, memory: Tensor, began: bool) -> Tensor:
-    """`read_with_masks` where nobody looks at masks. Returns the queries refined (B, K, D)."""
+    """`read_with_masks` where the masks are not used. Returns the queries refined (B, K, D)."""
     return read(layers, queries, *_keys_and_values(layers, memory), began)
 
 

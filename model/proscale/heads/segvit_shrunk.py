@@ -53,9 +53,9 @@ class ShrunkSegvitHead(nn.Module):
 
 
 class ShortShrunkSegvitHead(nn.Module):
-    """The same, where what learnt queries say among themselves is computed once, and only the last layer makes logits.
+    """The same, where self-attention among the learnt queries is computed once, and only the last layer makes logits.
 
-    On another grid than the learnt one the patches' queries are resized first, so that what they say is computed every time.
+    On another grid than the learnt one the patches' queries are resized first, so that their self-attention is computed every time.
     """
 
     learnt: Tensor

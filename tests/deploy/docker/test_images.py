@@ -158,6 +158,7 @@ def test_locks_are_closed(lock: str) -> None:
                 assert requirement.name.lower().replace("_", "-") in locked, f"{name} needs {requirement.name}"
 
 
+@pytest.mark.slow
 def test_the_gateway_imports_only_what_is_locked_for_it() -> None:
     locked = pins("gateway.txt").keys()
     code = (

@@ -41,6 +41,7 @@ def test_initialisation_elsewhere_is_untouched() -> None:
     assert torch.randn(100).std() > 0.5
 
 
+@pytest.mark.slow
 def test_nothing_is_imported_for_it() -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3] / "model")}
     done = subprocess.run([sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, check=True)

@@ -1,5 +1,6 @@
 """The check behind `make bench-check`: it fails where a path that is chosen by processor is slower than what it is chosen over."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -9,17 +10,6 @@ import pytest
 from proscale.ops import native
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
-CODE = """
-import sys
-sys.path.insert(0, sys.argv[1])
-import dispatch
-times = {"operator": {"plain": 3.0, "avx2": float(sys.argv[2]), "classic": 4.0}, "linear": {"chosen": 1.0, "torch": float(sys.argv[3])}}
-dispatch.instruction_sets = lambda: ["plain", "avx2"]
-dispatch.measure = lambda rounds, tolerance: times
-sys.argv = ["dispatch.py"]
-dispatch.main()
-"""
-
 pytestmark = pytest.mark.skipif(native.STATUS.cpu is None, reason=f"the operator is not compiled: {native.STATUS.cpu_reason}")
 
 
@@ -33,12 +23,24 @@ pytestmark = pytest.mark.skipif(native.STATUS.cpu is None, reason=f"the operator
         (2.0, 0.5, ["linear: chosen is 0.5 times as fast as torch"]),
     ],
 )
-def test_a_slower_path_is_named_and_fails(avx2: float, torch: float, slower: list[str]) -> None:
-    command = [sys.executable, "-c", CODE, str(BENCHMARKS), str(avx2), str(torch)]
-    run = subprocess.run(command, capture_output=True, text=True)
-    assert run.returncode == (1 if slower else 0), run.stderr
-    assert [line.removeprefix("SLOWER: ") for line in run.stdout.splitlines() if line.startswith("SLOWER")] == slower
-    assert run.stdout.splitlines()[-1] == f"{4 - len(slower)} of 4 paths hold"
+def test_a_slower_path_is_named_and_fails(
+    avx2: float, torch: float, slower: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    times = {"operator": {"plain": 3.0, "avx2": avx2, "classic": 4.0}, "linear": {"chosen": 1.0, "torch": torch}}
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    dispatch = importlib.import_module("dispatch")
+    monkeypatch.setattr(dispatch, "instruction_sets", lambda: ["plain", "avx2"])
+    monkeypatch.setattr(dispatch, "measure", lambda rounds, tolerance: times)
+    monkeypatch.setattr(sys, "argv", ["dispatch.py"])
+    failed = 0
+    try:
+        dispatch.main()
+    except SystemExit as done:
+        failed = int(done.code or 0)
+    said = capsys.readouterr().out.splitlines()
+    assert failed == (1 if slower else 0), said
+    assert [line.removeprefix("SLOWER: ") for line in said if line.startswith("SLOWER")] == slower
+    assert said[-1] == f"{4 - len(slower)} of 4 paths hold"
 
 
 @pytest.mark.slow

@@ -203,6 +203,7 @@ def test_every_instruction_set(capability: str) -> None:
     assert CAPABILITIES.index(run.stdout.strip()) <= CAPABILITIES.index(capability)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("force", "present"), list(product(["reference", ""], [True, False])))
 def test_without_the_library_the_twin_runs_and_says_so_once(force: str, present: bool) -> None:
     code = """

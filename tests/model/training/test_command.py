@@ -95,6 +95,7 @@ def test_scenes_are_added_only_when_asked_for(tmp_path: Path) -> None:
     assert len(categories) == 3 + 13  # "wall" is one class
 
 
+@pytest.mark.slow
 def test_figures_overlays_and_the_best_model_appear_on_the_way(tmp_path: Path, checkpoint: Path) -> None:
     out = tmp_path / "run"
     data = write_data(tmp_path / "data")

@@ -44,6 +44,7 @@ def test_other_threads_are_left_alone() -> None:
     assert done == [1]
 
 
+@pytest.mark.slow
 def test_an_update_that_ctrl_c_falls_into_is_saved_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Trainer(tmp_path / "whole", CONFIG, SMALL_CONFIG, SMALL_CATEGORIES)
     whole.run(two_squares, 2, [], workers=0, progress=False)

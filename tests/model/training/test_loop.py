@@ -49,6 +49,7 @@ def train(folder: Path, config: TrainingConfig, stop_after: int | None = None, r
     return trainer
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
     whole = train(tmp_path / "whole", CONFIG)
     with pytest.raises(InterruptedTrainingError):
@@ -205,6 +206,7 @@ def test_a_view_shows_its_sample() -> None:
     assert (bright == (view.ids[:32, :32] == 2)).mean() > 0.95
 
 
+@pytest.mark.slow
 def test_the_command_trains_and_explains(tmp_path: Path) -> None:
     out = tmp_path / "run"
     arguments = ["train", "--scenes", "3", "--steps", "2", "--batch-size", "2", "--crop", "64", "--workers", "0", "--out", str(out)]
