@@ -3,8 +3,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 TRITON := .venv-triton
-# What openapi-typescript needs to make a client that a test tries.
+LABEL_STUDIO := .venv-label-studio
+# What openapi-typescript needs to make a client that a test tries, and what builds our own.
 NODE := tests/service/openapi/typescript
+NODE_CLIENT := clients/typescript
 SOURCES := model service tests examples benchmarks docker k8s setup.py
 # Tests run in this many processes. Each computes with one thread: sums in another order have other last bits.
 JOBS ?= 2
@@ -13,7 +15,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -
 # The attention operator is compiled by the installation.
 OPERATOR := setup.py $(wildcard model/proscale/ops/csrc/*)
 
-.PHONY: help install docs demo serve quick test checks fast lint types imports unit bench-check bench-networks triton-env node-env compose-test manifests openapi format lock hashes clean
+.PHONY: help install docs demo serve quick test checks fast lint types imports unit bench-check bench-networks triton-env label-studio-env node-env compose-test manifests openapi format lock hashes clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -62,7 +64,9 @@ bench-networks: $(VENV)/test ## every network beside transformers and OpenVINO, 
 
 triton-env: $(TRITON)/done ## a real Triton Inference Server for the tests, in an environment of its own (.venv-triton)
 
-node-env: $(NODE)/node_modules/done ## TypeScript and openapi-typescript for the test of a generated client; needs node and npm
+label-studio-env: $(LABEL_STUDIO)/done ## Label Studio itself for a test, in an environment of its own (.venv-label-studio, 1 GB)
+
+node-env: $(NODE)/node_modules/done $(NODE_CLIENT)/node_modules/done ## TypeScript and what else the tests of JavaScript clients need; needs node and npm
 
 compose-test: $(VENV)/test ## build, start, use, break and stop the containers; needs a Docker engine; runs the pods where podman is
 	COMPOSE_TEST=1 $(BIN)/python -m pytest -v tests/deploy/compose tests/deploy/k8s/test_pods.py
@@ -112,7 +116,7 @@ hashes: ## the hashes of all files of the images' locked packages, at every plat
 	done
 
 clean: ## remove what the commands made
-	rm -rf $(VENV) $(TRITON) $(NODE)/node_modules demo build model/proscale/ops/_native*
+	rm -rf $(VENV) $(TRITON) $(LABEL_STUDIO) $(NODE)/node_modules $(NODE_CLIENT)/node_modules demo build model/proscale/ops/_native*
 
 # What runs the service, at the exact versions it was tested with. The marker file lets make see whether it is up to date.
 $(VENV)/run: requirements/run.txt pyproject.toml $(OPERATOR)
@@ -133,6 +137,15 @@ $(TRITON)/done: requirements/worker.txt requirements/triton.txt $(VENV)/run
 	echo "$(CURDIR)/model" > "$$($(TRITON)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/proscale.pth"
 	touch $@
 
-$(NODE)/node_modules/done: $(NODE)/package-lock.json
-	cd $(NODE) && npm ci --no-audit --no-fund --loglevel=error
+# Its database is made here, once: that takes longer than all that a test does.
+$(LABEL_STUDIO)/done: requirements/label-studio.txt
+	$(PYTHON) -m venv $(LABEL_STUDIO)
+	$(LABEL_STUDIO)/bin/pip install --quiet --disable-pip-version-check -r requirements/label-studio.txt
+	rm -rf $(LABEL_STUDIO)/data && mkdir $(LABEL_STUDIO)/data
+	LABEL_STUDIO_BASE_DATA_DIR=$(CURDIR)/$(LABEL_STUDIO)/data DJANGO_DB=sqlite COLLECT_ANALYTICS=false \
+	  $(LABEL_STUDIO)/bin/python -W ignore $(LABEL_STUDIO)/lib/python3*/site-packages/label_studio/manage.py migrate --verbosity 0
+	touch $@
+
+%/node_modules/done: %/package-lock.json
+	cd $* && npm ci --no-audit --no-fund --loglevel=error
 	touch $@

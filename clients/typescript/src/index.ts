@@ -1,0 +1,3 @@
+export * from "./client.js";
+export * from "./rle.js";
+export type { components, operations, paths } from "./schema.js";
