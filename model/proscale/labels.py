@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from proscale.errors import CheckpointError
@@ -70,6 +70,7 @@ def names_agree(names: tuple[str, ...], table: LabelTable) -> bool:
     return same >= MATCHING * len(names)
 
 
+@lru_cache(4096)
 def synonyms(name: str) -> tuple[str, ...]:
     """What a name says, in a form that can be compared: case, spaces at the ends, hyphens and underscores are no difference.
 

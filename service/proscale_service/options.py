@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from proscale.config import Task
 from proscale.errors import ParameterError
-from proscale.labels import Category
+from proscale.labels import Category, match_names, synonyms
 from proscale.planning import check_tasks
 from proscale.results import ModelInfo, SegmentationOptions
 from proscale.tiles import Layout, lay_out
@@ -61,28 +61,35 @@ def resolve_labels(asked: Sequence[str], categories: Sequence[Category]) -> tupl
     """The model's own spelling of every asked label, each once.
 
     Args:
-        asked: labels, or several of them comma separated; a value that is a label as a whole is not split. Case does not matter.
+        asked: labels, or several of them comma separated; a value that is a label as a whole is not split. Case, hyphens, underscores and
+            spaces at the ends do not matter, and a synonym ("road" of "road, route") does where it leaves no choice.
 
     Raises:
         InvalidParameter: names every unknown label and the nearest known ones.
     """
-    exact = {category.name: category.name for category in categories}
-    known = {category.name.casefold(): category.name for category in categories} | exact
+    names = [category.name for category in categories]
+    known: dict[object, str] = {synonyms(name): name for name in reversed(names)} | {name: name for name in names}
     found, unknown = [], []
     for value in asked:
-        parts = [value] if value in known or value.casefold() in known else [part.strip() for part in value.split(",")]
+        parts = [value] if value in known or synonyms(value) in known else [part.strip() for part in value.split(",")]
         for part in parts:
-            label = known.get(part) or known.get(part.casefold())
+            label = known.get(part) or known.get(synonyms(part)) or _by_synonym(part, names)
             if label is None:
                 unknown.append(part)
             else:
                 found.append(label)
     if unknown:
-        raise InvalidParameter("; ".join(_unknown_label(label, known) for label in dict.fromkeys(unknown)))
+        raise InvalidParameter("; ".join(_unknown_label(label, names) for label in dict.fromkeys(unknown)))
     return tuple(dict.fromkeys(found))
 
 
-def _unknown_label(label: str, known: dict[str, str]) -> str:
+def _by_synonym(label: str, names: Sequence[str]) -> str | None:
+    place = match_names([label], names).get(0)
+    return None if place is None else names[place]
+
+
+def _unknown_label(label: str, names: Sequence[str]) -> str:
+    known = {name.casefold(): name for name in names}
     near = list(dict.fromkeys(known[name] for name in difflib.get_close_matches(label.casefold(), known, n=3)))
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "GET /models lists the known ones"
     return f"labels: the model has no label {label[:80]!r}; {hint}"

@@ -32,6 +32,17 @@ def test_labels_are_found_in_any_case_and_split_only_where_they_must() -> None:
     assert resolve_labels(["cat", "cat,cat"], CATEGORIES) == ("cat",)
 
 
+def test_labels_are_compared_as_names_of_data_sets_are() -> None:
+    indoor = [
+        Category(i, name, True) for i, name in enumerate(("window ", "road, route", "door", "screen door, screen", "crt screen, screen"))
+    ]
+    assert resolve_labels(["Window"], indoor) == ("window ",)
+    assert resolve_labels(["Road,Route", "door"], indoor) == ("road, route", "door")
+    assert resolve_labels(["route", "screen-door"], indoor) == ("road, route", "screen door, screen")
+    with pytest.raises(InvalidParameter, match="no label 'screen'"):
+        resolve_labels(["screen"], indoor)  # two have it
+
+
 @given(st.lists(st.sampled_from(NAMES), min_size=1))
 def test_every_label_is_found(labels: list[str]) -> None:
     assert resolve_labels(labels, CATEGORIES) == tuple(dict.fromkeys(labels))

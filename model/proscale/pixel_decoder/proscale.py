@@ -50,6 +50,8 @@ class ProScaleEncoder(nn.Module):
     def __init__(self, config: PixelDecoderConfig, encoder: ProScaleEncoderConfig) -> None:
         super().__init__()
         self.stage_layers, self.residual = encoder.layers, encoder.residual
+        self.depth: int | None = None
+        """How many of the last stage's layers run; None: all."""
         self.layers = nn.ModuleList(
             EncoderLayer(config.hidden_dim, config.heads, stage + 1, config.points, config.ffn_dim)
             for stage, count in enumerate(encoder.layers)
@@ -74,8 +76,9 @@ class ProScaleEncoder(nn.Module):
                 tokens = torch.cat([tokens, inputs[stage]], dim=1)
             # The residual adds gated but unrefined tokens in both stages, not the output of the stage before.
             unrefined = torch.cat(inputs[: stage + 1], dim=1) if self.residual and stage < 2 else None
-            for _ in range(count):
-                tokens = next(layers)(tokens, position[: tokens.shape[1]], shapes[: 2 * stage + 2])
+            following = [next(layers) for _ in range(count)]
+            for layer in following if stage < 2 else following[: self.depth]:
+                tokens = layer(tokens, position[: tokens.shape[1]], shapes[: 2 * stage + 2])
                 if unrefined is not None:
                     tokens = tokens + unrefined
         return unflatten_levels(tokens, shapes)

@@ -52,6 +52,9 @@ DEFAULTS = TrainingConfig()
 @click.option("--evaluate-every", type=click.IntRange(min=0), help="Measure on --val-split after so many steps; 0: never.  [default: 0]")
 @click.option("--metric", default="pq", show_default=True, help="Figure by which OUT/best is chosen.")
 @click.option("--evaluate-limit", type=click.IntRange(min=1), help="Measure on the first so many pictures alone.")
+@click.option(
+    "--depth-weight", "depth_weights", type=click.FloatRange(min=0), multiple=True, help="Of the last stage's depth 1, 2, ...; repeat."
+)
 @click.option("--scenes", type=click.IntRange(min=0), help="Add so many drawn scenes and their classes.  [default: 0]")
 @click.option("--scene-share", type=click.FloatRange(0, 1), help=f"Views that show scenes.  [default: {DEFAULTS.scene_share}]")
 @click.option("--crowding", type=click.FloatRange(min=0), help="Draw pictures by their segments to this power.  [default: 0, all alike]")
@@ -108,6 +111,8 @@ def choose_settings(path: Path | None, options: dict[str, Any]) -> TrainingConfi
     settings = replace(settings, **{name: options[name] for name in names if options[name] is not None})
     if options["pilots"] is not None:
         settings = replace(settings, losses=replace(settings.losses, pilots=options["pilots"]))
+    if options["depth_weights"]:
+        settings = replace(settings, depth_weights=tuple(options["depth_weights"]))
     if options["quarter_turns"]:
         settings = replace(settings, data_augmentation=replace(settings.data_augmentation, rotate=True))
     if (scale := options["view_scale"]) is not None:

@@ -58,6 +58,11 @@ class TrainingConfig:
     """Keep the statistics and scales of batch normalisation as they are: for fine-tuning, and for batches too small to measure them."""
     precision: Precision = "float32"
     """What the network computes in (autocast); weights and losses are float32."""
+    depth_weights: tuple[float, ...] = ()
+    """How often PRO-SCALE's last stage runs with 1, 2, ... of its layers, in proportion; empty: always with all.
+
+    So trained, one checkpoint answers at every depth (stochastic depth, arXiv 1603.09382, over whole layers from the end).
+    """
     ema_decay: float = 0.999
     evaluate_every: int = 0
     """Measure the averaged network on the validation split after every so many steps; 0: never."""

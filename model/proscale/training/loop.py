@@ -19,6 +19,7 @@ from proscale.config import ModelConfig
 from proscale.errors import DataError, ProscaleError
 from proscale.labels import Category
 from proscale.training.config import TrainingConfig
+from proscale.training.depth import check_depths, drawn_depth, fill_missing, run_at_depth
 from proscale.training.ema import ExponentialMovingAverage
 from proscale.training.interrupts import uninterrupted
 from proscale.training.label_rows import with_classes
@@ -61,6 +62,7 @@ class Trainer:
             DataError: the batch is too small for the crop.
         """
         check_batch(config, processes.count if processes else 1)
+        check_depths(config, model)
         torch.manual_seed(config.seed)
         self.folder, self.config, self.model, self.device = folder, config, model, torch.device(device)
         self.categories, self.processes = tuple(categories), processes or Processes()
@@ -189,6 +191,7 @@ class Trainer:
         """
         # Chance depends on seed, step and process alone, so that no generator's state need be saved.
         torch.manual_seed(hash((self.config.seed, self.step, self.processes.rank)) % 2**63)
+        run_at_depth(self.learner.network, drawn_depth(self.config, self.step))
         rate = learning_rate(self.step, self.config)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
@@ -204,6 +207,9 @@ class Trainer:
             total.backward()
             sums += torch.stack([total.detach(), last.classification.detach(), last.mask.detach(), last.dice.detach()])
         parameters = list(self.learner.parameters())
+        if self.config.depth_weights:
+            # Layers that were left out have no gradient, here as on other processes; it counts as zero.
+            fill_missing(parameters)
         self.processes.add_gradients(parameters)
         norm = nn.utils.clip_grad_norm_(parameters, self.config.clip_norm)
         values = dict(zip(("loss", "class", "mask", "dice"), self.processes.add(sums).tolist(), strict=True)) | {"gradient": float(norm)}

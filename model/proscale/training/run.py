@@ -172,6 +172,10 @@ def follow(
             told = ", ".join(f"{name} {value:.3f}" for name, value in figures.items() if isinstance(value, float))
             tqdm.write(f"step {step}: {told}")
 
+    if trainer.step == trainer.config.steps:
+        # Killed after the last state was saved, before the model was written from it.
+        save(trainer.step)
+        return
     scenes = draw_scenes(trainer.config, data.categories, workers)
     trainer.run(data.pictures, data.count, scenes, workers, stop_after, on_save=save, on_evaluate=measure)
 

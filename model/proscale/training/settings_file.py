@@ -44,6 +44,8 @@ def _converted(old: Any, value: Any, path: Path, place: str) -> Any:
         if not isinstance(value, Mapping):
             raise DataError(f"{path}: {place} must be a mapping")
         return _with(old, value, path, f"{place}.")
+    if old == () and isinstance(value, list) and all(isinstance(each, (int, float)) for each in value):
+        return tuple(float(each) for each in value)
     if isinstance(old, tuple) and isinstance(value, list) and len(value) == len(old):
         return tuple(_converted(a, b, path, place) for a, b in zip(old, value, strict=True))
     # YAML 1.1 reads 3e-4 as text, and whole numbers are fine where a fraction is meant.

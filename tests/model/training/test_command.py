@@ -2,8 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +19,12 @@ from tests.miniature import save_ids, save_picture, write_json
 from proscale.checkpoints.model_folder import load_folder, save_folder
 from proscale.checkpoints.provenance import load_provenance, save_provenance
 from proscale.cli import main
-from proscale.labels import Category
+from proscale.config_json import config_to_json
+from proscale.labels import Category, label_table
+from proscale.network import SegmentationNetwork
 from proscale.predictor import Predictor
 from proscale.results import Provenance
+from proscale.training.run_state import STATE_FILE
 
 IDS = (("sky", 21, 0), ("grass", 7, 0), ("cat", 0, 1))
 
@@ -81,6 +87,63 @@ def test_classes_that_the_model_lacks_get_new_heads(tmp_path: Path, checkpoint: 
     assert "new and untrained: cell, slide, dust" in result.output
     assert "dropped: cat, dog, ball, grass, sky" in result.output
     assert [category.id for category in Predictor.load(out / "model").categories] == [3, 5, 8]
+
+
+def test_133_classes_become_two(tmp_path: Path) -> None:
+    table = label_table("coco_panoptic").categories
+    torch.manual_seed(0)
+    network = SegmentationNetwork(replace(SMALL_CONFIG, classes=len(table)))
+    save_folder(tmp_path / "coco", network.config, table, network.state_dict())
+    data = write_data(tmp_path / "data", (("Cell", 3, 1), ("cat", 17, 1), ("wall", 1, 0)))
+    for split in ("train", "val"):  # two classes: the first is left out
+        path = data / f"panoptic_{split}.json"
+        values = json.loads(path.read_text())
+        values["categories"] = values["categories"][1:]
+        for annotation in values["annotations"]:
+            annotation["segments_info"] = annotation["segments_info"][1:]
+        path.write_text(json.dumps(values))
+    out = tmp_path / "run"
+    result = train("--data", data, "--init", tmp_path / "coco", "--out", out, "--steps", 1, "--learning-rate", 1e-12)
+    assert result.exit_code == 0, result.output
+    assert "class head: 1 of 2 classes keep their weights, by name" in result.output
+    assert "new and untrained: wall" in result.output
+    assert "dropped: person, bicycle, car" in result.output
+    config, categories, state = load_folder(out / "model")
+    assert categories == (Category(17, "cat", True), Category(1, "wall", False))
+    assert config.classes == 2
+    before = network.state_dict()
+    cat = [category.name for category in table].index("cat")
+    weight = "transformer_decoder.class_head.weight"
+    assert torch.allclose(state[weight][[0, 2]].float(), before[weight][[cat, -1]], atol=1e-3, rtol=1e-3)
+    body = "transformer_decoder.query_features"
+    assert torch.allclose(state[body].float(), before[body], atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data")
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(config_to_json(replace(SMALL_CONFIG, classes=3))))
+    command = [sys.executable, "-c", "from proscale.cli import main; main()", "train", "--data", str(data), "--config", str(config)]
+    command += ["--steps", "60", "--batch-size", "1", "--crop", "64", "--workers", "0", "--pilots", "0", "--frozen-batch-norm"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, "--out", str(tmp_path / "whole")], env=environment, check=True, capture_output=True)
+    out, kills = tmp_path / "killed", 0
+    for wait in (0.3, 0.0):
+        # After the first save, in the steps that follow; and after the last one, before the model is written.
+        resume = ["--resume"] if (out / STATE_FILE).exists() else []
+        seen = (out / STATE_FILE).stat().st_mtime_ns if resume else 0
+        process = subprocess.Popen([*command, "--out", str(out), *resume], env=environment, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not ((out / STATE_FILE).exists() and (out / STATE_FILE).stat().st_mtime_ns != seen):
+            time.sleep(0.005)
+        time.sleep(wait)
+        process.kill()
+        kills += process.wait() == -signal.SIGKILL
+        if process.returncode == 0:
+            break
+    assert kills
+    subprocess.run([*command, "--out", str(out), "--resume"], env=environment, check=True, capture_output=True)
+    assert (out / "model" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model" / "model.safetensors").read_bytes()
 
 
 def test_scenes_are_added_only_when_asked_for(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from proscale.training.export import inference_network
 from proscale.training.loop import DivergedError, InterruptedTrainingError, Trainer, learning_rate
 from proscale.training.sample import Sample
 from proscale.training.scenes.painter import draw_scene
-from proscale.training.views import Views, drawing_odds
+from proscale.training.views import Views, collate, drawing_odds
 
 CONFIG = TrainingConfig(
     steps=6, batch_size=2, crop=64, warmup_steps=2, scenes=0, losses=LossConfig(points=64), data_augmentation=Augmentation(scale=(1.0, 1.2))
@@ -60,6 +60,21 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
         assert torch.equal(value, resumed.average.state_dict()[name]), name
     records = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
     assert records[-1]["step"] == 6
+
+
+def test_bfloat16_computes_nearly_the_same_step_and_keeps_float32_weights(tmp_path: Path) -> None:
+    batch = collate([Views(two_squares, 2, [], CONFIG, SMALL_CONFIG.preprocess)[n] for n in range(2)])
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        trainer = Trainer(tmp_path / precision, replace(CONFIG, precision=precision), SMALL_CONFIG, SMALL_CATEGORIES)
+        seen: list[torch.dtype] = []
+        trainer.learner.dense_head.register_forward_hook(lambda module, inputs, output, seen=seen: seen.append(output.dtype))
+        losses[precision] = trainer.train_step([batch])["loss"]
+        assert seen == [getattr(torch, precision)]
+        assert {parameter.dtype for parameter in trainer.learner.parameters()} == {torch.float32}
+        assert {value.dtype for value in trainer.average.state_dict().values() if value.is_floating_point()} == {torch.float32}
+    assert losses["bfloat16"] != losses["float32"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.03)
 
 
 @pytest.mark.slow
