@@ -88,6 +88,19 @@ def test_the_client_is_tens_of_megabytes() -> None:
     assert sum(of_the_client().values()) < 100_000_000, of_the_client()
 
 
+@pytest.mark.parametrize("extra", ["base", *PROJECT["optional-dependencies"]])
+def test_what_is_named_is_pinned_where_it_is_installed_from(extra: str) -> None:
+    """`make lock` was run, or pins were added by hand, since what the package needs changed."""
+    pins = locked("run.txt") | locked("test.txt") | locked("docs.txt")
+    named = PROJECT["dependencies"] if extra == "base" else PROJECT["optional-dependencies"][extra]
+    for requirement in map(Requirement, named):
+        name = requirement.name.lower().replace("_", "-")
+        if name != PROJECT["name"]:
+            assert requirement.specifier.contains(pins[name], prereleases=True), requirement
+    if extra in ("base", "gateway", "model"):
+        assert names(list(map(Requirement, named))) - {PROJECT["name"]} <= locked("run.txt").keys()
+
+
 @pytest.mark.parametrize("command", [*COMMANDS, "segment", "serve"])
 def test_help_needs_no_torch(command: str) -> None:
     done = run(command, "--help")
