@@ -26,6 +26,7 @@ from proscale.loading import load_predictor
 from proscale.predictor import Predictor
 from proscale.results import Plan, Prediction, SegmentationOptions
 from proscale.runtime import MAX_BATCH_PICTURES, MAX_BATCH_PIXELS, RuntimeConfig, runtime_from_texts, warm_up
+from proscale.tracing import SPAN_NAMES, Span
 from proscale.wire import description_to_json, options_from_json, prediction_to_json
 
 _LOG = logging.getLogger(__name__)
@@ -201,6 +202,18 @@ class Worker:
             return Reply(description_to_json(self.predictor.info, config_to_json(self.predictor.config), self.fingerprint))
         text = prediction_to_json(outcome.prediction, outcome.batch_size, self.fingerprint)
         return Reply(text, prediction=outcome.prediction, batch_size=outcome.batch_size, opens_batch=outcome.opens_batch)
+
+
+def end_worker_span(span: Span, reply: Reply) -> None:
+    """The span of a request that is answered now, and its parts: the wait for the network, and the stages, the last of which just ended."""
+    now, prediction = time.time(), reply.prediction
+    stages = [] if prediction is None else [(name, prediction.timings.get(stage, 0.0)) for stage, name in SPAN_NAMES.items()]
+    began = max(span.began, now - sum(seconds for _, seconds in stages))
+    span.part("wait", span.began, began)
+    for name, seconds in stages:
+        span.part(name, began, began + seconds)
+        began += seconds
+    span.end(now, error=reply.error or "", batch_size=reply.batch_size)
 
 
 def fingerprint(folder: Path) -> str:

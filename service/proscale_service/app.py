@@ -18,6 +18,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from proscale import __version__
+from proscale.tracing import Tracer, make_tracer
 from proscale_service import logs
 from proscale_service.access.guard import Guard
 from proscale_service.access.keyring import Keyring
@@ -62,9 +63,11 @@ def create_app(
 
     Raises:
         KeysError: the keys file cannot be used.
+        TracingError: spans are wanted, and OpenTelemetry is not installed.
     """
     settings = settings or Settings()
     metrics = Metrics()
+    tracer = make_tracer(settings.otlp_endpoint, "proscale", settings.trace_share)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -77,6 +80,8 @@ def create_app(
         with suppress(asyncio.CancelledError):
             await loading
         await lifecycle.stop()
+        if tracer is not None:
+            await asyncio.to_thread(tracer.close)
 
     app = FastAPI(
         title="PRO-SCALE Segmentation Service",
@@ -96,11 +101,11 @@ def create_app(
     _serve_docs(app)
     (serve_page if settings.page else redirect_to_docs)(app)
     _complete_openapi(app, max(2, settings.max_items))
-    _add_layers(app, settings, metrics)
+    _add_layers(app, settings, metrics, tracer)
     return app
 
 
-def _add_layers(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
+def _add_layers(app: FastAPI, settings: Settings, metrics: Metrics, tracer: Tracer | None) -> None:
     """What a request passes through before it meets a route; the last one added is the outermost."""
     app.add_middleware(Compression)
     app.add_middleware(HeadAsGet)
@@ -111,7 +116,7 @@ def _add_layers(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     app.add_middleware(
         BodyLimit, max_bytes=settings.max_upload_bytes, max_total=settings.max_buffered_bytes, timeout_s=settings.upload_timeout_s
     )
-    app.add_middleware(RequestContextMiddleware, metrics=metrics)
+    app.add_middleware(RequestContextMiddleware, metrics=metrics, tracer=tracer)
     app.add_middleware(RootPath, root_path=settings.root_path or "")
     if settings.cors_origin_list:
         # The outermost, so that errors of every layer carry its headers; without them a page could not even read what went wrong.

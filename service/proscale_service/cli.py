@@ -14,6 +14,7 @@ from proscale.allocator import keep_freed_memory
 from proscale.cli import without_model
 from proscale.config import PRECISIONS
 from proscale.log_lines import json_line
+from proscale.tracing import TracingError
 from proscale_service import logs
 from proscale_service.access.keys import KeysError
 from proscale_service.certificate import CertificateError
@@ -95,7 +96,7 @@ def serve(**options: Any) -> None:
 
     try:
         failure = run(settings, _announce)
-    except (KeysError, CertificateError) as error:
+    except (KeysError, CertificateError, TracingError) as error:
         raise _fail(f"{error}. The server does not start without it.") from error
     except OSError as error:
         raise _fail(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}. Choose another --host or --port.") from error

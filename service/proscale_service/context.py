@@ -5,10 +5,12 @@ import logging
 import os
 import re
 import time
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from proscale.tracing import Span, Tracer
 from proscale_service import logs
 from proscale_service.errors import PROBLEM_TYPE, ClientGone, ServiceError, Unauthorized, encode_problem, problem
 from proscale_service.metrics import Metrics
@@ -39,15 +41,20 @@ class RequestContext:
     """Why there are no masks: an error's `reason`."""
     key: str | None = None
     """Id of the API key, which tells nothing of the key or its name."""
+    key_class: str = "none"
+    """Of the API key, by the keys file; `none` without a key."""
     counted: bool = False
     """Whether the request is one of those that metrics are about."""
+    noted: dict[str, str | int] = field(default_factory=dict)
+    """What the log tells of the pictures: the model, their sizes, the multiply-accumulates spent."""
 
 
 class RequestContextMiddleware:
     """The outermost layer. Honours a sane `x-request-id`, else makes one; the answer carries it."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
-        self._app, self._metrics = app, metrics
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, tracer: Tracer | None = None) -> None:
+        """Args: tracer: None: no spans are made."""
+        self._app, self._metrics, self._tracer = app, metrics, tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -69,8 +76,12 @@ class RequestContextMiddleware:
             await send(message)
 
         failure: BaseException | None = None
+        span = None
+        if self._tracer is not None and counted:
+            span = self._tracer.begin(f"POST {route_path(scope)}", "server", _traceparent(scope))
         try:
-            await self._app(scope, receive, send_with_id)
+            with nullcontext() if span is None else span.current():
+                await self._app(scope, receive, send_with_id)
         except ClientGone:
             context.rejected = ClientGone.reason
         except Exception as error:
@@ -82,15 +93,23 @@ class RequestContextMiddleware:
                 )
         finally:
             status = ClientGone.status if context.rejected == ClientGone.reason else status
-            self._finish(scope, context, status, time.perf_counter() - started, failure)
+            self._finish(scope, context, status, time.perf_counter() - started, failure, span)
 
-    def _finish(self, scope: Scope, context: RequestContext, status: int, seconds: float, failure: BaseException | None) -> None:
+    def _finish(
+        self, scope: Scope, context: RequestContext, status: int, seconds: float, failure: BaseException | None, span: Span | None
+    ) -> None:
         if context.counted:
-            self._metrics.request(context.task, status, seconds)
+            self._metrics.request(context.task, status, seconds, span.trace_id if span is not None and span.sampled else "")
             if context.rejected:
                 self._metrics.rejected.labels(context.rejected).inc()
+                self._metrics.refusals.labels(context.rejected, context.key_class).inc()
         fields = {"id": context.id, "method": scope["method"], "path": scope["path"], "status": status, "ms": seconds * 1e3}
-        fields |= {name: value for name, value in (("key", context.key), ("reason", context.rejected)) if value}
+        fields |= {name: value for name, value in (("key", context.key), ("reason", context.rejected)) if value} | context.noted
+        if span is not None:
+            fields["trace"] = span.trace_id
+            # Of 4xx the caller is the cause, so that to the service they are no errors.
+            attributes = {"http.request.method": scope["method"], "url.path": scope["path"], "http.response.status_code": status}
+            span.end(error=(context.rejected or "error") if status >= ServiceError.status else "", request_id=context.id, **attributes)
         # A flood of guesses shows in the metrics; in the log it would only bury the rest.
         quiet = (route_path(scope).startswith(_QUIET) or status == Unauthorized.status) and not failure
         logs.event(_LOG, logging.ERROR if failure else logging.DEBUG if quiet else logging.INFO, "request", error=failure, **fields)
@@ -112,6 +131,10 @@ def _given_id(scope: Scope) -> str | None:
     value = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
     # Anything else could forge log lines or headers.
     return value.decode("ascii") if _GIVEN_ID.fullmatch(value) else None
+
+
+def _traceparent(scope: Scope) -> str:
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"traceparent"), "")
 
 
 def note_refusal(error: ServiceError, context: RequestContext) -> None:

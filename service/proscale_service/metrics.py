@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics, generate_latest
 from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from proscale.config import TASKS
@@ -102,6 +103,12 @@ class Metrics:
         self.heals = Counter(
             "proscale_heals_total", "Times that a dead model was to be loaded again, by outcome.", ["model", "outcome"], registry=registry
         )
+        self.refusals = Counter(
+            "proscale_refusals_total",
+            "Requests that got no masks, by reason and by the class that the keys file gives the caller's key.",
+            ["reason", "key_class"],
+            registry=registry,
+        )
         self.keys_stale = Gauge(
             "proscale_keys_stale", "1 while the keys file on disk cannot be used and older keys are in force.", registry=registry
         )
@@ -135,11 +142,11 @@ class Metrics:
         """Observe how long an admitted picture took over what was expected. Any thread may call it."""
         self.promises.observe(ratio)
 
-    def request(self, task: str, status: int, seconds: float) -> None:
-        """Count one finished request."""
+    def request(self, task: str, status: int, seconds: float, trace_id: str = "") -> None:
+        """Count one finished request. Args: trace_id: of its trace, if that is kept."""
         self.requests.labels(task, str(status)).inc()
         # By class: refusals are answered in a moment, and would make the service look the faster the more it refuses.
-        self.request_duration.labels(task, f"{status // 100}xx").observe(seconds)
+        self.request_duration.labels(task, f"{status // 100}xx").observe(seconds, {"trace_id": trace_id} if trace_id else None)
 
     def stage(self, stage: str, seconds: float) -> None:
         """Observe one stage."""
@@ -158,6 +165,11 @@ class Metrics:
     def text(self) -> bytes:
         """The exposition in Prometheus' text format."""
         return generate_latest(self.registry)
+
+    def openmetrics(self) -> bytes:
+        """The exposition in the OpenMetrics format, which has exemplars: the traces of requests in a histogram's buckets."""
+        text: bytes = openmetrics.generate_latest(self.registry)
+        return text
 
 
 def task_label(tasks: Iterable[str]) -> str:

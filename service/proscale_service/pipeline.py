@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ParamSpec, TypeVar
@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from proscale.pictures import Header
 from proscale.results import SegmentationOptions
+from proscale.tracing import current_span
 from proscale_service.access.quota import UNLIMITED, Quota
 from proscale_service.admission import Admission, DecodeSlots, Permit
+from proscale_service.context import RequestContext
 from proscale_service.engines.backlog import DEFAULT_PRIORITY, Admitted
 from proscale_service.engines.base import Computed, Engine, MakeEngine, Picture
 from proscale_service.engines.costs import Work
@@ -24,6 +26,7 @@ from proscale_service.metrics import Metrics
 from proscale_service.options import layout_of, options_of
 from proscale_service.requests import SegmentParameters
 from proscale_service.settings import Settings
+from proscale_service.spans import span_picture
 from proscale_service.windows import LargePicture, segment_large, work_of
 
 A = ParamSpec("A")
@@ -39,6 +42,15 @@ class SegmentedPicture:
     decode_seconds: float
     warnings: tuple[str, ...] = ()
     """What the caller should know about the picture."""
+
+
+def note_pictures(context: RequestContext, pictures: Sequence[SegmentedPicture]) -> None:
+    """Let the request's line in the log tell of its pictures: model, sizes, multiply-accumulates."""
+    if pictures:
+        sizes = dict.fromkeys(f"{picture.header.width}x{picture.header.height}" for picture in pictures)
+        context.noted["model"] = pictures[0].computed.info.name
+        context.noted["pictures"] = ",".join(sizes)
+        context.noted["flops"] = sum(picture.computed.prediction.plan.flops for picture in pictures)
 
 
 class Pipeline:
@@ -90,6 +102,7 @@ class Pipeline:
         Raises:
             ServiceError: whatever is wrong; see errors.py.
         """
+        began = time.perf_counter()
         deadline = arrived + (parameters.deadline_ms or self.settings.deadline_ms) / 1000
         with self.models.use(parameters.model) as model, quota.picture(), self.admission.permit() as permit:
             engine, options = model.engine, options_of(parameters, model.info)
@@ -101,11 +114,15 @@ class Pipeline:
                     raise
                 raise DeadlineExceeded("the deadline passed before the picture was decoded") from error
             self.metrics.stage("decode", read.decode_seconds)
+            read_at = time.perf_counter()
             if isinstance(read.picture, LargePicture):
                 computed = await segment_large(engine, self.in_pool, read.picture, read.promise)
             else:
                 computed = await engine.segment(read.picture, read.promise)
             computed = replace(computed, info=model.named(computed.info))
+            if current_span() is not None:
+                resize_seconds = read.picture.resize_seconds if isinstance(read.picture, Picture) else 0.0
+                span_picture(began, read_at, read.header, (read.decode_seconds, resize_seconds), computed)
         return SegmentedPicture(read.header, computed, read.decode_seconds, read.warnings)
 
     def _read(

@@ -142,6 +142,11 @@ class Settings(BaseSettings):
         default=None, ge=0, le=65535, description="Port on 127.0.0.1 for loading and unloading models; unset: none."
     )
 
+    otlp_endpoint: str | None = Field(
+        default=None, description="Where spans go, such as `http://collector:4318` (OTLP over HTTP); unset: none are made."
+    )
+    trace_share: float = Field(default=1.0, ge=0, le=1, description="Share of the traces that begin here which is kept.")
+
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least severe level that is logged.")
     log_format: Literal["plain", "json"] = Field(
         default="plain", description="`plain` lines for people or `json` lines for machines, and nothing else on standard error."
@@ -180,6 +185,13 @@ class Settings(BaseSettings):
                 raise ValueError(f"{address!r} is no address such as triton:8001 (Triton's gRPC port)")
         if not addresses:
             raise ValueError("name at least one address such as triton:8001")
+        return value
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _endpoint(cls, value: str | None) -> str | None:
+        if value and not re.fullmatch(r"https?://[^\s/]+(/\S*)?", value):
+            raise ValueError("must be an address such as http://collector:4318")
         return value
 
     @field_validator("models")

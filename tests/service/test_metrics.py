@@ -14,6 +14,7 @@ NAMES = {
     "proscale_padding_pixels_total",
     "proscale_promise_ratio",
     "proscale_rejected_total",
+    "proscale_refusals_total",
     "proscale_flops_total",
     "proscale_baseline_flops_total",
     "proscale_flops_saved_total",

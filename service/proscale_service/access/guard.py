@@ -38,7 +38,7 @@ class Guard:
                 await send_error(scope, send, error)
                 return
             scope["state"]["caller"] = caller
-            context_of(scope).key = caller.key.id
+            context_of(scope).key, context_of(scope).key_class = caller.key.id, caller.key.class_
         await self._app(scope, receive, send)
 
     def _admit(self, scope: Scope, path: str) -> Caller:

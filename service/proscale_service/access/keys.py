@@ -5,6 +5,7 @@
         hash: sha256:9f86d0...      # of the key; the key itself is nowhere
         rights: [segment, models]   # all but admin, if left out
         priorities: [normal, bulk]  # all, if left out
+        class: partners             # what metrics count its refusals under
         requests_per_s: 5           # each limit is optional
         pixels_per_s: 20000000
         concurrent_pictures: 4
@@ -43,12 +44,14 @@ class KeysError(Exception):
 class Key(BaseModel):
     """One key: whose it is, its hash, what it may do."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     name: Annotated[str, Field(min_length=1, max_length=100)]
     hash: str
     rights: tuple[Right, ...] = USUAL_RIGHTS
     priorities: Annotated[tuple[Priority, ...], Field(min_length=1)] = PRIORITIES
+    class_: Annotated[str, Field(alias="class", pattern=r"^[a-z0-9_-]{1,32}$")] = "other"
+    """What metrics count its refusals under; many keys may share one."""
     requests_per_s: Rate | None = None
     pixels_per_s: Rate | None = None
     concurrent_pictures: Annotated[int, Field(ge=1)] | None = None

@@ -14,7 +14,7 @@ from proscale_service.context import context_of, note_refusal, retry_header
 from proscale_service.errors import ClientGone, MalformedRequest, ServiceError
 from proscale_service.limits import unless_client_leaves
 from proscale_service.metrics import task_label
-from proscale_service.pipeline import Pipeline, SegmentedPicture
+from proscale_service.pipeline import Pipeline, SegmentedPicture, note_pictures
 from proscale_service.requests import SegmentParameters, parse_parameters
 
 T = TypeVar("T")
@@ -72,7 +72,9 @@ async def segment(request: Request, pictures: Sequence[bytes], values: Mapping[s
     parameters = with_priority(request.scope, parameters)
     quota = quota_of(request.scope)
     work = [pipeline.segment(picture, parameters, context.arrived, quota) for picture in pictures]
-    return await unless_client_leaves(request.receive, _all(work))
+    done = await unless_client_leaves(request.receive, _all(work))
+    note_pictures(context, done)
+    return done
 
 
 async def _all(work: Sequence[Coroutine[Any, Any, SegmentedPicture]]) -> list[SegmentedPicture]:

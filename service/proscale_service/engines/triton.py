@@ -1,7 +1,8 @@
 """The engine that sends pictures to Triton servers: each to the least loaded of those that can compute."""
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from proscale.config import Task
 from proscale.geometry import ResizedPicture, pad_picture, padded_size, resize_picture, resized_size
 from proscale.planning import check_labels, plan_picture
 from proscale.results import ModelInfo, Plan, SegmentationOptions
+from proscale.tracing import current_span
 from proscale_service import logs
 from proscale_service.engines.backlog import Admitted, Backlog
 from proscale_service.engines.base import Computed, Engine, Picture, Surroundings
@@ -123,7 +125,7 @@ class TritonEngine(Engine):
 
     async def _ask(self, server: TritonServer, served: Served, picture: Picture, deadline: float) -> Computed:
         loop = asyncio.get_running_loop()
-        with server.track_in_flight():
+        with server.track_in_flight(), _call_span(server.connection.url):
             text = await server.infer(tensors_of(picture.resized, picture.options, served), deadline - loop.time(), logs.REQUEST_ID.get())
         size = picture.resized.output_size
         answer = await loop.run_in_executor(self._around.pool, wire.prediction_from_json, text, size, picture.plan)
@@ -145,6 +147,21 @@ class TritonEngine(Engine):
         if served is None:
             raise _unavailable()
         return served
+
+
+@contextmanager
+def _call_span(url: str) -> Iterator[None]:
+    """The span of a call, which the worker's spans are parts of; nothing where no spans are wanted."""
+    if (span := current_span()) is None:
+        yield
+        return
+    call, error = span.begin("triton", "client"), "failed"
+    try:
+        with call.current():
+            yield
+        error = ""
+    finally:
+        call.end(error=error, server=url)
 
 
 def tensors_of(picture: ResizedPicture, options: SegmentationOptions, served: Served) -> list[InferInput]:

@@ -13,6 +13,7 @@ from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from proscale import wire
+from proscale.tracing import TRACEPARENT, current_span
 from proscale_service.engines.triton_errors import ServerGone, to_exception
 from proscale_service.errors import DeadlineExceeded
 
@@ -77,11 +78,13 @@ class TritonConnection:
         """
         if seconds <= 0:
             raise DeadlineExceeded("the deadline passed before the picture was sent")
+        span = current_span()
         try:
             result = await self._client.infer(
                 self.model,
                 inputs,
                 request_id=request_id,
+                parameters=None if span is None else {TRACEPARENT: span.traceparent},
                 priority=priority,
                 timeout=max(1, round(seconds * 1e6)),
                 client_timeout=seconds,

@@ -5,7 +5,7 @@
 - ready: send traffic. Not so while loading, while no worker can compute, and from the first moment of shutting down.
 """
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from proscale_service.errors import Draining, Loading, Unavailable
 from proscale_service.responses import HealthResponse
@@ -47,6 +47,8 @@ async def ready(lifecycle: GetLifecycle) -> HealthResponse:
     response_class=Response,
     responses=problems(guarded=False) | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
-async def metrics(pipeline: GetPipeline) -> Response:
-    """The text exposition format."""
+async def metrics(request: Request, pipeline: GetPipeline) -> Response:
+    """The text exposition format; with exemplars in OpenMetrics where spans are made and `Accept` asks for it."""
+    if pipeline.settings.otlp_endpoint and "application/openmetrics-text" in request.headers.get("accept", ""):
+        return Response(pipeline.metrics.openmetrics(), media_type="application/openmetrics-text; version=1.0.0; charset=utf-8")
     return Response(pipeline.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from proscale.pictures import Header
+from proscale.tracing import current_span
 from proscale_service.access.guard import quota_of, with_priority
 from proscale_service.access.quota import Quota
 from proscale_service.answer_files import check_formats
@@ -21,13 +22,14 @@ from proscale_service.images import read_header, read_picture
 from proscale_service.limits import unless_client_leaves
 from proscale_service.metrics import task_label
 from proscale_service.options import layout_of, options_of, tasks_of
-from proscale_service.pipeline import Pipeline, SegmentedPicture
+from proscale_service.pipeline import Pipeline, SegmentedPicture, note_pictures
 from proscale_service.rendering import Body, Wanted, plan_response, render_batch, render_picture
 from proscale_service.requests import PictureParameters, PlanParameters, SegmentParameters, parse_parameters
 from proscale_service.responses import BatchResponse, PlanResponse, SegmentResponse
 from proscale_service.routes.dependencies import GetPipeline
 from proscale_service.routes.inputs import KINDS, Input, read_input, require_any, require_picture
 from proscale_service.routes.openapi import FILES, picture_request, problems, query_request
+from proscale_service.spans import span_answer
 from proscale_service.windows import work_of
 
 A = ParamSpec("A")
@@ -82,6 +84,7 @@ def _promise_asked(request: Request, pipeline: Pipeline, context: RequestContext
 
 async def _answer(pipeline: Pipeline, picture: bytes, wanted: Wanted, context: RequestContext, quota: Quota) -> Body:
     segmented = await pipeline.segment(picture, wanted.parameters, context.arrived, quota)
+    note_pictures(context, [segmented])
     return await _render(pipeline, [segmented], render_picture, segmented, context.id, wanted)
 
 
@@ -123,6 +126,7 @@ async def segment_batch(request: Request, pipeline: GetPipeline) -> Response:
     async def answer() -> Body:
         items = await asyncio.gather(*map(item, given.pictures))
         done = [each for each in items if isinstance(each, SegmentedPicture)]
+        note_pictures(context, done)
         return await _render(pipeline, done, render_batch, items, request.url.path, context.id, parameters.cleaning)
 
     return _response(await unless_client_leaves(request.receive, answer()))
@@ -138,6 +142,8 @@ async def _render(
         return render(*args, **kwargs), time.perf_counter() - started
 
     body, seconds = await pipeline.in_pool(timed)
+    if current_span() is not None:
+        span_answer(seconds)
     for picture in done:
         pipeline.metrics.stage("encode", picture.computed.prediction.timings.get("encode", 0.0) + seconds / len(done))
     return body

@@ -1,6 +1,7 @@
 """Triton's side of `proscale.triton_worker`: tensors to arrays and back, metrics, nothing else."""
 
 import json
+import logging
 import os
 import time
 
@@ -14,7 +15,8 @@ from proscale.processors import configure_openmp
 
 configure_openmp()  # before torch is imported, which the next lines do
 
-from proscale.triton_worker import Request, from_process  # noqa: E402
+from proscale.tracing import TRACEPARENT, TracingError, make_tracer  # noqa: E402
+from proscale.triton_worker import Request, end_worker_span, from_process  # noqa: E402
 from proscale.worker_thread import WorkerThread  # noqa: E402
 
 COUNTERS = {
@@ -49,26 +51,40 @@ class TritonPythonModel:
             gone=lambda ticket: ticket[0].is_cancelled(),
             on_waiting=self._waiting.increment,
         )
+        self._tracer = _tracer()
         leftovers.watch(lambda kind, number: self._leftovers[kind].increment(number))
 
     def execute(self, requests):
         """Take a dynamic batch over; the worker's thread answers it, each picture when it is done."""
         now = time.perf_counter()
-        self._thread.submit([((request, request.get_response_sender(), now), _read(request)) for request in requests])
+        spans = [self._begin(request) for request in requests]
+        tickets = [(request, request.get_response_sender(), now, span) for request, span in zip(requests, spans, strict=True)]
+        self._thread.submit([(ticket, _read(ticket[0])) for ticket in tickets])
 
     def finalize(self):
         """Called when everything is answered."""
         self._thread.close()
+        if self._tracer is not None:
+            self._tracer.close()
+
+    def _begin(self, request):
+        """The span of a request whose sender wants spans."""
+        if self._tracer is None:
+            return None
+        traceparent = json.loads(request.parameters() or "{}").get(TRACEPARENT, "")
+        return self._tracer.begin("worker", "server", traceparent) if traceparent else None
 
     def _family(self, name, text, kind="COUNTER"):
         self._families.append(pb_utils.MetricFamily(name, text, getattr(pb_utils.MetricFamily, kind)))
         return self._families[-1]
 
     def _answer(self, ticket, reply):
-        _, sender, taken = ticket
+        _, sender, taken, span = ticket
         # Counted before it is sent: a client that reads the metrics after its answer finds the answer counted.
         self._count(reply, time.perf_counter() - taken)
         sender.send(_response(reply), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        if span is not None:
+            end_worker_span(span, reply)
 
     def _count(self, reply, seconds):
         prediction = reply.prediction
@@ -84,6 +100,15 @@ class TritonPythonModel:
         for stage, own in spent.items():
             shared = stage in ("preprocess", "infer")
             self._stages[stage].increment(own / (reply.batch_size if shared else 1))
+
+
+def _tracer():
+    """None where no spans are wanted, or none can be made; a worker without spans is better than none."""
+    try:
+        return make_tracer(os.environ.get("PROSCALE_OTLP_ENDPOINT"), "proscale-worker")
+    except TracingError as error:
+        logging.getLogger("proscale").error("%s", error)
+        return None
 
 
 def _read(request):
