@@ -22,8 +22,9 @@ from typing import Any
 
 import torch
 from model_contenders import STAGES, picture_for
+from models_page import in_words, model_tables, replace_tables
+from processor import processor
 
-from proscale.ops import native
 from proscale.precision import cpu_bfloat16
 
 HERE = Path(__file__).parent
@@ -170,8 +171,7 @@ def hardware(device: str) -> str:
     """What computes, in words."""
     if device != "cpu":
         return torch.cuda.get_device_name()
-    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "CPU")
-    return f"{model}, {os.cpu_count()} cores, operator {native.STATUS.cpu or 'pure torch'}"
+    return f"{in_words(processor())}, {os.cpu_count()} cores"
 
 
 def main() -> None:
@@ -189,6 +189,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="contenders whose name has a match of this regular expression")
     parser.add_argument("--quick", action="store_true", help="one small size, two rounds: to see that everything runs")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--document", default="", help="pages whose table is written anew, comma separated: README.md,docs/performance.md")
     arguments = parser.parse_args()
     sizes = ["320x320"] if arguments.quick else arguments.sizes.split(",")
     rounds = 2 if arguments.quick else arguments.rounds
@@ -208,7 +209,7 @@ def main() -> None:
             add_ratios(records, arguments.device)
             print(f"\n{size}, batch {batch}\n{table(records)}", flush=True)
             every += records
-    if arguments.out:
+    if arguments.out or arguments.document:
         report = {
             "date": datetime.date.today().isoformat(),
             "command": "python " + " ".join(sys.argv),
@@ -220,7 +221,10 @@ def main() -> None:
             "logits": "post-processing is given one drawn scene of 28 segments by every contender; the networks' weights are random",
             "records": every,
         }
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+        if arguments.out:
+            arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+        for page in filter(None, arguments.document.split(",")):
+            replace_tables(Path(page), {"model": model_tables(report)})
 
 
 if __name__ == "__main__":

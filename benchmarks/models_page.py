@@ -1,4 +1,4 @@
-"""The tables of docs/models.md, made of what `models.py` and `networks.py` have written: nothing there is typed by hand."""
+"""Tables of README.md, docs/models.md and docs/performance.md, made of what the benchmarks have written: nothing there is typed by hand."""
 
 import json
 import re
@@ -25,7 +25,7 @@ def quality_table(rows: list[dict[str, Any]], metric: str, about: dict[str, Any]
             published = [str(row["published_gflops"])] if semantic else []
             figures = [str(row["quality"]), str(row["gflops"]), *published, f"{row['seconds']:.2f}"]
             lines.append([row["title"], *figures, row["licence"]])
-    said = f"Seconds: {_named(about['hardware'])}, one thread's processor time in float32, {about['date']}."
+    said = f"Seconds: {in_words(about['hardware'])}, one thread's processor time in float32, {about['date']}."
     return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", said])
 
 
@@ -45,11 +45,30 @@ def peer_table(held: dict[str, Any]) -> str:
     about = held["about"]
     clock = "wall clock" if about["clock"] == "wall" else "processor time"
     under = f"{about['threads']} threads, {clock}, the least of {about['rounds']} interleaved rounds"
-    said = f"{_named(about['hardware'])}, {under}, {about['date']}."
+    said = f"{in_words(about['hardware'])}, {under}, {about['date']}."
     return "\n".join([said, "", *(f"| {' | '.join(line)} |" for line in lines)])
 
 
-def _named(hardware: str | dict[str, Any]) -> str:
+def model_tables(report: dict[str, Any]) -> str:
+    """Of `model.py`: seconds of every contender at every size, and how many times as fast as the peers it is."""
+    under = f"{report['threads']} threads, torch {report['torch']}, medians of {report['rounds']} rounds"
+    said = f"{report['hardware']}, {under}, {report['date']}."
+    parts = [said]
+    head = ["", "seconds", "times as fast as transformers", "as OpenVINO, the same precision"]
+    for size in dict.fromkeys(record["size"] for record in report["records"]):
+        records = [record for record in report["records"] if record["size"] == size]
+        openvino = {record["precision"]: record["seconds"] for record in records if record["contender"].startswith("OpenVINO")}
+        lines = [[f"padded to {size}", *head[1:]], ["---"] * len(head)]
+        for record in sorted(records, key=lambda record: float(record["seconds"])):
+            peer = openvino.get(record["precision"])
+            against = "-" if peer is None else f"{peer / record['seconds']:.2f}"
+            lines.append([record["contender"], f"{record['seconds']:.3f}", str(record.get("times_as_fast", "-")), against])
+        parts += ["", *(f"| {' | '.join(line)} |" for line in lines)]
+    return "\n".join(parts)
+
+
+def in_words(hardware: str | dict[str, Any]) -> str:
+    """What computed, for a table's heading. Args: hardware: of `processor()`, or a GPU's name."""
     if isinstance(hardware, str):
         return hardware
     return f"{hardware['name']} (family {hardware.get('family', '?')}, model {hardware.get('model', '?')}, {hardware['kernels']})"
