@@ -7,10 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from tests.builders import SMALL_CATEGORIES, SMALL_CONFIG, small_network
 
 from proscale.checkpoints.model_folder import save_folder
 from proscale.predictor import Predictor
+
+# Hypothesis times examples and gives up on slow ones; on a busy machine that says nothing about the code.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.hookimpl(wrapper=True)

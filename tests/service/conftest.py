@@ -4,14 +4,9 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from .predictors import ThresholdPredictor
 from .serving import Running, serving
-
-# Hypothesis times examples and gives up on slow ones; on a busy machine that says nothing about the code.
-settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("patient")
 
 
 @pytest.fixture(autouse=True)

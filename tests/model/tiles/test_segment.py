@@ -50,5 +50,6 @@ def test_cost_timings_and_the_best_segments_alone(small_predictor: Predictor, la
     everything = merged_prediction(mergers, layout.plan, seconds, None).results["instance"].segments
     best = segment_picture(small_predictor, layout, large, options).results["instance"].segments
     assert len(everything) > 1
-    assert sorted(segment.score for segment in best) == sorted(segment.score for segment in everything)[-1:]
+    # Two runs of one window may differ in the last bits: where its memory lies decides how it is summed up.
+    assert [segment.score for segment in best] == pytest.approx([max(segment.score for segment in everything)], abs=1e-6)
     assert layout.plan.flops == len(layout) * small_predictor.plan(96, 96, options.tasks).flops
