@@ -65,7 +65,7 @@ def draw_overlay(
         _tint(canvas[part], mask, colour, opacity)
         if outlines:
             outlined[part] |= _outline(mask)
-    _tint(canvas, outlined, np.array([255, 255, 255]), OUTLINE_OPACITY)
+    _tint_few(canvas, outlined, np.array([255, 255, 255]), OUTLINE_OPACITY)
     painted = Image.fromarray(canvas)
     if labels:
         _write_labels(painted, segmentation)
@@ -77,6 +77,13 @@ def _with_neighbours(box: tuple[int, int, int, int], size: tuple[int, int]) -> t
     left, top = max(0, box[0] - 1), max(0, box[1] - 1)
     right, bottom = min(size[1], box[0] + box[2] + 1), min(size[0], box[1] + box[3] + 1)
     return left, top, right - left, bottom - top
+
+
+def _tint_few(picture: NDArray[np.uint8], mask: NDArray[np.bool_], colour: NDArray[Any], opacity: float) -> None:
+    """`_tint` for a mask with few pixels in a large picture: only these are read."""
+    levels = np.arange(256)[:, None]
+    mixed = (levels + (colour - levels) * opacity).round().astype(np.uint8)
+    picture[mask] = mixed[picture[mask], np.arange(3)]
 
 
 def _tint(picture: NDArray[np.uint8], mask: NDArray[np.bool_], colour: NDArray[Any], opacity: float) -> None:

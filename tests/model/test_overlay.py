@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from proscale.overlay import OPACITY, draw_overlay, segment_colours
+from proscale.overlay import OPACITY, _tint, _tint_few, draw_overlay, segment_colours
 from proscale.results import Segment, Segmentation
 from proscale.rle import encode
 
@@ -62,3 +62,13 @@ def test_things_differ_and_stuff_of_one_kind_is_alike() -> None:
     colours = segment_colours([segment(1, 5, True), segment(2, 5, True), segment(3, 9, False), segment(8, 9, False)])
     assert not np.array_equal(colours[0], colours[1])
     assert np.array_equal(colours[2], colours[3])
+
+
+def test_the_few_pixels_of_an_outline_are_tinted_as_all_would_be() -> None:
+    rng = np.random.default_rng(8)
+    picture = rng.integers(0, 256, (30, 40, 3), np.uint8)
+    mask, colour = rng.random((30, 40)) < 0.1, np.array([10, 200, 255])
+    few, all_of_it = picture.copy(), picture.copy()
+    _tint_few(few, mask, colour, 0.7)
+    _tint(all_of_it, mask, colour, 0.7)
+    np.testing.assert_array_equal(few, all_of_it)

@@ -40,7 +40,8 @@ def panoptic_map(segmentation: Segmentation) -> NDArray[np.uint8]:
     if segmentation.task == "instance":
         raise ValueError("coco_panoptic: instances may overlap, a map of pixels cannot hold them; ask for task=panoptic")
     ids = id_map(segmentation, np.uint32)
-    return np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], 2).astype(np.uint8)
+    # The bytes of a little-endian number are red, green, blue and one that COCO leaves out.
+    return np.ascontiguousarray(ids.astype("<u4", copy=False).view(np.uint8).reshape(*ids.shape, 4)[..., :3])
 
 
 def panoptic_annotation(segmentation: Segmentation, image_id: int | str, file_name: str) -> dict[str, Any]:

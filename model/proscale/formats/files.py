@@ -13,10 +13,10 @@ from PIL import Image
 from proscale.config import TASKS, Task
 from proscale.formats import coco, geojson
 from proscale.formats.label_maps import category_map, id_map
+from proscale.formats.mask_png import mask_png
 from proscale.formats.table import write_table
 from proscale.overlay import OPACITY, category_colours, draw_overlay
 from proscale.results import Segmentation
-from proscale.rle import decode
 
 Picture = NDArray[np.uint8]
 
@@ -151,12 +151,10 @@ def _ids_tiff(segmentation: Segmentation, picture: Picture | None, options: Form
 
 
 def _masks(segmentation: Segmentation, picture: Picture | None, options: FormatOptions) -> list[AnswerFile]:
+    names = (f"-masks/{segment.id:04d}-{_file_name(segment.label)}.png" for segment in segmentation.segments)
     return [
-        _png(
-            _named(segmentation, options, f"-masks/{segment.id:04d}-{_file_name(segment.label)}.png"),
-            Image.fromarray(decode(segment.segmentation)),
-        )
-        for segment in segmentation.segments
+        AnswerFile(_named(segmentation, options, name), "image/png", mask_png(segment))
+        for name, segment in zip(names, segmentation.segments, strict=True)
     ]
 
 

@@ -58,7 +58,7 @@ def multi_polygon(polygons: Sequence[Polygon], options: GeoJSONOptions | None = 
         polygons = simplified(polygons, options.simplify)
     return {
         "type": "MultiPolygon",
-        "coordinates": [[_ring(ring, options.affine) for ring in (polygon.exterior, *polygon.holes)] for polygon in polygons],
+        "coordinates": _written(polygons, options.affine),
     }
 
 
@@ -99,14 +99,23 @@ def _corners(ring: Any) -> Ring:
     return np.asarray(ring.coords)[:-1].astype(np.int64)
 
 
-def _ring(ring: Ring, affine: Affine) -> list[list[float]]:
-    closed: NDArray[Any] = np.concatenate([ring, ring[:1]])
-    if affine == PIXELS:
-        written: list[list[float]] = closed.tolist()
-        return written
+def _written(polygons: Sequence[Polygon], affine: Affine) -> list[list[list[list[float]]]]:
+    """The rings of all polygons, closed; all numbers are made at once, since rings are many and short."""
+    rings = [ring for polygon in polygons for ring in (polygon.exterior, *polygon.holes)]
+    corners: NDArray[Any] = np.concatenate(rings) if rings else np.zeros((0, 2), np.int64)
     a, b, c, d, e, f = affine
-    x, y = closed[:, 0], closed[:, 1]
-    moved = np.stack([a * x + b * y + c, d * x + e * y + f], 1)
     # A transform with a mirror in it, such as a map whose y points up, turns the direction of every ring.
-    turned: list[list[float]] = (moved if a * e - b * d > 0 else moved[::-1]).tolist()
-    return turned
+    mirrored = a * e - b * d < 0
+    if affine != PIXELS:
+        x, y = corners[:, 0], corners[:, 1]
+        corners = np.stack([a * x + b * y + c, d * x + e * y + f], 1)
+    numbers, start, written = corners.tolist(), 0, []
+    for polygon in polygons:
+        of_polygon = []
+        for ring in (polygon.exterior, *polygon.holes):
+            points = numbers[start : start + len(ring)]
+            points.append(points[0])
+            of_polygon.append(points[::-1] if mirrored else points)
+            start += len(ring)
+        written.append(of_polygon)
+    return written

@@ -6,15 +6,13 @@ The body is a picture, or `{"inputs": base64, "parameters": {...}}`. The answer 
 """
 
 import base64
-import io
 from typing import Any
 
 from fastapi import APIRouter, Request
-from PIL import Image
 from starlette.responses import JSONResponse, Response
 
+from proscale.formats.mask_png import mask_png
 from proscale.results import Segmentation
-from proscale.rle import decode
 from proscale_service.dialects.asking import body_of, in_form, json_object, pipeline_of, segment
 from proscale_service.errors import InvalidParameter, MalformedRequest, ServiceError
 from proscale_service.routes.base64_text import from_base64
@@ -64,10 +62,7 @@ def _from_json(text: bytes) -> tuple[bytes, dict[str, Any]]:
 
 
 def _segments(result: Segmentation) -> list[dict[str, Any]]:
-    return [{"label": each.label, "score": round(each.score, 6), "mask": _png(decode(each.segmentation))} for each in result.segments]
-
-
-def _png(mask: Any) -> str:
-    stored = io.BytesIO()
-    Image.fromarray(mask).convert("L").save(stored, "PNG", compress_level=1)
-    return base64.b64encode(stored.getvalue()).decode()
+    return [
+        {"label": each.label, "score": round(each.score, 6), "mask": base64.b64encode(mask_png(each, bits=8)).decode()}
+        for each in result.segments
+    ]
