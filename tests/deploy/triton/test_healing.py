@@ -178,3 +178,24 @@ def test_an_operator_swaps_the_checkpoint_from_inside_the_container(
         assert name(url) != old
         assert swap("").returncode == 0
         assert name(url) == old
+
+
+def test_the_liveness_probe_knows_the_model(server: TritonServer, tmp_path: Path) -> None:
+    def probe(what: str, *options: str) -> subprocess.CompletedProcess[str]:
+        urls = ["--url", f"http://127.0.0.1:{server.http_port}", "--metrics-url", f"http://127.0.0.1:{server.metrics_port}/metrics"]
+        command = [sys.executable, "-m", "proscale.worker_probe", what, *urls, "--memory", str(tmp_path / "probe"), *options]
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+    assert [probe(what).returncode for what in ("ready", "live")] == [0, 0]
+    stop_processes(server, signal.SIGKILL)
+    assert server.http_ok("/v2/health/live")  # so much for Triton's own word
+    assert server.http_ok("/v2/models/proscale/ready")
+    dead = probe("ready")
+    assert dead.returncode == 1
+    assert "not healthy" in dead.stdout
+    assert probe("live").returncode == 0  # gateways have two minutes
+    assert probe("live", "--patience", "0").returncode == 1
+    with ExitStack() as stack:
+        url = gateway(stack, server)
+        until(lambda: ready(url))
+    assert [probe(what).returncode for what in ("ready", "live")] == [0, 0]
