@@ -15,7 +15,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -
 # The attention operator is compiled by the installation.
 OPERATOR := setup.py $(wildcard model/proscale/ops/csrc/*)
 
-.PHONY: help install docs demo serve quick test checks fast lint types imports unit bench-check bench-networks triton-env label-studio-env node-env compose-test manifests openapi format lock hashes clean
+.PHONY: help install docs demo serve quick test checks fast lint types imports unit bench-check bench-networks soak chaos triton-env label-studio-env node-env compose-test manifests openapi format lock hashes clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -61,6 +61,13 @@ bench-networks: $(VENV)/test ## every network beside transformers and OpenVINO, 
 	$(BIN)/pip install --quiet --requirement requirements/bench.txt
 	$(BIN)/python benchmarks/networks.py --document docs/models.md
 	$(BIN)/python benchmarks/models.py --document docs/models.md --draw docs/images/models.png
+
+MINUTES ?= 60
+soak: $(VENV)/test ## a random killer beside clients for MINUTES; TRITON_SOAK=--triton puts a real Triton behind
+	$(BIN)/python benchmarks/soak.py --minutes $(MINUTES) $(TRITON_SOAK)
+
+chaos: $(VENV)/test ## faults on purpose, and what recovering from each takes; minutes
+	$(BIN)/python -m pytest -s -q tests/service/chaos
 
 triton-env: $(TRITON)/done ## a real Triton Inference Server for the tests, in an environment of its own (.venv-triton)
 
