@@ -22,6 +22,7 @@ COMMANDS = {
         "Measure PQ, AP, mIoU, cost and speed on annotated data sets, of a model, a service or files.",
     ),
     "reproduce": ("proscale.evaluation.reproduce_command:reproduce", "Measure a published model against its authors' figures."),
+    "bulk": ("proscale.bulk.command:bulk", "Segment folders of pictures into Parquet, on this machine or on a Ray cluster."),
     "worker": ("proscale.worker_command:worker", "Start a Triton server with the network in its Python backend."),
     "doctor": ("proscale.doctor_command:doctor", "Show what is active on this machine, and why."),
 }

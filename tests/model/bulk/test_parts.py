@@ -1,0 +1,119 @@
+"""What a bulk job is made of, without Ray: lists of pictures, the folder that it writes, and what an actor does."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from proscale.bulk.listing import list_pictures, read_bytes
+from proscale.bulk.output import OutputFolder
+from proscale.bulk.segmenter import SCHEMA, PictureSegmenter
+from proscale.cli import main
+from proscale.errors import DataError
+from proscale.predictor import Predictor
+from proscale.results import SegmentationOptions
+from proscale.runtime import RuntimeConfig
+from proscale.tiles import lay_out, parse_tiling, segment_picture
+
+
+@pytest.fixture
+def folder(tmp_path: Path, picture: np.ndarray) -> Path:
+    inside = tmp_path / "in" / "sub"
+    inside.mkdir(parents=True)
+    Image.fromarray(picture).save(inside / "b.png")
+    Image.fromarray(picture[::-1]).save(tmp_path / "in" / "a.png")
+    Image.fromarray(picture.repeat(4, 0).repeat(4, 1)).save(tmp_path / "in" / "large.png")
+    (tmp_path / "in" / "broken.jpg").write_text("no picture")
+    (tmp_path / "in" / "notes.md").write_text("not looked at")
+    return tmp_path / "in"
+
+
+def test_pictures_are_found_in_all_kinds_of_lists(folder: Path, tmp_path: Path) -> None:
+    everything = [str(folder / name) for name in ("a.png", "broken.jpg", "large.png", "sub/b.png")]
+    assert list_pictures([str(folder)]) == everything
+    assert list_pictures([f"{folder}/*.png"]) == [everything[0], everything[2]]
+    assert list_pictures([str(folder), everything[0]]) == everything
+    (tmp_path / "list.txt").write_text("\n".join(everything) + "\n\n")
+    assert list_pictures([str(tmp_path / "list.txt")]) == everything
+    pyarrow.parquet.write_table(pyarrow.table({"path": everything}), tmp_path / "list.parquet")
+    assert list_pictures([str(tmp_path / "list.parquet")]) == everything
+    found = list_pictures([f"file://{folder}"])
+    assert found == [f"file://{path}" for path in everything]
+    assert read_bytes(found[0]) == Path(everything[0]).read_bytes()
+
+
+@pytest.mark.parametrize("source", ["nowhere", "empty", "file:///nowhere/at/all", "wrong.parquet"])
+def test_a_source_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    pyarrow.parquet.write_table(pyarrow.table({"name": ["x"]}), tmp_path / "wrong.parquet")
+    with pytest.raises(DataError, match=source):
+        list_pictures([source])
+
+
+def test_rows_are_what_the_predictor_says_and_broken_pictures_are_rows(
+    folder: Path, small_checkpoint: Path, small_predictor: Predictor, picture: np.ndarray
+) -> None:
+    options = SegmentationOptions(("panoptic", "instance"))
+    segmenter = PictureSegmenter(RuntimeConfig(checkpoint=small_checkpoint), options, "auto", "full", 100_000)
+    paths = [*list_pictures([str(folder)]), str(folder / "gone.png")]
+    table = segmenter({"path": np.array(paths, object)})
+    assert table.schema == SCHEMA
+    rows = table.to_pylist()
+    assert [row["path"] for row in rows] == paths
+    assert "the data is not a picture" in rows[1]["error"]
+    assert rows[4]["error"] == "No such file or directory"
+    (expected,) = small_predictor.segment([picture[::-1]], [options])
+    for task in options.tasks:
+        counts = [segment["counts"] for segment in rows[0]["segments"] if segment["task"] == task]
+        assert counts == [segment.segmentation.counts for segment in expected.results[task].segments]
+    assert (rows[0]["height"], rows[0]["width"], rows[0]["flops"], rows[0]["windows"], rows[0]["error"]) == (
+        60,
+        80,
+        expected.plan.flops,
+        1,
+        None,
+    )
+    large = picture.repeat(4, 0).repeat(4, 1)
+    layout = lay_out(parse_tiling("auto"), 240, 320, small_predictor.plan, options.tasks)
+    assert layout is not None
+    assert rows[2]["windows"] == len(layout)
+    whole = segment_picture(small_predictor, layout, large, options).results["panoptic"].segments
+    assert [s["area"] for s in rows[2]["segments"] if s["task"] == "panoptic"] == [s.area for s in whole]
+
+
+def test_the_folder_knows_what_is_done_and_belongs_to_one_job(tmp_path: Path) -> None:
+    rows = pyarrow.Table.from_pylist([{"path": "a"}, {"path": "b", "error": "e"}], SCHEMA)
+    with OutputFolder(tmp_path / "out", {"tile": "off"}) as folder:
+        folder.add(rows)
+        with pytest.raises(DataError, match="another job writes to"):
+            OutputFolder(tmp_path / "out", {"tile": "off"})
+    (tmp_path / "out" / ".part-000002.parquet.part").write_text("half")
+    with OutputFolder(tmp_path / "out", {"tile": "off"}) as folder:
+        assert folder.done() == {"a", "b"}
+        folder.add(rows)
+        assert [part.name for part in folder.parts] == ["part-000001.parquet", "part-000002.parquet"]
+        assert not list((tmp_path / "out").glob(".*"))
+    with pytest.raises(DataError, match="begun with other tile"):
+        OutputFolder(tmp_path / "out", {"tile": "auto"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere", "out"], "nowhere is not there"),
+        (["--tile", "64,60", "nowhere", "out"], "cannot overlap by 60"),
+        (["nowhere"], "Missing argument"),
+    ],
+)
+def test_mistakes_are_said_before_anything_starts(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["bulk", *arguments])
+    assert result.exit_code != 0
+    assert message in result.output
