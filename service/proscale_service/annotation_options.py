@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 import click
 
 from proscale.config import TASKS
+from proscale_service.settings import CLIENT_KEY as KEY_VARIABLE
 
 F = TypeVar("F", bound=Callable[..., Any])
-KEY_VARIABLE = "PROSCALE_API_KEY"
 
 _SERVICE = (
     click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="Of the segmentation service, which must be running."),

@@ -375,9 +375,13 @@ def former_variables(names: Iterable[str]) -> dict[str, str]:
     return {name: renamed[name.upper()] for name in sorted(names) if name.upper() in renamed}
 
 
+CLIENT_KEY = PREFIX + "API_KEY"
+"""What commands read that ask a service; no setting of the service itself."""
+
+
 def unknown_variables(names: Iterable[str]) -> list[str]:
     """Environment variables with our prefix that no setting reads: most often a misspelling."""
-    known = {PREFIX + name.upper() for name in (*Settings.model_fields, *RENAMED)}
+    known = {PREFIX + name.upper() for name in (*Settings.model_fields, *RENAMED)} | {CLIENT_KEY}
     return sorted(name for name in names if name.upper().startswith(PREFIX) and name.upper() not in known)
 
 

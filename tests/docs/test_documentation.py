@@ -4,13 +4,14 @@ import re
 import subprocess
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 from prometheus_client.metrics_core import Metric
 
 from proscale.cli import main
 from proscale_service.metrics import Metrics
-from proscale_service.settings import PREFIX, RENAMED, Settings
+from proscale_service.settings import CLIENT_KEY, PREFIX, RENAMED, Settings
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")])
@@ -72,12 +73,15 @@ def test_make_targets_exist() -> None:
 
 
 def test_commands_and_their_options_exist() -> None:
-    named = set(re.findall(r"(?:`|^|\$ )proscale ([a-z]+)", EVERYTHING, re.MULTILINE))
+    named = set(re.findall(r"(?:`|^|\$ )proscale ([a-z-]+)", EVERYTHING, re.MULTILINE))
     assert {"serve", "segment"} <= named
     for command in named:
         result = CliRunner().invoke(main, [command, "--help"])
         assert result.exit_code == 0, command
         for line in re.findall(rf"^\s*(?:\$ )?(?:[A-Z_]+=\S+ )*proscale {command} ((?:.*\\\n)*.*)$", EVERYTHING, re.MULTILINE):
+            words = line.split()
+            if words and words[0] in getattr(main.get_command(click.Context(main), command), "commands", {}):
+                result = CliRunner().invoke(main, [command, words[0], "--help"])
             for option in re.findall(r"(?<!\S)--[a-z-]+", line):
                 assert option in result.output, f"proscale {command} {option}"
 
@@ -99,7 +103,7 @@ def test_every_setting_is_documented_with_its_default() -> None:
 
 
 def test_no_setting_is_made_up() -> None:
-    known = {PREFIX + name.upper() for name in (*Settings.model_fields, *RENAMED)}
+    known = {PREFIX + name.upper() for name in (*Settings.model_fields, *RENAMED)} | {CLIENT_KEY}
     assert set(re.findall(r"\bPROSCALE_[A-Z_]+\b", EVERYTHING)) <= known
 
 
