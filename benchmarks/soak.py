@@ -1,4 +1,6 @@
-"""A random killer beside clients that ask on and on: what the service holds for a long time. `make soak MINUTES=60` runs it.
+"""A random killer beside clients that ask on and on, and wait a second after a refusal: what the service holds for long.
+
+`make soak MINUTES=60` runs it.
 
     python benchmarks/soak.py [--minutes M] [--triton] [--seed S] [--out FILE]
 
@@ -93,7 +95,10 @@ def soak(stack: ExitStack, arguments: argparse.Namespace) -> tuple[dict[str, obj
     happened: list[tuple[str, float]] = []
     seconds = 60 * arguments.minutes
     wait_until_ready(port)
-    with Load(f"http://127.0.0.1:{proxy.port}", picture, arguments.clients) as load, tqdm(total=round(seconds), unit="s") as bar:
+    with (
+        Load(f"http://127.0.0.1:{proxy.port}", picture, arguments.clients, pause_s=1.0) as load,
+        tqdm(total=round(seconds), unit="s") as bar,
+    ):
         begun = time.monotonic()
         settle = min(60.0, seconds / 4)
         before: tuple[float, int, int] | None = None

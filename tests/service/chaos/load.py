@@ -76,9 +76,10 @@ def judge(received: bytes, request_id: str) -> int | str:
 class Load:
     """Clients that each ask again as soon as they are answered, for as long as the context lasts."""
 
-    def __init__(self, url: str, picture: bytes, clients: int = 4, query: str = "") -> None:
+    def __init__(self, url: str, picture: bytes, clients: int = 4, query: str = "", pause_s: float = _PAUSE_S) -> None:
+        """Args: pause_s: how long a client waits after it got no masks."""
         self.outcomes: list[Outcome] = []
-        self._url, self._picture, self._query = url, picture, query
+        self._url, self._picture, self._query, self._pause_s = url, picture, query, pause_s
         self._stop = threading.Event()
         self._numbers = itertools.count()
         self._threads = [threading.Thread(target=self._run, name="client") for _ in range(clients)]
@@ -125,4 +126,4 @@ class Load:
             outcome = ask(self._url, self._picture, self._query, f"chaos-{next(self._numbers)}")
             self.outcomes.append(outcome)
             if outcome.what != 200:
-                time.sleep(_PAUSE_S)
+                self._stop.wait(self._pause_s)
