@@ -1,6 +1,7 @@
 """Writes the pages of the Python interface from its docstrings: `make docs`, or `python docs/api.py FOLDER`."""
 
 import sys
+import warnings
 from pathlib import Path
 
 import pdoc
@@ -24,7 +25,13 @@ MODULES = (
 def write_pages(folder: Path) -> None:
     """One page per module, an index and a search."""
     pdoc.render.configure(docformat="google", show_source=False)
-    pdoc.pdoc(*MODULES, output_directory=folder)
+    with warnings.catch_warnings():
+        # A TypedDict keeps no trace of those it was made from, so pdoc looks in vain for where a field is declared.
+        warnings.filterwarnings("ignore", r"Cannot determine where \S+Options\.\w+ is taken from", UserWarning)
+        warnings.filterwarnings(
+            "ignore", "Failed to run TYPE_CHECKING code while parsing supervision", UserWarning
+        )  # it warns when imported
+        pdoc.pdoc(*MODULES, output_directory=folder)
 
 
 if __name__ == "__main__":

@@ -20,9 +20,10 @@ settings.load_profile("patient")
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """With NO_SKIPS=1 a skipped test fails, those that need CUDA or containers aside: where all tools are, nothing may go unseen."""
+    """With NO_SKIPS=1 a skipped test fails: where all tools are, nothing may go unseen. Those that need CUDA, containers or another
+    processor are excused."""
     report = yield
-    excused = any(item.get_closest_marker(name) for name in ("gpu", "nvcc", "docker"))
+    excused = any(item.get_closest_marker(name) for name in ("gpu", "nvcc", "docker", "processor"))
     if os.environ.get("NO_SKIPS") == "1" and report.skipped and not excused:
         report.outcome, report.longrepr = "failed", f"skipped although NO_SKIPS=1: {report.longrepr}"
     return report

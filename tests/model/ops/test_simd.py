@@ -26,7 +26,7 @@ CROSS_COMPILER, EMULATOR = shutil.which("aarch64-linux-gnu-g++"), shutil.which("
 Function = list[str]
 
 
-@pytest.fixture(scope="module", params=[*X86, "arm64"])
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.processor) for name in X86] + ["arm64"])
 def exponential(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Function:
     """The command that reads floats and writes e^x of each."""
     name, program = request.param, tmp_path_factory.mktemp("simd") / "driver"
