@@ -28,9 +28,7 @@ def write_pages(folder: Path) -> None:
     with warnings.catch_warnings():
         # A TypedDict keeps no trace of those it was made from, so pdoc looks in vain for where a field is declared.
         warnings.filterwarnings("ignore", r"Cannot determine where \S+Options\.\w+ is taken from", UserWarning)
-        warnings.filterwarnings(
-            "ignore", "Failed to run TYPE_CHECKING code while parsing supervision", UserWarning
-        )  # it warns when imported
+        warnings.filterwarnings("ignore", "OpenCV", UserWarning)  # supervision does without, and says so when imported
         pdoc.pdoc(*MODULES, output_directory=folder)
 
 
