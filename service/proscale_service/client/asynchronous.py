@@ -23,8 +23,7 @@ from proscale_service.client.asking import (
 )
 from proscale_service.client.many import AHEAD, Outcome, Progress, ProgressReport, check_concurrency, patient
 from proscale_service.client.pictures import Picture
-from proscale_service.client.retries import NO_RETRIES, Failed, Retries, conversation
-from proscale_service.client.sync import Trace
+from proscale_service.client.retries import NO_RETRIES, Failed, Retries, Trace, conversation
 
 
 class AsyncClient:

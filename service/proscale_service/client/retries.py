@@ -2,10 +2,11 @@
 
 import random
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 import httpx
 
@@ -48,6 +49,25 @@ class Failed:
     stale: bool
     """It was sent on an idle connection that the server had closed meanwhile. Nothing of an answer came then, and nothing was computed, so
     that sending it again is safe, as RFC 9112, 9.3.1 has it. A new connection is no such case."""
+
+
+class Trace:
+    """What happened to a request, as httpcore tells it step by step: whether it was `Failed.stale`."""
+
+    def __init__(self) -> None:
+        self.connected = False
+        """A connection was made for it."""
+        self.answered = False
+        """The head of an answer came."""
+
+    def __call__(self, event: str, info: Mapping[str, Any]) -> None:
+        self.connected |= event.startswith("connection.connect")
+        self.answered |= event.endswith("receive_response_headers.complete")
+
+    def stale(self, error: httpx.TransportError) -> bool:
+        """Whether an idle connection turned out to have been closed meanwhile."""
+        closed = isinstance(error, httpx.ReadError | httpx.WriteError | httpx.CloseError | httpx.RemoteProtocolError)
+        return closed and not (self.connected or self.answered)
 
 
 SEND = None

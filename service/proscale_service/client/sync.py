@@ -25,7 +25,7 @@ from proscale_service.client.asking import (
 )
 from proscale_service.client.many import AHEAD, Outcome, Progress, ProgressReport, check_concurrency, patient
 from proscale_service.client.pictures import Picture
-from proscale_service.client.retries import NO_RETRIES, Failed, Retries, conversation
+from proscale_service.client.retries import NO_RETRIES, Failed, Retries, Trace, conversation
 
 Sleep = Callable[[float], object]
 
@@ -179,25 +179,6 @@ class Client:
             return self._http.request(asked.method, asked.path, extensions={"trace": trace}, **asked.arguments)
         except httpx.TransportError as error:
             return Failed(error, trace.stale(error))
-
-
-class Trace:
-    """What happened to a request: httpcore tells it step by step."""
-
-    def __init__(self) -> None:
-        self.connected = False
-        """A connection was made for it."""
-        self.answered = False
-        """The head of an answer came."""
-
-    def __call__(self, event: str, info: Mapping[str, Any]) -> None:
-        self.connected |= event.startswith("connection.connect")
-        self.answered |= event.endswith("receive_response_headers.complete")
-
-    def stale(self, error: httpx.TransportError) -> bool:
-        """Whether an idle connection turned out to have been closed meanwhile."""
-        closed = isinstance(error, httpx.ReadError | httpx.WriteError | httpx.CloseError | httpx.RemoteProtocolError)
-        return closed and not (self.connected or self.answered)
 
 
 def _until(stopped: Event) -> Sleep:
