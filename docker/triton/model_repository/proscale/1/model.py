@@ -80,11 +80,11 @@ class TritonPythonModel:
 
     def _answer(self, ticket, reply):
         _, sender, taken, span = ticket
-        # Counted before it is sent: a client that reads the metrics after its answer finds the answer counted.
+        # Counted and told before it is sent: who reads the metrics after the answer finds it counted, and the span ends within the caller's.
         self._count(reply, time.perf_counter() - taken)
-        sender.send(_response(reply), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
         if span is not None:
             end_worker_span(span, reply)
+        sender.send(_response(reply), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def _count(self, reply, seconds):
         prediction = reply.prediction
