@@ -80,7 +80,8 @@ class TritonPythonModel:
 
     def _answer(self, ticket, reply):
         _, sender, taken, span = ticket
-        # Counted and told before it is sent: who reads the metrics after the answer finds it counted, and the span ends within the caller's.
+        # Counted before it is sent: a client that reads the metrics after its answer finds the answer counted. Likewise the span, which
+        # otherwise could outlive the caller's.
         self._count(reply, time.perf_counter() - taken)
         if span is not None:
             end_worker_span(span, reply)
