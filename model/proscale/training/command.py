@@ -51,6 +51,7 @@ DEFAULTS = TrainingConfig()
 @click.option("--precision", type=click.Choice(PRECISIONS), help=f"What is computed in.  [default: {DEFAULTS.precision}]")
 @click.option("--evaluate-every", type=click.IntRange(min=0), help="Measure on --val-split after so many steps; 0: never.  [default: 0]")
 @click.option("--metric", default="pq", show_default=True, help="Figure by which OUT/best is chosen.")
+@click.option("--tensorboard", is_flag=True, help="Log for TensorBoard as well, into OUT/tensorboard (extra `tensorboard`).")
 @click.option("--evaluate-limit", type=click.IntRange(min=1), help="Measure on the first so many pictures alone.")
 @click.option(
     "--depth-weight", "depth_weights", type=click.FloatRange(min=0), multiple=True, help="Of the last stage's depth 1, 2, ...; repeat."

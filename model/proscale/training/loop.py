@@ -21,6 +21,7 @@ from proscale.labels import Category
 from proscale.training.config import TrainingConfig
 from proscale.training.depth import check_depths, drawn_depth, fill_missing, run_at_depth
 from proscale.training.ema import ExponentialMovingAverage
+from proscale.training.event_log import EventLog
 from proscale.training.interrupts import uninterrupted
 from proscale.training.label_rows import with_classes
 from proscale.training.learner import Learner, parameter_groups
@@ -74,6 +75,8 @@ class Trainer:
         """What was changed when the run was taken up again."""
         self.best: float | None = None
         """The best value so far of the metric that is watched."""
+        self.events: EventLog | None = None
+        """Takes what the log takes, for TensorBoard."""
         folder.mkdir(parents=True, exist_ok=True)
         self._prepare()
 
@@ -241,6 +244,8 @@ class Trainer:
         if self.processes.first:
             with (self.folder / LOG_FILE).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
+            if self.events is not None:
+                self.events.record(record)
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0

@@ -22,6 +22,7 @@ from proscale.errors import CheckpointError
 from proscale.labels import Category
 from proscale.results import Provenance
 from proscale.training.config import TrainingConfig, embedded_model_config
+from proscale.training.event_log import EventLog, check_installed
 from proscale.training.export import export, trained_from
 from proscale.training.label_rows import same_body
 from proscale.training.loop import InterruptedTrainingError, Trainer
@@ -71,6 +72,8 @@ def run(
     Raises:
         ProscaleError: data, network, weights or state cannot be used, or the run diverged.
     """
+    if options["tensorboard"]:
+        check_installed()
     data = open_data(settings, options)
     start = None if init is None else open_start(init)
     model = choose_model(options["config_path"], start, len(data.categories), options["queries"])
@@ -79,10 +82,15 @@ def run(
     if start is not None:
         provenance = trained_from(start.provenance, f"trained on {data.title}, seed {settings.seed}, {settings.steps} steps")
     begin(trainer, start, resume)
+    if options["tensorboard"] and trainer.processes.first:
+        trainer.events = EventLog(out, trainer.step)
     try:
         follow(trainer, data, provenance, options, workers, stop_after)
     except InterruptedTrainingError:
         return trainer.step
+    finally:
+        if trainer.events is not None:
+            trainer.events.close()
     return None
 
 

@@ -59,4 +59,7 @@ class Watch:
             image = read_rgb(picture)
             found = predictor.segment([image], [SegmentationOptions((task,))])[0].results[task]
             path = folder / f"{Path(picture.name).stem}-step-{trainer.step:06d}.jpg"
-            Image.fromarray(draw_overlay(image, found)).save(path, quality=85)
+            overlay = draw_overlay(image, found)
+            Image.fromarray(overlay).save(path, quality=85)
+            if trainer.events is not None:
+                trainer.events.picture(f"overlays/{Path(picture.name).stem}", overlay, trainer.step)

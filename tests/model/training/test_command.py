@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests.builders import SMALL_CATEGORIES, SMALL_CONFIG, small_network
 from tests.miniature import save_ids, save_picture, write_json
 
@@ -162,12 +163,21 @@ def test_scenes_are_added_only_when_asked_for(tmp_path: Path) -> None:
 def test_figures_overlays_and_the_best_model_appear_on_the_way(tmp_path: Path, checkpoint: Path) -> None:
     out = tmp_path / "run"
     data = write_data(tmp_path / "data")
-    result = train("--data", data, "--init", checkpoint, "--out", out, "--steps", 4, "--evaluate-every", 2, "--metric", "miou")
+    result = train(
+        "--data", data, "--init", checkpoint, "--out", out, "--steps", 4, "--evaluate-every", 2, "--metric", "miou", "--tensorboard"
+    )
     assert result.exit_code == 0, result.output
     records = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     figures = [(record["step"], record["evaluation"]["miou"]) for record in records if "evaluation" in record]
     assert [step for step, _ in figures] == [2, 4]
     assert len(list((out / "overlays").iterdir())) == 8
+    events = EventAccumulator(str(out / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("evaluation/miou")] == [
+        (step, pytest.approx(value)) for step, value in figures
+    ]
+    assert events.Scalars("training/loss")[-1].value == pytest.approx(next(r["loss"] for r in records if "loss" in r))
+    assert events.Tags()["images"] == [f"overlays/{i}" for i in range(4)]
     assert torch.load(out / "last.pt", weights_only=True)["best"] == pytest.approx(max(value for _, value in figures))
     assert len(Predictor.load(out / "best").categories) == 3
     result = train("--data", data, "--out", tmp_path / "other", "--steps", 1, "--evaluate-every", 1, "--metric", "beauty")
