@@ -42,9 +42,21 @@ def save_folder(
     _write(folder / CONFIG_FILE, json.dumps(config_to_json(config), indent=2))
     _write(folder / LABELS_FILE, json.dumps([asdict(category) for category in categories], indent=1))
     tensors = {name: (t.to(dtype) if t.is_floating_point() else t).detach().cpu().contiguous() for name, t in state.items()}
-    save_file(tensors, folder / WEIGHTS_FILE)
+    write_tensors(tensors, folder / WEIGHTS_FILE)
     # safetensors writes for its owner alone; a server often runs as somebody else.
     (folder / WEIGHTS_FILE).chmod((folder / CONFIG_FILE).stat().st_mode)
+
+
+def write_tensors(tensors: dict[str, Tensor], path: Path, about: dict[str, str] | None = None) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    try:
+        save_file(tensors, path, about)
+    except SafetensorError as error:  # its own kind also where the system failed
+        raise CheckpointError(f"{path} cannot be written ({error}). Free space on the disk, or name another place.") from error
 
 
 def load_folder(path: str | Path) -> tuple[NetworkConfig, tuple[Category, ...], dict[str, Tensor]]:

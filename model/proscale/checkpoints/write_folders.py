@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from proscale.checkpoints.beside_transformers import save_beside
 from proscale.checkpoints.convert import Converted
 from proscale.checkpoints.eomt_names import to_transformers_eomt
-from proscale.checkpoints.model_folder import WEIGHTS_FILE, save_folder
+from proscale.checkpoints.model_folder import WEIGHTS_FILE, save_folder, write_tensors
 from proscale.checkpoints.provenance import save_provenance
 from proscale.checkpoints.segformer_names import to_transformers_segformer
 from proscale.checkpoints.transformers_config import PREPROCESSOR_FILE, preprocessor_config, transformers_config
@@ -26,7 +25,7 @@ from proscale.config_json import CONFIG_FILE
 
 def write(converted: Converted, out: Path, dtype: torch.dtype = torch.float32) -> None:
     """Write a model folder of ours; whole or not at all."""
-    with _Replaced(out) as folder:
+    with ReplacedFolder(out) as folder:
         save_folder(folder, converted.config, converted.categories, converted.state, dtype)
         save_provenance(folder, converted.provenance)
 
@@ -47,15 +46,15 @@ def write_transformers(converted: Converted, out: Path) -> None:
         named = to_transformers(state)
     else:
         named = to_transformers_eomt(state, config) if isinstance(config, EomtModelConfig) else to_transformers_segformer(state)
-    with _Replaced(out) as folder:
+    with ReplacedFolder(out) as folder:
         _write_json(folder / CONFIG_FILE, values)
         _write_json(folder / PREPROCESSOR_FILE, pixels)
         save_beside(folder, config, converted.categories, converted.provenance, pixels)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
-        save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        write_tensors(tensors, folder / WEIGHTS_FILE, {"format": "pt"})
 
 
-class _Replaced:
+class ReplacedFolder:
     """A new folder that takes the place of `target` when all has been written, and leaves nothing when it has not."""
 
     def __init__(self, target: Path) -> None:

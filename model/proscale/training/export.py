@@ -10,6 +10,7 @@ import torch
 from proscale.backbones.resnet import freeze_batch_norm
 from proscale.checkpoints.model_folder import save_folder
 from proscale.checkpoints.provenance import save_provenance
+from proscale.checkpoints.write_folders import ReplacedFolder
 from proscale.labels import Category
 from proscale.network import SegmentationNetwork
 from proscale.results import Provenance
@@ -30,12 +31,13 @@ def trained_from(origin: Provenance, change: str) -> Provenance:
 
 
 def export(average: ExponentialMovingAverage, folder: Path, categories: Sequence[Category], provenance: Provenance | None = None) -> None:
-    """Write the averaged network as a model folder, half precision.
+    """Write the averaged network as a model folder, half precision; whole or not at all, so that a kill leaves the earlier one.
 
     Args:
         provenance: of the model that the run started from, with this run as its last change; None: from random weights.
     """
     network = inference_network(average)
-    save_folder(folder, network.config, categories, network.state_dict(), torch.float16)
-    if provenance is not None:
-        save_provenance(folder, provenance)
+    with ReplacedFolder(folder) as new:
+        save_folder(new, network.config, categories, network.state_dict(), torch.float16)
+        if provenance is not None:
+            save_provenance(new, provenance)

@@ -165,6 +165,23 @@ def test_the_backbone_may_learn_more_slowly(tmp_path: Path) -> None:
     assert not rates
 
 
+def test_gradients_are_clipped_and_the_average_follows(tmp_path: Path) -> None:
+    trainer = Trainer(tmp_path, replace(CONFIG, ema_decay=0.75, warmup_steps=1, clip_norm=0.5), SMALL_CONFIG, SMALL_CATEGORIES)
+    before = {name: value.clone() for name, value in trainer.average.state_dict().items() if value.is_floating_point()}
+    batch = collate([Views(two_squares, 2, [], CONFIG, SMALL_CONFIG.preprocess)[n] for n in range(2)])
+    values = trainer.train_step([batch])
+    gradients = [parameter.grad for parameter in trainer.learner.parameters() if parameter.grad is not None]
+    assert values["gradient"] > 0.5  # as it was
+    assert float(torch.nn.utils.get_total_norm(gradients)) == pytest.approx(0.5, rel=1e-3)
+    # A young average forgets: its decay is 1 / 10 after the first step.
+    now = trainer.network.state_dict()
+    moved = 0.0
+    for name, value in before.items():
+        assert torch.allclose(trainer.average.state_dict()[name], value + 0.9 * (now[name] - value), atol=1e-6), name
+        moved += float((now[name] - value).abs().sum())
+    assert moved > 0
+
+
 def test_a_failed_save_leaves_the_earlier_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = train(tmp_path, replace(CONFIG, steps=1))
     before = (tmp_path / "last.pt").read_bytes()
