@@ -64,6 +64,8 @@ class AnnotatedPicture:
     read_instances: Callable[[], tuple[Instance, ...]] | None = None
     read_semantic: Callable[[], NDArray[np.int32]] | None = None
     """(H, W): category ids, or VOID."""
+    read_cityscapes_void: Callable[[], NDArray[np.bool_]] | None = None
+    """(H, W): pixels that Cityscapes' own AP calls void; None in other data sets."""
 
     def data(self) -> bytes:
         """The picture file's bytes.

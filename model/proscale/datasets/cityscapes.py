@@ -5,6 +5,7 @@ more in instanceIds is label x 1000 + number; a smaller one of a class with obje
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def open_cityscapes(root: Path, split: str) -> Dataset:
     maps = index.with_suffix("")
     if index.is_file() and maps.is_dir():
         place = partial(official_picture, root / "leftImg8bit" / split)
-        return open_coco_panoptic(index, read_json(index), maps, place, split, "Cityscapes panoptic")
+        return with_void(open_coco_panoptic(index, read_json(index), maps, place, split, "Cityscapes panoptic"), root / kind / split, kind)
     folder = root / kind / split
     suffix, trained = f"_{kind}_labelIds.png", f"_{kind}_labelTrainIds.png"
     labels = sorted(folder.glob(f"*/*{suffix}"))
@@ -53,7 +54,24 @@ def open_cityscapes(root: Path, split: str) -> Dataset:
     lacking = sum(picture.read_panoptic is None for picture in pictures)
     if 0 < lacking < len(pictures):
         raise DataError(f"{folder}: {lacking} of {len(pictures)} pictures have labelIds but no instanceIds. Copy gtFine again, whole.")
-    return Dataset(f"Cityscapes {kind}", root, split, CATEGORIES, pictures)
+    return with_void(Dataset(f"Cityscapes {kind}", root, split, CATEGORIES, pictures), folder, kind)
+
+
+def with_void(dataset: Dataset, folder: Path, kind: str) -> Dataset:
+    """The data set with what Cityscapes' own AP needs, where its instanceIds lie in the cities' folders."""
+    pictures = []
+    for picture in dataset.pictures:
+        stem = picture.path.name.removesuffix(PICTURE)
+        instance_ids = folder / picture.path.parent.name / f"{stem}_{kind}_instanceIds.png"
+        pictures.append(replace(picture, read_cityscapes_void=partial(read_void, instance_ids)) if instance_ids.is_file() else picture)
+    return replace(dataset, pictures=pictures)
+
+
+def read_void(path: Path) -> NDArray[np.bool_]:
+    """Of instanceIds, pixels of classes outside the evaluation; not those of their objects (caravans), as in Cityscapes' own AP."""
+    values = read_map(path)
+    void: NDArray[np.bool_] = (values < GROUP) & ~np.isin(values, [category.id for category in CATEGORIES])
+    return void
 
 
 def official_picture(folder: Path, name: str) -> Path:

@@ -18,7 +18,7 @@ KNOWN = """
   COCO:       [annotations/]panoptic_SPLIT.json with a folder panoptic_SPLIT of PNGs, and/or [annotations/]instances_SPLIT.json;
               pictures in SPLIT/ or images/SPLIT/ (SPLIT: val, val2017, train, ...); or SPLIT/_annotations.coco.json among pictures
   Cityscapes: gtFine/SPLIT/CITY/*_gtFine_labelIds.png or gtFine/cityscapes_panoptic_SPLIT.json, and leftImg8bit/SPLIT/CITY
-  ADE20K:     images/validation and annotations/validation (training)
+  ADE20K:     images/validation and annotations/validation, annotations_instance/validation or both (training)
   Mapillary:  validation/images, validation/labels (training; v1.2/ or v2.0/ between), and config.json
   PNGs:       images/ and annotations/, masks/ or labels/ with PNGs of the same names, and labels.json or classes.txt
   one file:   a panoptic or instances JSON, its pictures beside it or named"""
@@ -140,7 +140,8 @@ def _open_file(index: Path, split: str | None, images: Path | None, root: Path |
             raise DataError(f"{index.with_suffix('')} is missing: the folder of PNGs that belongs to {index.name}")
         if cities and images is None:
             base = index.parent.parent / "leftImg8bit" / name.removeprefix("cityscapes_panoptic_")
-            return open_coco_panoptic(index, values, maps, partial(cityscapes.official_picture, base), name, "Cityscapes panoptic")
+            opened = open_coco_panoptic(index, values, maps, partial(cityscapes.official_picture, base), name, "Cityscapes panoptic")
+            return cityscapes.with_void(opened, index.parent / base.name, index.parent.name)
         return open_coco_panoptic(index, values, maps, _picture_folder(index, values, name, images, root), name)
     return open_coco_instances(index, values, _picture_folder(index, values, name, images, root), name)
 

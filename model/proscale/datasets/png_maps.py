@@ -46,6 +46,18 @@ def read_id_map(path: Path) -> NDArray[np.int32]:
     return ids
 
 
+def read_parts(path: Path) -> NDArray[np.int32]:
+    """Three numbers per pixel, as ADE20K writes objects: (H, W, 3) int32.
+
+    Raises:
+        DataError: the file is missing or damaged, or has another number of channels.
+    """
+    values = _pixels(path)
+    if values.ndim != 3:
+        raise DataError(f"{path} has one number per pixel; three are expected. Copy the file again; a grey copy has lost them")
+    return values[..., :3].astype(np.int32)
+
+
 def _pixels(path: Path) -> NDArray[np.integer]:
     try:
         with Image.open(path) as image:

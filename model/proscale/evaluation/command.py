@@ -13,6 +13,7 @@ from proscale.datasets import Dataset, open_dataset
 from proscale.errors import ProscaleError
 from proscale.evaluation.class_matching import ClassMatch, match_classes, read_mapping
 from proscale.evaluation.drawn_scenes import drawn_scenes
+from proscale.evaluation.extremes import Judged, choose_extremes, draw_extremes
 from proscale.evaluation.from_files import FileSource
 from proscale.evaluation.from_service import Service, ServiceSource
 from proscale.evaluation.predicted import Source
@@ -61,6 +62,12 @@ class Asked:
 @click.option("--overlap-threshold", type=click.FloatRange(0, 1), help="Of panoptic results. Default: the model's own.")
 @click.option("--limit", type=click.IntRange(min=1), help="Judge the first so many pictures alone.")
 @click.option("--no-boundary", is_flag=True, help="Leave boundary IoU out.")
+@click.option(
+    "--pictures",
+    "pictures_path",
+    type=click.Path(path_type=Path),
+    help="Draw the best, median and worst picture by its own PQ into this folder: picture, truth, result.",
+)
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures to this file as well.")
 @click.option("--device", default="cpu", show_default=True, envvar="PROSCALE_DEVICE", help="cpu, cuda or cuda:N.")
 @click.option(
@@ -82,6 +89,7 @@ def evaluate(
     mapping: Path | None,
     limit: int | None,
     no_boundary: bool,
+    pictures_path: Path | None,
     json_path: Path | None,
     **rest: Any,
 ) -> None:
@@ -93,7 +101,7 @@ def evaluate(
     \b
     proscale evaluate --data coco --checkpoint coco-swin-t
     proscale evaluate --data ADEChallengeData2016 --url http://127.0.0.1:8000
-    proscale evaluate --data cityscapes --predictions results/ --json figures.json
+    proscale evaluate --data cityscapes --predictions results/ --json figures.json --pictures pictures/
     """
     from proscale.evaluation.evaluate import evaluate as measure  # here: it needs the extra `model`
 
@@ -114,13 +122,25 @@ def evaluate(
         notes = (*dataset.notes, *match.notes)
         for note in notes:
             click.echo(f"note: {note}", err=True)
-        report = measure(dataset, source, match.judged, boundary=not no_boundary, limit=limit)
+        judged: list[Judged] = []
+        report = measure(
+            dataset,
+            source,
+            match.judged,
+            boundary=not no_boundary,
+            limit=limit,
+            on_picture=lambda quality, picture: judged.append((quality, picture)),
+        )
         report = {"layout": dataset.layout, "split": dataset.split, "notes": list(notes)} | report
         if json_path is not None:
             write_report(json_path, report)
+        click.echo(report_table(report))
+        if pictures_path is not None:
+            for name, file in draw_extremes(source, match.judged, judged, pictures_path).items():
+                quality, picture = choose_extremes(judged)[name]
+                click.echo(f"{file}: {name} by PQ, {picture.name}, {100 * quality:.2f}")
     except ProscaleError as error:
         raise click.ClickException(str(error)) from error
-    click.echo(report_table(report))
 
 
 def open_source(dataset: Dataset, asked: Asked) -> tuple[Source, ClassMatch]:

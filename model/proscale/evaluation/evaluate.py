@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -16,6 +16,7 @@ from proscale.datasets.annotation import semantic_of
 from proscale.errors import DataError
 from proscale.evaluation.average_precision import InstanceJudge, Library
 from proscale.evaluation.boundary_iou import BoundaryCount
+from proscale.evaluation.cityscapes_ap import CityscapesJudge
 from proscale.evaluation.confusion import ConfusionMatrix
 from proscale.evaluation.panoptic_quality import ClassCount, count_picture, mean_quality
 from proscale.evaluation.predicted import Predicted, Source, check_size
@@ -33,12 +34,15 @@ class Judge:
         self._union = ConfusionMatrix(self._ids)
         self._union_per_picture: defaultdict[int, list[float]] = defaultdict(list)
         self._found_per_picture: defaultdict[int, list[float]] = defaultdict(list)
-        self._instances = InstanceJudge([category for category in judged if category.isthing])
+        things = [category for category in judged if category.isthing]
+        self._instances, self._cityscapes = InstanceJudge(things), CityscapesJudge(things)
         self._confusion = ConfusionMatrix(self._ids)
         self._boundary = BoundaryCount(self._ids) if boundary else None
         self.pictures = 0
         self._flops: list[tuple[int, int]] = []
         self.seconds = 0.0
+        self.quality: float | None = None
+        """PQ of the last picture alone; None where it has none."""
 
     def add(self, picture: AnnotatedPicture, predicted: Predicted) -> None:
         """Judge one picture.
@@ -46,7 +50,7 @@ class Judge:
         Raises:
             DataError: result and annotation differ in size, or the annotation is malformed.
         """
-        self.pictures += 1
+        self.pictures, self.quality = self.pictures + 1, None
         self.seconds += predicted.seconds or 0.0
         if predicted.flops is not None and predicted.baseline_flops is not None:
             self._flops.append((predicted.flops, predicted.baseline_flops))
@@ -66,6 +70,7 @@ class Judge:
         truth = _without_others(truth, self._ids)
         own: defaultdict[int, ClassCount] = defaultdict(ClassCount)
         count_picture(own, truth, predicted)
+        self.quality = mean_quality(own, self._ids)["pq"]
         for category, count in own.items():
             self._counts[category].add(count)
             objects = count.true_positives + count.false_negatives
@@ -87,9 +92,10 @@ class Judge:
         for other in sizes:
             check_size(picture, other, size)
         things = {category.id for category in self._instances.categories}
-        self._instances.add(
-            size, [one for one in truth if one.category_id in things], [p for p in predicted.instances if p.category_id in things]
-        )
+        found = [p for p in predicted.instances if p.category_id in things]
+        self._instances.add(size, [one for one in truth if one.category_id in things], found)
+        if picture.read_cityscapes_void is not None and picture.read_panoptic is not None:
+            self._cityscapes.add(picture.read_panoptic(), picture.read_cityscapes_void(), found)
 
     def _add_semantic(self, picture: AnnotatedPicture, truth: NDArray[np.int32], predicted: NDArray[np.int32]) -> None:
         check_size(picture, _size(predicted), _size(truth))
@@ -115,6 +121,11 @@ class Judge:
             report |= figures
             for category in self._instances.categories:
                 classes[category.name]["ap"] = per_class[category.id]
+            if self._cityscapes.pictures:
+                figures, per_class = self._cityscapes.figures()
+                report |= figures
+                for category in self._instances.categories:
+                    classes[category.name]["cityscapes_ap"] = per_class[category.id]
         if "semantic" in self.tasks:
             report |= {"miou": self._confusion.mean_iou(), "pixel_accuracy": self._confusion.accuracy()}
             ious = self._confusion.ious()
@@ -151,12 +162,14 @@ def evaluate(
     progress: bool = True,
     boundary: bool = True,
     limit: int | None = None,
+    on_picture: Callable[[float, AnnotatedPicture], None] = lambda quality, picture: None,
 ) -> dict[str, Any]:
     """Judge a source on a data set: `Judge.report`, and `pictures_per_second`.
 
     Args:
         judged: the data set's categories that the source knows.
         limit: judge the first so many pictures alone.
+        on_picture: is told the PQ of every picture that has one.
 
     Raises:
         DataError: nothing that both the data set and the source have; or what a picture raises, with its name.
@@ -174,6 +187,8 @@ def evaluate(
     started = time.perf_counter()
     for picture, predicted in tqdm(_predictions(pictures, source, asked), total=len(pictures), unit="picture", disable=not progress):
         judge.add(picture, predicted)
+        if judge.quality is not None:
+            on_picture(judge.quality, picture)
     elapsed = time.perf_counter() - started
     report = judge.report()
     if judge.seconds:

@@ -11,6 +11,7 @@ from proscale.errors import DataError
 HEADLINES = (
     ("panoptic", ("pq", "sq", "rq", "pq_things", "sq_things", "rq_things", "pq_stuff", "sq_stuff", "rq_stuff")),
     ("instances", ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")),
+    ("cityscapes", ("cityscapes_ap", "cityscapes_ap50")),
     ("recall", ("ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large")),
     ("semantic", ("miou", "pixel_accuracy", "boundary_iou")),
 )

@@ -9,6 +9,7 @@ from tests.miniature import save_ids, save_map, save_picture, write_json
 
 from proscale.datasets import VOID, AnnotatedPicture, PanopticMap, open_dataset
 from proscale.errors import DataError
+from proscale.rle import measure
 
 STEM = "frankfurt_000000_000294"
 
@@ -81,6 +82,48 @@ def test_ade20k(tmp_path: Path) -> None:
     (tmp_path / "images" / "validation" / "ADE_val_00000001.jpg").unlink()
     with pytest.raises(DataError, match=r"no picture for ADE_val_00000001.png"):
         open_dataset(tmp_path)
+
+
+def test_ade20k_objects(tmp_path: Path) -> None:
+    """Class 4 of those with objects is person, id 12; wall is 0, door 14 and an object's class, sky 2."""
+    name = "ADE_val_00000001"
+    save_picture(tmp_path / "images" / "validation" / f"{name}.jpg", 1, 6)
+    objects = np.zeros((1, 6, 3), int)
+    objects[0, 1], objects[0, 2:4], objects[0, 5] = (4, 1, 0), (4, 2, 0), (1, 3, 0)
+    save_map(tmp_path / "annotations_instance" / "validation" / f"{name}.png", objects)
+    picture = open_dataset(tmp_path, "val").pictures[0]  # the objects alone
+    assert (picture.read_panoptic, picture.read_semantic) == (None, None)
+    save_map(tmp_path / "annotations" / "validation" / f"{name}.png", np.array([[1, 1, 13, 13, 15, 3]]))
+    dataset = open_dataset(tmp_path, "val")
+    assert dataset.tasks == ("panoptic", "instance", "semantic")
+    panoptic = panoptic_of(dataset.pictures[0])
+    assert panoptic.ids[0].tolist() == [1, 1001, 1002, 1002, 0, 1003]
+    assert [(s.id, s.category_id, s.area) for s in panoptic.segments] == [
+        (1, 0, 2),
+        (3, 2, 1),
+        (1001, 12, None),
+        (1002, 12, None),
+        (1003, 7, None),
+    ]
+    assert semantic_of(dataset.pictures[0]).tolist() == [[0, 0, 12, 12, 14, 2]]
+    assert dataset.pictures[0].read_instances is not None
+    found = dataset.pictures[0].read_instances()
+    assert [(instance.category_id, measure(instance.mask)[0]) for instance in found] == [(12, 1), (12, 2), (7, 1)]
+    for wrong, message in (((9, 2, 0), "the object 2 the classes 4 and 9"), ((101, 7, 0), "the object 7 the class 101")):
+        changed = objects.copy()
+        changed[0, 3] = wrong
+        save_map(tmp_path / "annotations_instance" / "validation" / f"{name}.png", changed)
+        with pytest.raises(DataError, match=message):
+            panoptic_of(dataset.pictures[0])
+    save_map(tmp_path / "annotations_instance" / "validation" / f"{name}.png", objects[..., 0])
+    with pytest.raises(DataError, match="has one number per pixel"):
+        panoptic_of(dataset.pictures[0])
+    save_map(tmp_path / "annotations_instance" / "validation" / f"{name}.png", objects[:, :4])
+    with pytest.raises(DataError, match=r"is 6x1 pixels, .* 4x1"):
+        panoptic_of(dataset.pictures[0])
+    (tmp_path / "annotations" / "validation" / f"{name}.png").rename(tmp_path / "annotations" / "validation" / "ADE_val_00000002.png")
+    with pytest.raises(DataError, match=r"annotations.validation has no ADE_val_00000001.png"):
+        open_dataset(tmp_path, "val")
 
 
 def test_ade20k_panoptic(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from proscale.datasets import AnnotatedPicture, Dataset, PanopticMap, PanopticSe
 from proscale.errors import DataError
 from proscale.evaluation.class_matching import match_classes
 from proscale.evaluation.evaluate import evaluate
+from proscale.evaluation.extremes import GAP, Judged, as_segmentation, choose_extremes, draw_extremes
 from proscale.evaluation.predicted import Predicted, panoptic_map
 from proscale.evaluation.report import valid_json
 from proscale.labels import Category
@@ -60,6 +61,33 @@ def truth() -> PanopticMap:
     ids[2:8, 3:9], ids[10:18, 12:24] = 2, 3
     grass, cat, dog = (SMALL_CATEGORIES[i].id for i in (3, 0, 1))
     return PanopticMap(ids, (PanopticSegment(1, grass), PanopticSegment(2, cat), PanopticSegment(3, dog)))
+
+
+def test_best_median_and_worst_are_drawn(tmp_path: Path) -> None:
+    right = truth()
+    pictures = []
+    for i in range(4):
+        save_picture(tmp_path / f"{i}.png", 20, 30, seed=i)
+        pictures.append(AnnotatedPicture(f"{i}.png", i, tmp_path / f"{i}.png", None, truth))
+    dataset = Dataset("made up", tmp_path, "val", SMALL_CATEGORIES, pictures)
+    lost = ((2,), (2, 3), (), (3,))  # cat, both, nothing, dog
+    answers = [PanopticMap(np.where(np.isin(right.ids, ids), 1, right.ids).astype(np.int32), right.segments) for ids in lost]
+    judged: list[Judged] = []
+    source = Answers(answers)
+    evaluate(dataset, source, SMALL_CATEGORIES, progress=False, on_picture=lambda quality, picture: judged.append((quality, picture)))
+    chosen = {name: picture.name for name, (_, picture) in choose_extremes(judged).items()}
+    assert chosen == {"best": "2.png", "median": "3.png", "worst": "1.png"}
+    assert judged[2][0] == 1.0
+    files = draw_extremes(source, SMALL_CATEGORIES, judged, tmp_path / "drawn")
+    assert sorted(path.name for path in files.values()) == ["best.jpg", "median.jpg", "worst.jpg"]
+    panels = np.asarray(Image.open(files["worst"])).astype(int)
+    assert panels.shape == (20, 3 * 30 + 2 * GAP, 3)
+    picture = np.asarray(Image.open(tmp_path / "1.png")).astype(int)
+    assert np.corrcoef(panels[:, :30].mean(2).ravel(), picture.mean(2).ravel())[0, 1] > 0.7  # JPEG keeps little of noise but its brightness
+    shown = as_segmentation(right, SMALL_CATEGORIES)
+    assert [(s.label, s.area) for s in shown.segments] == [("grass", 20 * 30 - 36 - 96), ("cat", 36), ("dog", 96)]
+    with pytest.raises(DataError, match="must both be panoptic"):
+        draw_extremes(source, SMALL_CATEGORIES, [], tmp_path / "none")
 
 
 @pytest.mark.parametrize("at_once", [1, 3])
@@ -212,6 +240,21 @@ def test_pictures_are_turned_as_the_service_turns_them(small_checkpoint: Path, t
 
 def test_json_has_no_nan() -> None:
     assert json.loads(valid_json({"a": float("nan"), "b": [float("inf"), 1.5]})) == {"a": None, "b": [None, 1.5]}
+
+
+def test_a_data_set_of_things_alone_gives_valid_json(tmp_path: Path) -> None:
+    save_picture(tmp_path / "val" / "a.png", 8, 8)
+    ids = np.ones((8, 8), int)
+    for folder in (tmp_path / "panoptic_val", tmp_path / "mine" / "panoptic"):
+        save_ids(folder / "a.png", ids)
+    row = {"image_id": 1, "file_name": "a.png", "segments_info": [{"id": 1, "category_id": 1}]}
+    categories = [{"id": 1, "name": "cell", "isthing": 1}, {"id": 2, "name": "dust", "isthing": 1}]
+    index = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [row], "categories": categories}
+    write_json(tmp_path / "panoptic_val.json", index)
+    write_json(tmp_path / "mine" / "panoptic.json", {"annotations": [row]})
+    report = figures(tmp_path, "--data", tmp_path, "--predictions", tmp_path / "mine")
+    assert (report["pq"], report["pq_things"], report["pq_stuff"]) == (1.0, 1.0, None)
+    assert report["classes"]["dust"]["pq"] is None
 
 
 def test_the_command_explains_itself(small_checkpoint: Path, tmp_path: Path) -> None:
