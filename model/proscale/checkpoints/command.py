@@ -58,6 +58,11 @@ def parse_size(_: click.Context, __: click.Parameter, value: str | None) -> Stat
     help="detectron2 YAML, mmsegmentation .py or transformers config.json that belongs to SOURCE; default: the one beside it.",
 )
 @click.option("--labels", help=f"What the classes are: {', '.join(table_names())}, numbered, or a file. Default: what SOURCE says.")
+@click.option(
+    "--order",
+    help="Move the classes, and their rows in the weights, into the order of this labels.json or table, whose ids and kinds then "
+    "count, or of a file with a name per line.",
+)
 @click.option("--task", type=click.Choice(TASKS), help="What SOURCE was trained for, where nothing else says so.")
 @click.option("--name", help="Name of the model, as the service reports it.")
 @click.option(
@@ -85,6 +90,7 @@ def convert(
     target: str,
     config: Path | None,
     labels: str | None,
+    order: str | None,
     task: Task | None,
     name: str | None,
     size: StatedSettings | None,
@@ -111,7 +117,7 @@ def convert(
         raise click.ClickException(f"{out} exists; give --force to replace it")
     import torch  # here: `--help` and mistakes in options should not wait for it
 
-    from proscale.checkpoints.convert import Request, start_warm
+    from proscale.checkpoints.convert import Request, put_in_order, start_warm
     from proscale.checkpoints.convert import convert as read_source
     from proscale.checkpoints.write_folders import write, write_transformers
 
@@ -120,6 +126,8 @@ def convert(
         converted = read_source(source, request)
         if encoder is not None:
             converted = start_warm(converted, _encoder(layers, recalibration, temperature, residual), name)
+        if order is not None:
+            converted = put_in_order(converted, order)
         if target == "transformers":
             write_transformers(converted, out)
         else:

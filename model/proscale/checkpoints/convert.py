@@ -10,6 +10,7 @@ from proscale.checkpoints.beside_transformers import FILE as BESIDE_FILE
 from proscale.checkpoints.beside_transformers import load_beside, restore
 from proscale.checkpoints.blank_network import blank_network
 from proscale.checkpoints.choose_labels import Labels, choose_labels
+from proscale.checkpoints.class_order import in_order, read_order, renamed
 from proscale.checkpoints.convert_networks import Asked, convert_network
 from proscale.checkpoints.detectron2_config import read_detectron2_config
 from proscale.checkpoints.detectron2_names import from_detectron2, is_detectron2
@@ -163,13 +164,23 @@ def start_warm(converted: Converted, encoder: ProScaleEncoderConfig, name: str |
     return Converted(config, converted.categories, started.state, provenance, (*converted.notes, change))
 
 
+def put_in_order(converted: Converted, asked: str) -> Converted:
+    """`in_order` of something converted, by a table's name or a file, told in the notes and the provenance."""
+    order = read_order(asked)
+    config, categories, state = in_order(converted.config, converted.categories, converted.state, order)
+    change = f"classes put in the order of {order.source}"
+    provenance = replace(converted.provenance, changes=(*converted.provenance.changes, change))
+    return Converted(config, categories, state, provenance, (*converted.notes, change))
+
+
 def _own_folder(path: Path, name: str, request: Request) -> Converted:
     """A folder of ours: nothing to recognise; labels and name may be given anew."""
     if request.config is not None:
         raise CheckpointError(f"{path} is a model folder of ours; its {CONFIG_FILE} says everything, and --config has no part in it")
     config, categories, state = load_folder(path)
     if request.labels is not None:
-        categories = choose_labels(config.classes, StatedSettings(), request.labels).categories
+        before, categories = categories, choose_labels(config.classes, StatedSettings(), request.labels).categories
+        config = renamed(config, {old.name: new.name for old, new in zip(before, categories, strict=True)})
     provenance = load_provenance(path) or Provenance(
         name if is_hub_source(name) else path.resolve().name, sha256((path / WEIGHTS_FILE,)), "proscale"
     )
