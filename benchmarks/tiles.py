@@ -3,8 +3,12 @@
 A mosaic is stitched from nuclei pictures (`data/nuclei`) or drawn scenes, moved so that windows never fit its cells. Measured:
 
 - PQ of things and of stuff: every cell as a picture of its own, the mosaic squeezed as a whole, windows of one cell's size with several
-  overlaps; and apart, the share of true things that are found (IoU above 0.5) of those that a seam crosses, and of all others;
-- agreement: the PQ of the result of a mosaic that is moved by half a window with the result of the unmoved one;
+  overlaps, merged and joint; and apart, the share of true things that are found (IoU above 0.5) of those that a seam crosses, and of all
+  others; beside them the share that the single window finds in which each lies deepest, which is all that a merge has to choose from;
+- agreement: the PQ of the result of a mosaic that is moved by half a window, and by a third, with the result of the unmoved one;
+- the same for large pictures that are of one kind throughout, as slides are: single pictures, mirrored over and over;
+- what bounds it: the agreement of pictures that are not cut at all and lie elsewhere in their mirrored surroundings, and of single
+  windows of the mosaic, half a window apart, about what both see whole;
 - with `--sizes`: seconds and peak memory against the side, each in a process of its own;
 - with `--file-sides`: the same of `proscale segment --tile` on a tiled BigTIFF of that side, read and written in parts.
 
@@ -21,173 +25,219 @@ import tempfile
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rasterio
 import torch
+from mosaics import CELL, MOVED, Cell, Judge, cells_of, mosaic, part_of
 from numpy.typing import NDArray
 from PIL import Image
 from processor import processor
+from scipy import ndimage
 from tqdm import tqdm
 
-from proscale.datasets import PanopticMap, PanopticSegment
-from proscale.datasets.find_layout import open_dataset
-from proscale.evaluation.drawn_scenes import drawn_scenes
-from proscale.evaluation.panoptic_quality import ClassCount, count_picture, mean_quality
-from proscale.evaluation.picture_reading import read_rgb
-from proscale.evaluation.predicted import panoptic_map
-from proscale.labels import Category
+from proscale.any_network import build_network
+from proscale.checkpoints.model_folder import DEFAULT_FOLDER, load_folder
+from proscale.datasets import PanopticMap
+from proscale.evaluation.panoptic_quality import ClassCount, count_picture
 from proscale.predictor import Predictor
-from proscale.results import Prediction, SegmentationOptions
-from proscale.tiles import Layout, Tiling, lay_out, segment_picture
+from proscale.results import Segmentation, SegmentationOptions
+from proscale.tiles import Layout, Merger, Tiling, lay_out, merged_prediction, segment_picture
+from proscale.tiles.layout import Box
+from proscale.tiles.parts import depth_in
 
-CELL = {"nuclei": 256, "scenes": 320}
-"""Pixels a side of a picture in the mosaic."""
-MOVED = (37, 91)
-"""Rows and columns of the first cells that are cut off, so that windows and cells do not meet."""
-NUCLEI = Path(__file__).parents[1] / "data/nuclei"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One picture of a mosaic."""
-
-    image: NDArray[np.uint8]
-    truth: PanopticMap
-
-
-def cells_of(kind: str, count: int) -> tuple[list[Cell], tuple[Category, ...]]:
-    """Pictures of one size with their truth, and their categories."""
-    side = CELL[kind]
-    data = drawn_scenes(count) if kind == "scenes" else open_dataset(NUCLEI, split="val")
-    cells = []
-    for picture in data.pictures:
-        image = read_rgb(picture)
-        assert picture.read_panoptic is not None
-        truth = picture.read_panoptic()
-        if min(image.shape[:2]) >= side:
-            cut = truth.ids[:side, :side]
-            present = set(np.unique(cut).tolist())
-            cells.append(Cell(image[:side, :side], PanopticMap(cut, tuple(s for s in truth.segments if s.id in present))))
-    return cells[:count], data.categories
-
-
-def mosaic(cells: Sequence[Cell], side: int, stuff: frozenset[int]) -> tuple[NDArray[np.uint8], PanopticMap]:
-    """Cells side by side, `side` pixels square; the stuff of one class is one segment. The same side has the same order of cells."""
-    cell = cells[0].image.shape[0]
-    rng = np.random.default_rng(side)
-    image, ids = np.zeros((side, side, 3), np.uint8), np.zeros((side, side), np.int32)
-    segments: dict[int, PanopticSegment] = {}
-    of_class: dict[int, int] = {}
-    for top in range(-MOVED[0], side, cell):
-        for left in range(-MOVED[1], side, cell):
-            chosen = cells[int(rng.integers(len(cells)))]
-            rows, columns = slice(max(0, top), min(side, top + cell)), slice(max(0, left), min(side, left + cell))
-            inside = slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left)
-            image[rows, columns] = chosen.image[inside]
-            own = chosen.truth.ids[inside]
-            for segment in chosen.truth.segments:
-                mask = own == segment.id
-                if mask.any():
-                    number = of_class.get(segment.category_id, len(segments) + 1)
-                    if segment.category_id in stuff:
-                        of_class[segment.category_id] = number
-                    segments[number] = PanopticSegment(number, segment.category_id)
-                    ids[rows, columns][mask] = number
-    return image, PanopticMap(ids, tuple(segments.values()))
-
-
-class Judge:
-    """Compares results with the truth, in the categories of the data."""
-
-    def __init__(self, predictor: Predictor, categories: tuple[Category, ...]) -> None:
-        names = {category.name: category.id for category in categories}
-        self.to_data = {each.id: names[each.name] for each in predictor.categories if each.name in names}
-        self.stuff = frozenset(category.id for category in categories if not category.isthing)
-        self.things = frozenset(category.id for category in categories if category.isthing)
-
-    def map_of(self, prediction: Prediction) -> PanopticMap:
-        """A panoptic prediction as a map."""
-        return panoptic_map(prediction.results["panoptic"], self.to_data, self.stuff)
-
-    def quality(self, pairs: list[tuple[PanopticMap, PanopticMap]]) -> dict[str, Any]:
-        """PQ over (truth, result) pairs."""
-        counts: defaultdict[int, ClassCount] = defaultdict(ClassCount)
-        for truth, found in pairs:
-            count_picture(counts, truth, found)
-        things, stuff = mean_quality(counts, self.things), mean_quality(counts, self.stuff)
-        everything = mean_quality(counts, self.things | self.stuff)
-        return {"pq": everything["pq"], "things": things, "stuff": stuff}
-
-    def found_at_seams(self, truth: PanopticMap, result: PanopticMap, layout: Layout) -> dict[str, float]:
-        """Share of true things that are found, of those that a seam crosses and of the others."""
-        cut: set[int] = set()
-        for edges, axis in ((layout.rows.edges[1:-1], 0), (layout.columns.edges[1:-1], 1)):
-            for edge in edges:
-                before, after = np.take(truth.ids, edge - 1, axis), np.take(truth.ids, edge, axis)
-                cut |= set(before[(before == after)].tolist())
-        counted: dict[bool, list[bool]] = {True: [], False: []}
-        classes = {segment.id: segment.category_id for segment in result.segments}
-        pairs, areas = np.unique(np.stack([truth.ids.ravel(), result.ids.ravel()]), axis=1, return_counts=True)
-        sizes, own = np.bincount(result.ids.ravel()), np.bincount(truth.ids.ravel())
-        best: dict[int, float] = {}
-        things = {segment.id: segment.category_id for segment in truth.segments if segment.category_id in self.things}
-        for (t, p), area in zip(pairs.T.tolist(), areas.tolist(), strict=True):
-            if t in things and classes.get(p) == things[t]:
-                best[t] = max(best.get(t, 0.0), area / (own[t] + sizes[p] - area))
-        for t in things:
-            counted[t in cut].append(best.get(t, 0.0) > 0.5)
-        return {name: float(np.mean(counted[key])) for name, key in (("crossed", True), ("others", False)) if counted[key]} | {
-            "number_crossed": float(len(counted[True]))
-        }
+PICTURES = 30
+"""Whose agreement with themselves is measured."""
+OPTIONS = SegmentationOptions(("panoptic",))
 
 
 def quality(kind: str, side: int, overlaps: list[int], predictor: Predictor) -> dict[str, Any]:
     """The table of one mosaic."""
     cells, categories = cells_of(kind, 60)
-    judge, options, cell = Judge(predictor, categories), SegmentationOptions(("panoptic",)), CELL[kind]
+    judge, cell = Judge(predictor, categories), CELL[kind]
     image, truth = mosaic(cells, side, judge.stuff)
     # What every cell has as a picture of its own, put together as the truth is.
-    alone = [Cell(each.image, judge.map_of(predictor.segment([each.image], [options])[0])) for each in tqdm(cells, desc="alone")]
+    alone = [Cell(each.image, judge.map_of(predictor.segment([each.image], [OPTIONS])[0])) for each in tqdm(cells, desc="alone")]
     rows: dict[str, Any] = {"alone": judge.quality([(truth, mosaic(alone, side, judge.stuff)[1])])}
-    rows["whole"] = judge.quality([(truth, judge.map_of(predictor.segment([image], [options])[0]))])
+    rows["alone"]["found"] = {"all": found_share(judge, [(each.truth, result.truth) for each, result in zip(cells, alone, strict=True)])}
+    rows["whole"] = judge.quality([(truth, judge.map_of(predictor.segment([image], [OPTIONS])[0]))])
     for overlap in overlaps:
-        layout = lay_out(Tiling("fixed", cell, overlap), side, side, predictor.plan, options.tasks)
-        assert layout is not None
-        with tqdm(total=len(layout), desc=f"overlap {overlap}") as bar:
-            started = time.perf_counter()
-            result = judge.map_of(segment_picture(predictor, layout, image, options, bar.update))
-            seconds = time.perf_counter() - started
+        layout = windows_of(predictor, image, cell, overlap)
+        started = time.perf_counter()
+        results = window_results(predictor, layout, image, f"overlap {overlap}")
+        result = judge.map_of_result(merged(layout, results))
+        seconds = time.perf_counter() - started
         row = judge.quality([(truth, result)]) | {"found": judge.found_at_seams(truth, result, layout)}
-        row |= {"windows": len(layout), "seconds": seconds, "agreement": agreement(predictor, image, result, layout, judge)}
+        row["found"]["by_the_deepest_window"] = found_deepest(judge, truth, layout, results)
+        row |= {"windows": len(layout), "seconds": seconds}
+
+        def again(moved: NDArray[np.uint8], overlap: int = overlap) -> PanopticMap:
+            other = windows_of(predictor, moved, cell, overlap)
+            return judge.map_of_result(merged(other, window_results(predictor, other, moved, "moved")))
+
+        row["agreement"] = agreement(judge, image, result, cell // 2, again)
+        row["agreement_third"] = agreement(judge, image, result, cell // 3, again)
         rows[f"overlap {overlap}"] = row
         print_row(f"overlap {overlap}", row, rows["alone"])
-    return {"kind": kind, "side": side, "window": cell, "rows": rows}
+    rows |= uniform_rows(judge, predictor, cells, side, overlaps)
+    for name in ("uniform, alone", "uniform, windows"):
+        print_row(name, rows[name], rows["uniform, alone"])
+    rows["joint"] = joint_row(judge, predictor, image, truth, cell)
+    print_row("joint", rows["joint"], rows["alone"])
+    bounds = {f"alone, moved by {pixels}": moved_alone(judge, cells[:PICTURES], pixels) for pixels in (8, cell // 2)}
+    bounds["windows, half a window apart, about what both see whole"] = two_views(judge, predictor, image, cell)
+    for name, value in bounds.items():
+        print(f"agreement of {name}: {value}", flush=True)
+    return {"kind": kind, "side": side, "window": cell, "rows": rows, "bounds_of_agreement": bounds}
 
 
-def agreement(predictor: Predictor, image: NDArray[np.uint8], result: PanopticMap, layout: Layout, judge: Judge) -> dict[str, Any]:
-    """PQ of the result of the picture without its first half window with the same part of the whole's result."""
-    half = layout.rows.window // 2
-    moved = np.ascontiguousarray(image[half:, half:])
-    tiling = Tiling("fixed", layout.rows.window, layout.rows.overlap)
-    again = lay_out(tiling, moved.shape[0], moved.shape[1], predictor.plan, ("panoptic",))
-    assert again is not None
-    found = judge.map_of(segment_picture(predictor, again, moved, SegmentationOptions(("panoptic",))))
-    part = result.ids[half:, half:]
-    present = set(np.unique(part).tolist())
-    return judge.quality([(PanopticMap(part, tuple(s for s in result.segments if s.id in present)), found)])
+def uniform_rows(judge: Judge, predictor: Predictor, cells: Sequence[Cell], side: int, overlaps: Sequence[int]) -> dict[str, Any]:
+    """Pictures of `side` / 2 that are mosaics of a single cell each, mirrored so that nothing in them ends at a cell's border.
+
+    Alone is the cell as a picture of its own; of the large picture the part counts that is the cell.
+    """
+    overlap = sorted(overlaps)[len(overlaps) // 2]
+    alone, windows, cell = [], [], cells[0].image.shape[0]
+    for each in cells[:: max(1, len(cells) // 6)][:6]:
+        margin = side // 2 - cell
+        edges = ((MOVED[0], margin - MOVED[0]), (MOVED[1], margin - MOVED[1]))
+        image = np.pad(each.image, (*edges, (0, 0)), "symmetric")
+        inside = tuple(slice(before, before + cell) for before, _ in edges)
+        layout = windows_of(predictor, image, cell, overlap)
+        result = judge.map_of_result(merged(layout, window_results(predictor, layout, image, "uniform")))
+        windows.append((each.truth, part_of(result, *inside)))
+        alone.append((each.truth, judge.map_of(predictor.segment([each.image], [OPTIONS])[0])))
+    return {"uniform, alone": judge.quality(alone), "uniform, windows": judge.quality(windows) | {"overlap": overlap}}
+
+
+def windows_of(predictor: Predictor, image: NDArray[np.uint8], side: int, overlap: int) -> Layout:
+    """Windows over a picture."""
+    layout = lay_out(Tiling("fixed", side, overlap), image.shape[0], image.shape[1], predictor.plan, OPTIONS.tasks)
+    assert layout is not None
+    return layout
+
+
+def window_results(predictor: Predictor, layout: Layout, image: NDArray[np.uint8], name: str) -> list[Segmentation]:
+    """What is found in every window by itself."""
+    boxes = [layout.window(index) for index in range(len(layout))]
+    parts = (np.ascontiguousarray(image[box.top : box.bottom, box.left : box.right]) for box in boxes)
+    return [predictor.segment([part], [OPTIONS])[0].results["panoptic"] for part in tqdm(parts, total=len(boxes), desc=name)]
+
+
+def merged(layout: Layout, results: Sequence[Segmentation]) -> Segmentation:
+    """The result of the picture."""
+    merger = Merger("panoptic", layout)
+    for result in results:
+        merger.add(result.segments)
+    return merged_prediction({"panoptic": merger}, layout.plan, {}, None).results["panoptic"]
+
+
+def joint_row(judge: Judge, predictor: Predictor, image: NDArray[np.uint8], truth: PanopticMap, cell: int) -> dict[str, Any]:
+    """The mosaic with windows that are apart in the backbone alone."""
+
+    def segmented(picture: NDArray[np.uint8]) -> PanopticMap:
+        return judge.map_of(predictor.segment_joint(picture, Tiling("joint", cell, cell // 4), OPTIONS))
+
+    started = time.perf_counter()
+    result = segmented(image)
+    seconds = time.perf_counter() - started
+    row = judge.quality([(truth, result)]) | {"seconds": seconds, "segments": len(result.segments)}
+    return row | {"agreement": agreement(judge, image, result, cell // 2, segmented)}
+
+
+def found_share(judge: Judge, pairs: Sequence[tuple[PanopticMap, PanopticMap]]) -> float:
+    """Share of true things of which some result has more than half (IoU)."""
+    counts: defaultdict[int, ClassCount] = defaultdict(ClassCount)
+    for truth, found in pairs:
+        count_picture(counts, truth, found)
+    things = [counts[category] for category in judge.things]
+    true_positives = sum(each.true_positives for each in things)
+    return true_positives / max(1, true_positives + sum(each.false_negatives for each in things))
+
+
+def found_deepest(judge: Judge, truth: PanopticMap, layout: Layout, results: Sequence[Segmentation]) -> float:
+    """Share of true things that are found by the one window in which each lies deepest: what a merge has to choose from."""
+    maps = [judge.map_of_result(result) for result in results]
+    found, places = [], ndimage.find_objects(truth.ids)
+    for segment in (each for each in truth.segments if each.category_id in judge.things):
+        rows, columns = places[segment.id - 1]
+        box = Box(rows.start, columns.start, rows.stop, columns.stop)
+        seeing = [index for index in range(len(layout)) if layout.window(index).covers(box)]
+        if not seeing:
+            continue
+        best = max(seeing, key=lambda index: depth_in(layout.window(index), box, layout.size))
+        window, ids = layout.window(best), maps[best].ids
+        inside = truth.ids[window.top : window.bottom, window.left : window.right] == segment.id
+        same_class = {each.id for each in maps[best].segments if each.category_id == segment.category_id}
+        shares = [
+            np.count_nonzero(inside & (ids == number)) / np.count_nonzero(inside | (ids == number))
+            for number in np.unique(ids[inside]).tolist()
+            if number in same_class
+        ]
+        found.append(max(shares, default=0.0) > 0.5)
+    return float(np.mean(found))
+
+
+def agreement(
+    judge: Judge, image: NDArray[np.uint8], result: PanopticMap, by: int, segmented: Callable[[NDArray[np.uint8]], PanopticMap]
+) -> dict[str, Any]:
+    """PQ of the result of the picture without its first `by` rows and columns with the same part of the whole's result."""
+    found = segmented(np.ascontiguousarray(image[by:, by:]))
+    return judge.quality([(part_of(result, slice(by, None), slice(by, None)), found)])
+
+
+def moved_alone(judge: Judge, cells: Sequence[Cell], pixels: int) -> dict[str, Any]:
+    """PQ of pictures that are not cut with themselves, moved by so many pixels in their mirrored surroundings, as large as in windows."""
+    config, categories, state = load_folder(DEFAULT_FOLDER)
+    sides = {name: getattr(config.preprocess, name) * 3 // 2 for name in ("short_side", "long_side")}
+    network = build_network(replace(config, preprocess=replace(config.preprocess, **sides)))
+    network.load_state_dict(state)
+    predictor, pairs = Predictor(network, categories), []
+    for each in cells:
+        side = each.image.shape[0]
+        half = side // 2
+        around = np.pad(each.image, ((half, half), (half, half), (0, 0)), "symmetric")
+        views = []
+        for at in (half, half - pixels):  # where the surroundings begin that are shown
+            shown = np.ascontiguousarray(around[at : at + 3 * half, at : at + 3 * half])
+            inside = slice(half - at, half - at + side)
+            views.append(part_of(judge.map_of(predictor.segment([shown], [OPTIONS])[0]), inside, inside))
+        pairs.append((views[0], views[1]))
+    return judge.quality(pairs)
+
+
+def two_views(judge: Judge, predictor: Predictor, image: NDArray[np.uint8], cell: int) -> dict[str, Any]:
+    """PQ of things that two windows, moved by half their side, both see whole."""
+    rng, half, pairs = np.random.default_rng(0), cell // 2, []
+    for _ in range(80):
+        top, left = rng.integers(0, image.shape[0] - cell - half, 2)
+        views = []
+        for move in (0, half):
+            shown = np.ascontiguousarray(image[top + move : top + move + cell, left + move : left + move + cell])
+            shared = slice(half - move, cell - move)
+            views.append(part_of(judge.map_of(predictor.segment([shown], [OPTIONS])[0]), shared, shared))
+        pairs.append((without_cut(views[0]), without_cut(views[1])))
+    things: dict[str, Any] = judge.quality(pairs)["things"]
+    return things
+
+
+def without_cut(view: PanopticMap) -> PanopticMap:
+    """A map without what touches its rim."""
+    rim = {number for line in (view.ids[0], view.ids[-1], view.ids[:, 0], view.ids[:, -1]) for number in np.unique(line).tolist()}
+    kept = tuple(segment for segment in view.segments if segment.id not in rim)
+    return PanopticMap(np.where(np.isin(view.ids, [segment.id for segment in kept]), view.ids, 0), kept)
 
 
 def print_row(name: str, row: dict[str, Any], alone: dict[str, Any]) -> None:
     """One line of the table."""
     share = row["things"]["pq"] / alone["things"]["pq"] if row["things"]["pq"] is not None else 0.0
-    line = f"{name:>12}: PQ {row['pq']:.4f}  things {row['things']['pq']:.4f} ({share:.3f} of alone)  stuff {row['stuff']['pq']:.4f}"
-    if "found" in row:
-        line += f"  found at seams {row['found'].get('crossed', 0):.3f}, else {row['found'].get('others', 0):.3f}"
+    line = f"{name:>12}: PQ {row['pq']:.4f} ({row['pq'] / alone['pq']:.3f} of alone)  things {row['things']['pq']:.4f} ({share:.3f})"
+    line += f"  stuff {row['stuff']['pq']:.4f}" + "".join(f"  {key} {value:.3f}" for key, value in row.get("found", {}).items())
+    if "agreement" in row:
         line += f"  agreement {row['agreement']['pq']:.4f} (things {row['agreement']['things']['pq']:.4f})  {row['seconds']:.1f} s"
     print(line, flush=True)
 
@@ -269,6 +319,12 @@ def main() -> None:
         return
     torch.set_num_threads(given.threads)
     results: dict[str, Any] = {"processor": processor(), "threads": given.threads, "quality": [], "cost": [], "files": []}
+
+    def save() -> None:
+        """So that what was measured stays when the rest takes too long."""
+        if given.out:
+            given.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
     for kind in given.kind or CELL:
         if given.side:
             measured = quality(kind, given.side, given.overlaps, Predictor.load())
@@ -276,16 +332,17 @@ def main() -> None:
             print(f"{kind}, {given.side} x {given.side}, windows of {CELL[kind]}")
             for name, row in measured["rows"].items():
                 print_row(name, row, measured["rows"]["alone"])
+            save()
         for side in given.sizes:
             command = [sys.executable, __file__, "--one-cost", f"{kind},{side}", "--threads", str(given.threads)]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             results["cost"].append(json.loads(done.stdout.splitlines()[-1]) | {"kind": kind})
             print(results["cost"][-1], flush=True)
+            save()
     for side in given.file_sides:
         results["files"].append(file_cost(side, given.file_windows))
         print(results["files"][-1], flush=True)
-    if given.out:
-        given.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        save()
 
 
 if __name__ == "__main__":

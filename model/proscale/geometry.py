@@ -121,15 +121,18 @@ def check_image(image: NDArray[np.uint8]) -> None:
         raise ImageError(f"a picture must be an RGB array (height, width, 3) of uint8, not {image.shape} of {image.dtype}")
 
 
-def resize_picture(image: NDArray[np.uint8], config: PreprocessConfig) -> ResizedPicture:
+def resize_picture(image: NDArray[np.uint8], config: PreprocessConfig, size: tuple[int, int] | None = None) -> ResizedPicture:
     """A picture (H, W, 3), uint8 RGB, at the network's size.
+
+    Args:
+        size: (height, width) that was planned for it; None: as `resized_size` has it.
 
     Raises:
         ImageError: it has another form.
     """
     check_image(image)
     height, width = image.shape[:2]
-    return ResizedPicture(resize_image(image, resized_size(height, width, config), config.filter), (height, width))
+    return ResizedPicture(resize_image(image, size or resized_size(height, width, config), config.filter), (height, width))
 
 
 def pad_picture(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -21,4 +21,5 @@ def load_predictor(config: RuntimeConfig) -> Predictor:
         precision=config.precision,
         cuda_graphs=config.cuda_graphs,
         compile_for=config.warmup if config.compile else (),
+        feature_cache_bytes=config.feature_cache_bytes,
     )

@@ -1,5 +1,6 @@
 """The whole network: backbone -> pixel decoder -> transformer decoder."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -55,17 +56,18 @@ class SegmentationNetwork(nn.Module):
         predictions = self.transformer_decoder(levels, mask_features, auxiliary)
         return NetworkOutput(predictions, mask_features, tuple(levels))
 
-    def predict(self, images: Tensor) -> QueryPrediction:
+    def predict(self, images: Tensor, features: Callable[[Tensor], Sequence[Tensor]] | None = None) -> QueryPrediction:
         """The last prediction alone, by the shortest way; what `forward` gives within rounding.
 
         Args:
             images: as for `forward`, in any float dtype.
+            features: where the backbone's levels of a batch come from; None: the backbone.
 
         Returns:
             float32 logits, whatever the network computes in.
         """
         images = images.to(self.transformer_decoder.query_features.dtype)
-        embedding, levels = self.pixel_decoder.embed(self.backbone(images))
+        embedding, levels = self.pixel_decoder.embed((features or self.backbone)(images))
         return self.transformer_decoder.decode_last(levels, embedding, self.pixel_decoder.mask_projection)
 
     def fold(self) -> None:

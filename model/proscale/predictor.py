@@ -2,7 +2,8 @@
 
 import io
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -24,7 +25,9 @@ from proscale.config_json import family_of
 from proscale.cuda_graphs import GraphedNetwork
 from proscale.errors import CheckpointError, DeviceError, ImageError
 from proscale.geometry import ResizedPicture, padded_size, resize_picture, resized_size
+from proscale.joint_features import FeatureCache, joint_features
 from proscale.labels import Category
+from proscale.network import SegmentationNetwork
 from proscale.ops.native import REMEDY, STATUS
 from proscale.planning import check_options, plan_picture
 from proscale.postprocess.class_map import find_classes
@@ -34,8 +37,9 @@ from proscale.postprocess.pieces import PieceRule, whole_things
 from proscale.precision import configure_torch, default_precision, refuse_if_slow
 from proscale.predictions import NetworkPrediction, QueryPrediction, of_picture
 from proscale.preprocess import preprocess, preprocess_on
-from proscale.results import ModelInfo, Plan, Prediction, Provenance, Segment, Segmentation, SegmentationOptions
+from proscale.results import JointWindows, ModelInfo, Plan, Prediction, Provenance, Segment, Segmentation, SegmentationOptions
 from proscale.rle import MeasuredMask
+from proscale.tiles import Tiling, plan_joint
 
 Candidate = tuple[int, float, MeasuredMask]
 """Class index, score in 0..1, mask."""
@@ -57,6 +61,7 @@ class Predictor:
         precision: Precision | None = None,
         cuda_graphs: bool = False,
         compile_for: Sequence[tuple[int, int]] = (),
+        feature_cache_bytes: int = 0,
     ) -> None:
         config = network.config
         if len(categories) != config.classes:
@@ -76,12 +81,19 @@ class Predictor:
             raise CheckpointError(f"CUDA graphs need the compiled CUDA operator; it is not active: {STATUS.cuda_reason}. Remedy: {REMEDY}")
         if compile_for and self.device.type != "cpu":
             raise CheckpointError(f"compiling is for the CPU, not for {self.device}; CUDA graphs do as much there")
-        self._predict = self._run
+        if feature_cache_bytes and (cuda_graphs or compile_for or not isinstance(network, SegmentationNetwork)):
+            raise CheckpointError("features are cached of PRO-SCALE and Mask2Former alone, without CUDA graphs and compiling")
+        self._predict: Callable[[Tensor], NetworkPrediction] = self._run
         if cuda_graphs:
             self._predict = GraphedNetwork(self.network).predict
         elif compile_for:
             sizes = [padded_size(*resized_size(*size, config.preprocess), config.preprocess) for size in compile_for]
             self._predict = CompiledNetwork(self.network, sizes).predict
+        self.feature_cache: FeatureCache | None = None
+        if feature_cache_bytes:
+            assert isinstance(network, SegmentationNetwork)
+            self.feature_cache = FeatureCache(network.backbone, feature_cache_bytes)
+            self._predict = partial(network.predict, features=self.feature_cache)
         family, layers = family_of(config)
         self.info = ModelInfo(
             name=config.name,
@@ -103,13 +115,15 @@ class Predictor:
         precision: Precision | None = None,
         cuda_graphs: bool = False,
         compile_for: Sequence[tuple[int, int]] = (),
+        feature_cache_bytes: int = 0,
     ) -> Self:
         """Read a model folder; None means the model inside the package.
 
         `precision` is what the network computes in; None means float32 on a CPU, bfloat16 on a GPU that has it. Where samples are taken
         is computed in float32 either way, and so is all that follows the logits. `cuda_graphs` records the network's kernels once per
         size on a GPU (`GraphedNetwork`). `compile_for` names (height, width) in pixels of pictures for which it is compiled on a CPU
-        (`CompiledNetwork`), a minute or so for each.
+        (`CompiledNetwork`), a minute or so for each. `feature_cache_bytes` keeps the backbone's features of so many bytes, for pictures
+        and windows that come again with the same pixels (`FeatureCache`); 0: none.
 
         Raises:
             CheckpointError: folder, weights or device cannot be used, or the precision is emulated there; the text names the remedy.
@@ -120,11 +134,15 @@ class Predictor:
         network = blank_network(config).to_empty(device="cpu")
         load_strictly(network, state)
         source = "embedded default" if checkpoint is None else str(checkpoint)
-        return cls(network, categories, source, device, load_provenance(folder), precision, cuda_graphs, compile_for)
+        return cls(network, categories, source, device, load_provenance(folder), precision, cuda_graphs, compile_for, feature_cache_bytes)
 
     def plan(self, height: int, width: int, tasks: Sequence[Task] = ()) -> Plan:
         """What a picture of (height, width) pixels will cost, for the model's first task if none is named; nothing is computed."""
         return plan_picture(self.config, height, width, tasks or self.config.tasks[:1])
+
+    def plan_joint(self, tiling: Tiling, height: int, width: int, tasks: Sequence[Task]) -> Plan:
+        """As `plan`, of a picture whose windows are apart in the backbone alone. Raises ParameterError: see `tiles.plan_joint`."""
+        return plan_joint(self.config, tiling, height, width, tasks)
 
     def check(self, options: SegmentationOptions) -> None:
         """Raise ParameterError, with the remedy, when this model cannot do what `options` ask."""
@@ -132,6 +150,11 @@ class Predictor:
 
     def _run(self, images: Tensor) -> NetworkPrediction:
         return self.network.predict(images)
+
+    def _predict_joint(self, images: Tensor, windows: JointWindows) -> NetworkPrediction:
+        assert isinstance(self.network, SegmentationNetwork)  # `plan_joint` refuses others
+        backbone = self.feature_cache or self.network.backbone
+        return self.network.predict(images, lambda batch: joint_features(backbone, batch, windows))
 
     def segment(self, images: Sequence[NDArray[np.uint8]], options: Sequence[SegmentationOptions]) -> list[Prediction]:
         """Segment pictures that share a padded size, as one batch.
@@ -158,9 +181,25 @@ class Predictor:
         plans = [self.plan(*picture.output_size, option.tasks) for picture, option in zip(pictures, options, strict=True)]
         return self.segment_resized(pictures, options, plans, resize_seconds)
 
-    def resize(self, image: NDArray[np.uint8]) -> ResizedPicture:
-        """A picture (H, W, 3), uint8 RGB, at the network's size. Raises ImageError: it has another form."""
-        return resize_picture(image, self.config.preprocess)
+    def segment_joint(self, image: NDArray[np.uint8], tiling: Tiling, options: SegmentationOptions) -> Prediction:
+        """One picture (H, W, 3), uint8 RGB, whose windows are apart in the backbone alone.
+
+        Raises:
+            ParameterError: see `plan_joint`, or options that this model cannot do.
+        """
+        self.check(options)
+        plan = self.plan_joint(tiling, image.shape[0], image.shape[1], options.tasks)
+        started = time.perf_counter()
+        picture = self.resize(image, plan)
+        return self.segment_resized([picture], [options], [plan], time.perf_counter() - started)[0]
+
+    def resize(self, image: NDArray[np.uint8], plan: Plan | None = None) -> ResizedPicture:
+        """A picture (H, W, 3), uint8 RGB, at the network's size. Raises ImageError: it has another form.
+
+        Args:
+            plan: the picture's; None: as without windows.
+        """
+        return resize_picture(image, self.config.preprocess, None if plan is None else plan.resized)
 
     @torch.inference_mode()
     def segment_resized(
@@ -193,12 +232,16 @@ class Predictor:
     def _segment(
         self, pictures: Sequence[ResizedPicture], options: Sequence[SegmentationOptions], plans: Sequence[Plan], resize_seconds: float
     ) -> list[Prediction]:
+        if len(pictures) > 1 and any(plan.joint is not None for plan in plans):  # windows of its own each
+            share = resize_seconds / len(pictures)
+            each = zip(pictures, options, plans, strict=True)
+            return [self._segment([picture], [option], [plan], share)[0] for picture, option, plan in each]
         clock = time.perf_counter
         started = clock()
         on_gpu = self.device.type == "cuda"
         batch = preprocess_on(pictures, self.config.preprocess, self.device) if on_gpu else preprocess(pictures, self.config.preprocess)
         preprocessed = clock()
-        output = self._predict(batch)
+        output = self._predict(batch) if plans[0].joint is None else self._predict_joint(batch, plans[0].joint)
         if on_gpu:
             torch.cuda.synchronize(self.device)  # otherwise its time would be counted as post-processing
         inferred = clock()

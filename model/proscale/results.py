@@ -76,6 +76,20 @@ class Tiles:
     """(down, across): least number of pixels that neighbouring windows share; 0 along an axis with one window."""
     scale: float
     """Pixels of the network's input per pixel of the picture, along the side of a window that is scaled least."""
+    joint: bool = False
+    """The windows are apart in the backbone alone; the decoders see the whole picture."""
+
+
+@dataclass(frozen=True)
+class JointWindows:
+    """Windows of a network's input that are apart in the backbone. Along each axis in cells of 32 pixels, the coarsest stride."""
+
+    size: tuple[int, int]
+    """(rows, columns) of every window."""
+    starts: tuple[tuple[int, ...], tuple[int, ...]]
+    """(down, across): first cells of the windows, ascending."""
+    edges: tuple[tuple[int, ...], tuple[int, ...]]
+    """(down, across): where what each window decides begins, and where the last one's ends."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +106,10 @@ class Plan:
     baseline: str = "Mask2Former with 6 encoder layers, all else equal"
     """What the baseline is: that, or the network as published."""
     tiles: Tiles | None = None
-    """The picture is segmented window by window: sizes are those of a window, FLOPs those of all. None: as a whole."""
+    """The picture is segmented window by window: sizes are those of a window (`joint`: of all together), FLOPs those of all.
+    None: as a whole."""
+    joint: JointWindows | None = None
+    """The windows of a picture that the decoders see as a whole; None: it has none, or they are merged."""
 
 
 @dataclass(frozen=True)

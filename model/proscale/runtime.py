@@ -27,6 +27,7 @@ DESCRIPTIONS = {
     "threads": "Threads of the network on a CPU, at most as many as its quota and affinity let run; unset: so many.",
     "warmup": f"Picture sizes HEIGHTxWIDTH, comma separated, computed once before ready; unset: {GPU_WARMUP} on a GPU, none on a CPU.",
     "max_batch_pixels": "Pixels in one batch: of each picture its own or its padded ones, if more; a larger picture runs alone.",
+    "feature_cache_bytes": "Bytes of the backbone's features that are kept for pictures and windows that come again with equal pixels.",
 }
 """Per field of `RuntimeConfig` that is a setting, what it means; the variable is `PROSCALE_` and its name in capitals."""
 
@@ -47,6 +48,7 @@ class RuntimeConfig:
     """(height, width) in pixels."""
     max_batch_pixels: int = MAX_BATCH_PIXELS
     max_batch_pictures: int = MAX_BATCH_PICTURES
+    feature_cache_bytes: int = 0
 
     def __post_init__(self) -> None:
         """Raise CheckpointError, with the remedy, for values that exclude each other."""
@@ -126,12 +128,13 @@ def runtime_from_texts(parameters: Mapping[str, str], environment: Mapping[str, 
         threads=_number("threads", value("threads")),
         warmup=sizes,
         max_batch_pixels=_number("max_batch_pixels", value("max_batch_pixels")) or MAX_BATCH_PIXELS,
+        feature_cache_bytes=_number("feature_cache_bytes", value("feature_cache_bytes"), 0) or 0,
     )
 
 
-def _number(name: str, text: str) -> int | None:
-    if text and (not text.isdecimal() or not int(text)):
-        raise CheckpointError(f"{name} must be a whole number from 1, not {text!r}")
+def _number(name: str, text: str, least: int = 1) -> int | None:
+    if text and (not text.isdecimal() or int(text) < least):
+        raise CheckpointError(f"{name} must be a whole number from {least}, not {text!r}")
     return int(text) if text else None
 
 

@@ -99,6 +99,10 @@ def segment_large_file(
         ProscaleError: the file is broken, changes meanwhile, or cannot be had in parts.
         OSError: a result cannot be written; nothing of it is left.
     """
+    if tiling.kind == "joint":
+        raise ParameterError(
+            "tile: joint needs the picture as a whole, and this one is read in parts; take --tile auto, or raise PROSCALE_MAX_PIXELS"
+        )
     started = time.perf_counter()
     with tqdm(unit="row", desc="looking through", leave=False, disable=None) as bar:
         file = open_large(picture.path, intensity, bar.update)

@@ -2,14 +2,14 @@
 
 import difflib
 from collections.abc import Sequence
+from typing import Protocol
 
 from proscale.config import Task
 from proscale.errors import ParameterError
 from proscale.labels import Category, match_names, synonyms
 from proscale.planning import check_tasks
-from proscale.results import ModelInfo, SegmentationOptions
-from proscale.tiles import Layout, lay_out
-from proscale.tiles.layout import PlanPicture
+from proscale.results import ModelInfo, Plan, SegmentationOptions
+from proscale.tiles import Layout, Tiling, lay_out
 from proscale_service.errors import InvalidParameter
 from proscale_service.requests import PlanParameters, SegmentParameters
 
@@ -41,20 +41,36 @@ def tasks_of(parameters: SegmentParameters | PlanParameters, info: ModelInfo) ->
     return tasks
 
 
-def layout_of(
-    parameters: SegmentParameters | PlanParameters, size: tuple[int, int], plan: PlanPicture, tasks: Sequence[Task]
-) -> Layout | None:
-    """Where the windows of a picture lie; None: it is segmented as a whole. Args: size: (height, width) in pixels.
+class Planner(Protocol):
+    """What an engine offers."""
+
+    def plan(self, height: int, width: int, tasks: Sequence[Task]) -> Plan:
+        """Of a picture that is segmented as a whole."""
+        ...
+
+    def plan_joint(self, tiling: Tiling, height: int, width: int, tasks: Sequence[Task]) -> Plan:
+        """Of a picture whose windows are apart in the backbone alone."""
+        ...
+
+
+def plan_of(
+    parameters: SegmentParameters | PlanParameters, size: tuple[int, int], planner: Planner, tasks: Sequence[Task]
+) -> tuple[Plan, Layout | None]:
+    """What a picture costs, and where its windows lie; None: it is computed at once. Args: size: (height, width) in pixels.
 
     Raises:
         InvalidParameter: windows that the model cannot have.
     """
-    if parameters.tiling.kind == "off":
-        return None
+    tiling = parameters.tiling
+    if tiling.kind == "off":
+        return planner.plan(*size, tasks), None
     try:
-        return lay_out(parameters.tiling, *size, plan, tasks)
+        if tiling.kind == "joint":
+            return planner.plan_joint(tiling, *size, tasks), None
+        layout = lay_out(tiling, *size, planner.plan, tasks)
     except ParameterError as error:
         raise InvalidParameter(str(error)) from error
+    return (planner.plan(*size, tasks), None) if layout is None else (layout.plan, layout)
 
 
 def resolve_labels(asked: Sequence[str], categories: Sequence[Category]) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from proscale_service.errors import DeadlineExceeded
 from proscale_service.images import OpenedPicture, read_picture
 from proscale_service.lifecycle import Lifecycle
 from proscale_service.metrics import Metrics
-from proscale_service.options import layout_of, options_of
+from proscale_service.options import options_of, plan_of
 from proscale_service.requests import SegmentParameters
 from proscale_service.settings import Settings
 from proscale_service.spans import span_picture
@@ -139,8 +139,7 @@ class Pipeline:
         opened = OpenedPicture(data, self.settings.max_pixels)
         try:
             size = opened.header.height, opened.header.width
-            layout = layout_of(parameters, size, engine.plan, options.tasks)
-            plan = engine.plan(*size, options.tasks) if layout is None else layout.plan
+            plan, layout = plan_of(parameters, size, engine, options.tasks)
             work = Work(plan, size[0] * size[1], options.tasks) if layout is None else work_of(layout, options.tasks)
             promise = engine.backlog.admit(work, deadline, parameters.priority)
             permit.on_close(lambda: engine.backlog.discard(promise))
@@ -152,14 +151,13 @@ class Pipeline:
                 seconds = time.perf_counter() - started
                 header = decoded.header
                 if (header.height, header.width) != size:  # known better, now that it is decoded
-                    layout = layout_of(parameters, (header.height, header.width), engine.plan, options.tasks)
-                    plan = engine.plan(header.height, header.width, options.tasks) if layout is None else layout.plan
+                    plan, layout = plan_of(parameters, (header.height, header.width), engine, options.tasks)
                 if layout is not None:  # its pixels stay held: windows are cut from them one by one
                     engine.backlog.read(promise, seconds)
                     return _Read(header, decoded.warnings, LargePicture(decoded.rgb, layout, options), promise, seconds)
                 image, warnings = decoded.rgb, decoded.warnings
                 del decoded
-                resized = engine.resize(image)
+                resized = engine.resize(image) if plan.joint is None else engine.resize_joint(image, plan)
                 del image
                 permit.release_pixels()
         finally:

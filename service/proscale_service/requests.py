@@ -59,7 +59,8 @@ Tile = Annotated[str, Field(pattern=TILING_PATTERN), AfterValidator(_possible)]
 _TILE = (
     "Segment a large picture window by window: `off` (if left out: as a whole), `auto` (windows of the model's own size, where the whole "
     "would be shrunk to less than half), or `SIZE[,OVERLAP[,SCALE]]` in pixels: windows of SIZE a side that share OVERLAP (if left out, a "
-    "fifth), cut from the picture as if it had been resized by SCALE (if left out, 1)."
+    "fifth), cut from the picture as if it had been resized by SCALE (if left out, 1). `joint`, or `joint,` and such windows: they are "
+    "apart in the backbone alone, and the decoders see the whole (PRO-SCALE and Mask2Former in the server's own process)."
 )
 Tasks = Annotated[tuple[Task, ...], Field(min_length=1), BeforeValidator(_split)]
 Labels = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_one_or_many)]

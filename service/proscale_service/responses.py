@@ -78,6 +78,11 @@ class Tiles(BaseModel):
     size: tuple[int, int] = Field(description="(height, width) of every window.", examples=[[800, 800]])
     overlap: tuple[int, int] = Field(description="(down, across): pixels that neighbouring windows share at least.", examples=[[160, 160]])
     scale: float = Field(description="Pixels of the network's input per pixel of the picture.", examples=[1.0])
+    joint: bool = Field(
+        default=False,
+        exclude_if=lambda joint: not joint,
+        description="True where windows are apart in the backbone alone; left out where their results are merged.",
+    )
 
 
 class Cost(BaseModel):
@@ -91,7 +96,7 @@ class Cost(BaseModel):
     baseline_flops: int = Field(description="Of the baseline, for the same padded size and outputs.")
     saved_ratio: float = Field(description="1 - flops / baseline_flops.", examples=[0.266])
     padded_size: tuple[int, int] = Field(
-        description="(height, width) of the network's input; with `tiles`: for one window.", examples=[[800, 1088]]
+        description="(height, width) of the network's input; with `tiles` that are not `joint`: for one window.", examples=[[800, 1088]]
     )
     tiles: Tiles | None = Field(
         default=None,

@@ -71,7 +71,8 @@ def _tiling(context: click.Context, option: click.Parameter, value: str) -> Tili
     default="off",
     show_default=True,
     callback=_tiling,
-    help="Window by window: off, auto (where the whole would be shrunk to less than half), or SIZE[,OVERLAP[,SCALE]] in pixels.",
+    help="Window by window: off, auto (where the whole would be shrunk to less than half), SIZE[,OVERLAP[,SCALE]] in pixels, or joint "
+    "(windows are apart in the backbone alone).",
 )
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Model folder; default: the model inside the package.")
 @click.option("--device", help="cpu, cuda or cuda:N. Default: cpu.")
@@ -162,6 +163,8 @@ def segment(
 
 def _segment(predictor: "Predictor", decoded: DecodedPicture, options: SegmentationOptions, tile: Tiling, show: bool) -> Prediction:
     """One picture, in windows where that is asked for. Args: show: a bar of the windows."""
+    if tile.kind == "joint":
+        return predictor.segment_joint(decoded.rgb, tile, options)
     layout = lay_out(tile, decoded.header.height, decoded.header.width, predictor.plan, options.tasks)
     if layout is None:
         return predictor.segment([decoded.rgb], [options])[0]

@@ -20,12 +20,10 @@ PREFIX = "PROSCALE_"
 RENAMED = {"max_queue": "max_concurrent_pictures"}
 """Former names of settings, which are still understood."""
 MIB = 1024 * 1024
-
 _ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)+")
 _HOST = re.compile(r"([A-Za-z0-9._*-]+|\[[0-9A-Fa-f:.]+\])(:(\d{1,5}|\*))?")
 _OWN_PATHS = {"/segment", "/models", "/health", "/metrics", "/docs", "/openapi.json"}
 _ORIGIN = re.compile(r"\*|https?://(\*\.)?[A-Za-z0-9._-]+(:\d{1,5})?|https?://\[[0-9A-Fa-f:]+\](:\d{1,5})?")
-
 
 DIALECTS = ("huggingface", "open_inference", "roboflow")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -96,6 +94,7 @@ class Settings(BaseSettings):
     threads: int | None = Field(default=None, ge=1, description=DESCRIPTIONS["threads"])
     warmup: str | None = Field(default=None, description=DESCRIPTIONS["warmup"])
     max_batch_pixels: int = Field(default=MAX_BATCH_PIXELS, ge=1, description=DESCRIPTIONS["max_batch_pixels"])
+    feature_cache_bytes: int = Field(default=0, ge=0, description=DESCRIPTIONS["feature_cache_bytes"])
     decode_threads: int = Field(default=2, ge=1, le=64, description="Threads that decode pictures and write JSON.")
 
     page: bool = Field(default=True, description="Whether `/` is a page to try the service with; otherwise it leads to the API page.")
@@ -343,6 +342,7 @@ class Settings(BaseSettings):
             threads=self.threads,
             warmup=warmup_sizes(self.warmup, self.device),
             max_batch_pixels=self.max_batch_pixels,
+            feature_cache_bytes=self.feature_cache_bytes,
         )
 
 

@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proscale.config import Task
-from proscale.errors import DeviceError, ImageError
+from proscale.errors import DeviceError, ImageError, ParameterError
 from proscale.geometry import ResizedPicture
 from proscale.labels import Category
 from proscale.results import ModelInfo, Plan, Prediction, Segment, Segmentation, SegmentationOptions
 from proscale.rle import encode, measure
+from proscale.tiles import Tiling
 
 from .pictures import encoded
 
@@ -40,7 +41,10 @@ class ThresholdPredictor:
         padded = (-(-height // CELL) * CELL, -(-width // CELL) * CELL)
         return Plan((height, width), padded, flops=3 * padded[0] * padded[1], baseline_flops=4 * padded[0] * padded[1])
 
-    def resize(self, image: NDArray[np.uint8]) -> ResizedPicture:
+    def plan_joint(self, tiling: Tiling, height: int, width: int, tasks: Sequence[Task]) -> Plan:
+        raise ParameterError("tile: joint is not for this model; take windows that are merged: tile=auto")
+
+    def resize(self, image: NDArray[np.uint8], plan: Plan | None = None) -> ResizedPicture:
         return ResizedPicture(image, (image.shape[0], image.shape[1]))
 
     def segment_resized(

@@ -87,6 +87,7 @@ def test_small_pictures_have_parquet_too(run, scene: Path, tmp_path: Path) -> No
         (["--format", "masks", "--out", "out"], "masks needs the picture as a whole"),
         (["--fill-holes", 3, "--json", "x.json"], "has --min-area alone"),
         (["--json", "x.json", "--tile", "off"], "more than the 20000 taken here"),
+        (["--json", "x.json", "--tile", "joint"], "joint needs the picture as a whole"),
     ],
 )
 def test_what_cannot_be_had_in_parts_is_said(run, scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments, message) -> None:

@@ -46,6 +46,19 @@ def test_one_file_gives_a_table_json_and_an_overlay_as_the_predictor_sees_it(
     assert (painted != picture).any()
 
 
+def test_joint_windows(run, small_predictor: Predictor, tmp_path: Path, picture: np.ndarray) -> None:
+    large, answer = np.tile(picture, (3, 3, 1)), tmp_path / "out.json"
+    source = tmp_path / "in.png"
+    source.write_bytes(encoded(large))
+    result = run(source, "--tile", "joint,96,32", "--json", answer)
+    assert result.exit_code == 0, result.output
+    expected = small_predictor.segment_joint(large, parse_tiling("joint,96,32"), SegmentationOptions(("panoptic",)))
+    written = json.loads(answer.read_text())
+    assert written["compute"]["tiles"]["joint"]
+    counts = [segment["segmentation"]["counts"] for segment in written["results"]["panoptic"]]
+    assert counts == [segment.segmentation.counts for segment in expected.results["panoptic"].segments]
+
+
 def test_orientation_is_applied_as_over_http(run, tmp_path: Path) -> None:
     source, answer = tmp_path / "turned.jpg", tmp_path / "out.json"
     source.write_bytes(encoded(gradient(24, 40), "JPEG", exif=exif(6)))

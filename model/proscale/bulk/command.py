@@ -23,7 +23,7 @@ from proscale.tiles import parse_tiling
 @click.option("--threshold", type=click.FloatRange(0, 1), help="Least score of a segment. Default: the model's own.")
 @click.option("--label", "labels", multiple=True, help="Keep only segments of this label. May be repeated.")
 @click.option("--max-segments", type=click.IntRange(min=1), help="Keep only so many per picture, the best.")
-@click.option("--tile", default="off", show_default=True, help="Window by window: off, auto or SIZE[,OVERLAP[,SCALE]] in pixels.")
+@click.option("--tile", default="off", show_default=True, help="Window by window: off, auto, SIZE[,OVERLAP[,SCALE]] in pixels, or joint.")
 @click.option("--intensity", default="full", show_default=True, help="Black and white: full, minmax, percentile or LOW,HIGH.")
 @click.option("--max-pixels", type=click.IntRange(min=1), default=40_000_000, show_default=True, help="A larger picture is an error.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Model folder; default: the model inside the package.")

@@ -76,6 +76,9 @@ class PictureSegmenter:
             try:
                 decoded = read_picture(read_bytes(row["path"]), self._max_pixels, self._intensity)
                 height, width = decoded.header.height, decoded.header.width
+                if self._tiling.kind == "joint":
+                    row.update(_row(decoded, self._predictor.segment_joint(decoded.rgb, self._tiling, self._options)))
+                    continue
                 layout = lay_out(self._tiling, height, width, self._predictor.plan, self._options.tasks)
                 if layout is not None:
                     row.update(_row(decoded, segment_picture(self._predictor, layout, decoded.rgb, self._options)))

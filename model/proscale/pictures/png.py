@@ -5,6 +5,7 @@ what of the metadata changes pixels (transparency, colours, orientation) is read
 """
 
 import io
+import mmap
 import struct
 import zlib
 from collections.abc import Iterator
@@ -78,7 +79,7 @@ def take_apart(data: bytes) -> Png:
     return png
 
 
-def chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+def chunks(data: bytes | mmap.mmap) -> Iterator[tuple[bytes, int, int]]:
     """(kind, start, end) of every chunk, up to IEND; the last one may be cut off."""
     position = len(SIGNATURE)
     while position + 8 <= len(data):

@@ -1,5 +1,6 @@
 """Pictures of any size, segmented window by window: where the windows lie, and how their results become one; needs no torch."""
 
+from proscale.tiles.joint import plan_joint
 from proscale.tiles.layout import Layout, lay_out
 from proscale.tiles.merge import Merger, merged_prediction
 from proscale.tiles.options import AUTO, OFF, Tiling, parse_tiling
@@ -16,6 +17,7 @@ __all__ = [
     "lay_out",
     "merged_prediction",
     "parse_tiling",
+    "plan_joint",
     "segment_picture",
     "segment_windows",
 ]

@@ -10,7 +10,7 @@ from proscale.config import Task
 from proscale.results import Segment
 from proscale.rle import decode
 from proscale.tiles.layout import Layout
-from proscale.tiles.merge import AGREE, COVERED
+from proscale.tiles.parts import AGREE, COVERED, ENDLESS
 
 Masks = NDArray[np.bool_]
 
@@ -25,8 +25,18 @@ class DenseSegment:
     """(H, W)."""
 
 
-Part = tuple[int, Segment, Masks]
-"""Window, segment, and its mask (H, W) on the picture."""
+@dataclass(eq=False)
+class _Dense:
+    """One segment of one window."""
+
+    window: int
+    segment: Segment
+    mask: Masks
+    """(H, W), on the picture."""
+    thing: bool
+    confirmed: bool = False
+    beaten: bool = False
+    united: bool = False
 
 
 def owners(layout: Layout) -> NDArray[np.int64]:
@@ -48,31 +58,79 @@ def owners(layout: Layout) -> NDArray[np.int64]:
 def merge_dense(task: Task, layout: Layout, results: Sequence[Sequence[Segment]]) -> list[DenseSegment]:
     """What `Merger` finds, in its order. Args: results: the segments of every window; masks in its pixels."""
     owner = owners(layout)
-    parts = [(window, segment, _placed(layout, window, segment)) for window, segments in enumerate(results) for segment in segments]
-    parts = [part for part in parts if part[2].any()]
-    single = [task == "semantic" or not segment.isthing for _, segment, _ in parts]
-    first_of_class: dict[int, int] = {}
-    group = [first_of_class.setdefault(part[1].category_id, i) if single[i] else i for i, part in enumerate(parts)]
-    confirmed = {i for i, each in enumerate(single) if each}
-    things = [i for i, each in enumerate(single) if not each]
-    for later in range(len(layout)):
-        for earlier in range(later):
-            for i, j in _agreeing(layout, parts, things, earlier, later):
-                confirmed |= {i, j}
-                both = (group[i], group[j])
-                group = [min(both) if each in both else each for each in group]
+    parts = [
+        _Dense(window, segment, _placed(layout, window, segment), task != "semantic" and segment.isthing)
+        for window, segments in enumerate(results)
+        for segment in segments
+    ]
+    parts = [part for part in parts if part.mask.any()]
+    group = _groups(layout, parts)
+    given = _given(task, layout, parts, owner)
     merged = []
     for root in sorted(set(group)):
-        mask, pixels, score = np.zeros(layout.size, bool), 0, 0.0
-        for i, (window, segment, seen) in enumerate(parts):
-            if group[i] == root and (i in confirmed or not _is_fragment(layout, window, seen)):
-                kept = seen & (owner == window)
-                mask |= kept
-                pixels += int(kept.sum())
-                score += float(kept.sum()) * segment.score
-        if pixels:
-            merged.append(DenseSegment(parts[root][1].category_id, score / pixels, mask))
+        mine = [mask for i, mask in enumerate(given) if group[i] == root]
+        scores = [parts[i].segment.score for i in range(len(parts)) if group[i] == root]
+        areas = [int(mask.sum()) for mask in mine]
+        if sum(areas):
+            score = sum(area * score for area, score in zip(areas, scores, strict=True)) / sum(areas)
+            merged.append(DenseSegment(parts[root].segment.category_id, score, np.logical_or.reduce(mine)))
     return merged
+
+
+def _groups(layout: Layout, parts: Sequence[_Dense]) -> list[int]:
+    """For every part the first one that it is one with; marks what other windows confirm, beat and complete."""
+    first_of_class: dict[int, int] = {}
+    group = [i if part.thing else first_of_class.setdefault(part.segment.category_id, i) for i, part in enumerate(parts)]
+    for later in range(len(layout)):
+        for earlier in range(later):
+            for i, j in _same(layout, parts, earlier, later):
+                parts[i].confirmed = parts[j].confirmed = True
+                # Of equal depths the earlier window's.
+                better, worse = (i, j) if _depth(layout, parts[i]) > _depth(layout, parts[j]) else (j, i)
+                if _depth(layout, parts[better]) and _sees_all(layout, parts[better].window, parts[worse].mask):
+                    parts[worse].beaten = True
+                else:
+                    parts[i].united = parts[j].united = True
+                    both = (group[i], group[j])
+                    group = [min(both) if each in both else each for each in group]
+    return group
+
+
+def _given(task: Task, layout: Layout, parts: Sequence[_Dense], owner: NDArray[np.int64]) -> list[Masks]:
+    """For every part the pixels that it gives to the picture."""
+    kept = [_kept(layout, part) for part in parts]
+    whole = [kept[i] and not part.united and _depth(layout, part) > 0 for i, part in enumerate(parts)]
+    given = [part.mask & (owner == part.window) & kept[i] for i, part in enumerate(parts)]
+    if task == "instance":
+        return [part.mask if whole[i] else given[i] for i, part in enumerate(parts)]
+    things = [i for i, part in enumerate(parts) if part.thing]
+    if not things:
+        return given
+    inside = np.logical_or.reduce([given[i] for i in things])
+    claimed = inside.copy()
+    for i in things:  # by the order of windows
+        if whole[i]:
+            more = parts[i].mask & ~claimed
+            given[i] |= more
+            claimed |= more
+    for i, part in enumerate(parts):
+        if not part.thing:
+            given[i] &= ~(claimed & ~inside)
+    left = np.logical_or.reduce([parts[i].mask & (owner == parts[i].window) for i in things]) & ~claimed
+    for i, part in enumerate(parts):
+        if not part.thing:
+            more = part.mask & (owner != part.window) & left
+            given[i] |= more
+            left &= ~more
+    return given
+
+
+def _kept(layout: Layout, part: _Dense) -> bool:
+    if not part.thing or part.confirmed:
+        return not part.beaten
+    others = [other for other in range(len(layout)) if other != part.window and _sees_all(layout, other, part.mask)]
+    depth = _depth(layout, part)
+    return not any(_cuts(layout, part.window, other, part.mask) or _depth_in(layout, other, part.mask) > depth for other in others)
 
 
 def _placed(layout: Layout, window: int, segment: Segment) -> Masks:
@@ -81,15 +139,17 @@ def _placed(layout: Layout, window: int, segment: Segment) -> Masks:
     return mask
 
 
-def _agreeing(layout: Layout, parts: Sequence[Part], things: Sequence[int], earlier: int, later: int) -> Iterator[tuple[int, int]]:
-    """Pairs of things of two windows that are one."""
+def _same(layout: Layout, parts: Sequence[_Dense], earlier: int, later: int) -> Iterator[tuple[int, int]]:
+    """Pairs of things of two windows that are the same, the later window's first."""
     strip = np.zeros(layout.size, bool)
     box = layout.window(earlier).shared(layout.window(later))
     strip[box.top : box.bottom, box.left : box.right] = True
+    things = [i for i, part in enumerate(parts) if part.thing]
     shares = {}
-    for i in (i for i in things if parts[i][0] == later):
-        for j in (j for j in things if parts[j][0] == earlier and parts[j][1].category_id == parts[i][1].category_id):
-            ours, theirs = parts[i][2] & strip, parts[j][2] & strip
+    for i in (i for i in things if parts[i].window == later):
+        same_class = [j for j in things if parts[j].segment.category_id == parts[i].segment.category_id]
+        for j in (j for j in same_class if parts[j].window == earlier):
+            ours, theirs = parts[i].mask & strip, parts[j].mask & strip
             shares[i, j] = int((ours & theirs).sum()), int(ours.sum()), int(theirs.sum())
     taken: set[int] = set()
     for i, j in sorted(shares, key=lambda pair: (-_iou(*shares[pair]), pair)):
@@ -97,7 +157,7 @@ def _agreeing(layout: Layout, parts: Sequence[Part], things: Sequence[int], earl
             taken |= {i, j}
             yield i, j
     for (i, j), (both, ours_area, theirs_area) in shares.items():
-        ours, theirs = (parts[each][2] for each in (i, j))
+        ours, theirs = (parts[each].mask for each in (i, j))
         ours_cut = i not in taken and both > COVERED * ours_area and _cuts(layout, later, earlier, ours & strip)
         theirs_cut = j not in taken and both > COVERED * theirs_area and _cuts(layout, earlier, later, theirs & strip)
         if (ours_cut and _is_fragment(layout, later, ours)) or (theirs_cut and _is_fragment(layout, earlier, theirs)):
@@ -106,6 +166,28 @@ def _agreeing(layout: Layout, parts: Sequence[Part], things: Sequence[int], earl
 
 def _iou(both: int, one: int, other: int) -> float:
     return both / max(1, one + other - both)
+
+
+def _sees_all(layout: Layout, window: int, mask: Masks) -> bool:
+    outside, box = mask.copy(), layout.window(window)
+    outside[box.top : box.bottom, box.left : box.right] = False
+    return not outside.any()
+
+
+def _depth(layout: Layout, part: _Dense) -> int:
+    return _depth_in(layout, part.window, part.mask)
+
+
+def _depth_in(layout: Layout, window: int, mask: Masks) -> int:
+    """Pixels between a mask and the nearest of a window's borders behind which the picture goes on."""
+    (height, width), box = layout.size, layout.window(window)
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return min(
+        int(rows[0]) - box.top if box.top else ENDLESS,
+        int(columns[0]) - box.left if box.left else ENDLESS,
+        box.bottom - 1 - int(rows[-1]) if box.bottom < height else ENDLESS,
+        box.right - 1 - int(columns[-1]) if box.right < width else ENDLESS,
+    )
 
 
 def _cuts(layout: Layout, window: int, other: int, seen: Masks) -> bool:
@@ -121,9 +203,5 @@ def _cuts(layout: Layout, window: int, other: int, seen: Masks) -> bool:
 
 def _is_fragment(layout: Layout, window: int, seen: Masks) -> bool:
     """Whether a window's border cuts a thing, while another window sees all of it that this one does, and further."""
-    for other in (each for each in range(len(layout)) if each != window):
-        outside, box = seen.copy(), layout.window(other)
-        outside[box.top : box.bottom, box.left : box.right] = False
-        if not outside.any() and _cuts(layout, window, other, seen):
-            return True
-    return False
+    others = (other for other in range(len(layout)) if other != window)
+    return any(_sees_all(layout, other, seen) and _cuts(layout, window, other, seen) for other in others)

@@ -146,6 +146,7 @@ def lay_out(tiling: Tiling, height: int, width: int, plan: PlanPicture, tasks: S
     Args:
         height, width: of the picture in pixels.
         plan: plans a picture that is segmented as a whole, and so a window.
+        tiling: of kind `joint`: the windows of the picture, were they merged.
 
     Raises:
         ParameterError: a scale for a model that sees pictures as they are.
@@ -159,6 +160,7 @@ def lay_out(tiling: Tiling, height: int, width: int, plan: PlanPicture, tasks: S
         shrunk = max(height, width) / KEPT_SIZE if own is None else math.sqrt(height * width / (seen[0] * seen[1]))
         if shrunk < SHRUNK:
             return None
+    if not tiling.size:
         sides = own or (KEPT_SIZE, KEPT_SIZE)
         shared = [_up_to_multiple(side, 5, 32) for side in sides]
     else:

@@ -1,14 +1,15 @@
 """Results of windows -> the result of the picture, row of windows by row of windows, in runs; `dense.py` has the definition.
 
 - Stuff, and every segment of a semantic result, is one segment per class.
-- Things of two windows are one when their class is equal and their parts inside the strip that both windows see agree: IoU above
-  `AGREE`. Each thing of a window agrees with at most one of another window, the best pairs first. What is one with the same is one.
-- A fragment is a thing that its window's border cuts, all of which another window sees, and further. If it agrees with nothing there,
-  it is one with the thing that covers more than `COVERED` of it.
-- Of every segment those pixels stay that lie in its window's core (`layout.py`), so that a panoptic result has no overlaps.
-- A fragment that is one with nothing is dropped: the other window saw no such thing.
+- Things of two windows are the same when their class is equal and their parts inside the strip that both windows see agree
+  (`parts.py`). A thing that lies whole in its window, and deeper there than the other one in its own, stands for both, with all pixels
+  that its window saw. Where neither is whole, or one goes beyond the other's window, they are one, and each gives the pixels of its
+  window's core (`layout.py`). What is one with the same is one.
+- A thing that no other window confirms is dropped when another window sees its place deeper.
+- Where two things of a panoptic result want a pixel, it goes to the window in whose core it lies, then to the earlier window.
+- What a dropped thing leaves, and nothing else wants, is the stuff that other windows saw there.
 
-Between rows, only the segments of windows that later ones overlap are kept, beside the answer.
+Between rows, only the segments of windows are kept whose pixels are not decided yet, beside the answer.
 """
 
 import io
@@ -21,39 +22,9 @@ from proscale.config import Task
 from proscale.formats.runs import ColumnRuns, column_runs, to_rle
 from proscale.results import Plan, Prediction, Segment, Segmentation
 from proscale.rle import measure
-from proscale.tiles.layout import Box, Layout
-from proscale.tiles.runs import Runs, area, bounds, common, cut, joined, placed, to_columns
-
-AGREE = 0.5
-"""IoU, inside the strip that two windows see, above which two things are one."""
-COVERED = 0.8
-"""Share of a fragment, inside the strip, that the other window's thing must cover to be one with it."""
-
-
-@dataclass(eq=False)
-class _Part:
-    """One segment of one window."""
-
-    segment: Segment
-    runs: Runs
-    """All that the window saw."""
-    box: Box
-    """Around them."""
-    node: int
-    fragment: bool
-    """A border cuts it, and another window sees all of it, and further."""
-    confirmed: bool = False
-    """It is one with a thing of another window."""
-
-
-@dataclass(frozen=True)
-class _Inside:
-    """What of a part lies in a strip."""
-
-    part: _Part
-    runs: Runs
-    area: int
-    box: Box
+from proscale.tiles.layout import Layout
+from proscale.tiles.parts import Part, cuts, depth_in, same
+from proscale.tiles.runs import Runs, area, bounds, cut, joined, placed, shared, to_columns, without
 
 
 @dataclass(frozen=True)
@@ -66,6 +37,23 @@ class MergedSegment:
     score: float
     """Mean over its parts, by area."""
     runs: ColumnRuns
+
+
+@dataclass(frozen=True)
+class _Stuff:
+    """Stuff of one window, all that it saw."""
+
+    node: int
+    segment: Segment
+    runs: Runs
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What one window saw."""
+
+    things: list[Part]
+    stuff: list[_Stuff]
 
 
 @dataclass(eq=False)
@@ -89,9 +77,11 @@ class Merger:
         self._parents: list[int] = []
         self._united: dict[int, int] = {}
         """Category id -> the node of all segments of a class that has one."""
-        self._kept: dict[int, list[_Part]] = {}
-        """Window -> its things, as long as later windows overlap it."""
+        self._kept: dict[int, _Seen] = {}
+        """Window -> what it saw, as long as pixels that it overlaps are not decided."""
         self._next = 0
+        self._decided = 0
+        """Rows of windows whose cores are decided."""
         self._confidence: Image.Image | None = None
 
     def add(self, segments: Sequence[Segment], confidence: bytes | None = None) -> None:
@@ -103,36 +93,32 @@ class Merger:
         index, self._next = self._next, self._next + 1
         if confidence is not None:
             self._paste(index, confidence)
-        window, core = self.layout.window(index), self.layout.core(index)
-        others = [self.layout.window(other) for other in self.layout.around(index)]
-        parts = []
+        window, core, seen = self.layout.window(index), self.layout.core(index), _Seen([], [])
         for segment in segments:
             runs = placed(column_runs(segment.segmentation), window.top, window.left)
             if not runs.shape[1]:
                 continue
-            if self._task == "semantic" or not segment.isthing:
+            if self._task == "semantic":
                 self._give(self._class_node(segment), segment, cut(runs, core))
-                continue
-            box = bounds(runs)
-            fragment = any(other.covers(box) and cuts(window, other, box) for other in others)
-            parts.append(_Part(segment, runs, box, self._new_node(segment), fragment))
-        for other, earlier in self._kept.items():
-            if earlier and window.meets(box := self.layout.window(other)):
-                self._unite(parts, earlier, window, box)
-        self._kept[index] = parts
-        if self._next < len(self.layout):
-            self._settle(self.layout.window(self._next).top)
+            elif segment.isthing:
+                seen.things.append(self._part(segment, index, runs))
+            else:
+                seen.stuff.append(_Stuff(self._class_node(segment), segment, runs))
+        for other in self.layout.around(index):
+            if other in self._kept:
+                self._unite(index, seen.things, other, self._kept[other].things)
+        self._kept[index] = seen
+        self._decide(self.layout.window(self._next).top if self._next < len(self.layout) else None)
 
     @property
     def windows_kept(self) -> int:
-        """Windows whose segments are kept because later ones overlap them."""
+        """Windows whose segments are kept because pixels that they overlap are not decided yet."""
         return len(self._kept)
 
     def finish(self) -> Iterator[MergedSegment]:
         """The segments of the picture, by the first window that saw them; once, after the last window."""
         if self._next != len(self.layout):
             raise RuntimeError(f"{self._next} of {len(self.layout)} windows were given")
-        self._settle(self.layout.size[0])
         groups: dict[int, list[_Node]] = {}
         for number in range(len(self._nodes)):
             groups.setdefault(self._root(number), []).append(self._nodes[number])
@@ -163,47 +149,67 @@ class Merger:
         with Image.open(io.BytesIO(confidence)) as picture:
             self._confidence.paste(picture.crop(box), (core.left, core.top))
 
-    def _unite(self, parts: Sequence[_Part], others: Sequence[_Part], window: Box, other_window: Box) -> None:
-        """Find the things that two windows both see. Args: parts: of `window`; others: of `other_window`."""
-        strip = window.shared(other_window)
-        ours, theirs = _inside(parts, strip), _inside(others, strip)
-        pairs = []
-        for i, one in enumerate(ours):
-            for j, other in enumerate(theirs):
-                if one.part.segment.category_id == other.part.segment.category_id and one.box.meets(other.box):
-                    pairs.append((common(one.runs, other.runs), i, j))
-        free_ours, free_theirs = set(range(len(ours))), set(range(len(theirs)))
-        alike = ((-shared / (ours[i].area + theirs[j].area - shared), i, j) for shared, i, j in pairs)
-        for disagreement, i, j in sorted(alike):
-            if -disagreement > AGREE and i in free_ours and j in free_theirs:
-                free_ours.discard(i)
-                free_theirs.discard(j)
-                self._are_one(ours[i].part, theirs[j].part)
-        for shared, i, j in pairs:
-            ours_cut = (
-                i in free_ours and ours[i].part.fragment and cuts(window, other_window, ours[i].box) and shared > COVERED * ours[i].area
-            )
-            theirs_cut = (
-                j in free_theirs
-                and theirs[j].part.fragment
-                and cuts(other_window, window, theirs[j].box)
-                and shared > COVERED * theirs[j].area
-            )
-            if ours_cut or theirs_cut:
-                self._are_one(ours[i].part, theirs[j].part)
+    def _part(self, segment: Segment, index: int, runs: Runs) -> Part:
+        window, box, size = self.layout.window(index), bounds(runs), self.layout.size
+        depth = depth_in(window, box, size)
+        others = [other for other in map(self.layout.window, self.layout.around(index)) if other.covers(box)]
+        fragment = any(cuts(window, other, box) for other in others)
+        doubtful = any(depth_in(other, box, size) > depth for other in others)
+        return Part(segment, index, runs, box, self._new_node(segment), depth, fragment, doubtful)
 
-    def _are_one(self, one: _Part, other: _Part) -> None:
-        one.confirmed = other.confirmed = True
-        first, second = sorted((self._root(one.node), self._root(other.node)))
-        self._parents[second] = first
+    def _unite(self, index: int, parts: Sequence[Part], other: int, others: Sequence[Part]) -> None:
+        """Find the things that two windows both see."""
+        for one, another in same(parts, others, self.layout.window(index), self.layout.window(other)):
+            one.confirmed = another.confirmed = True
+            better, worse = (one, another) if (-one.depth, one.window) < (-another.depth, another.window) else (another, one)
+            if better.depth and self.layout.window(better.window).covers(worse.box):
+                worse.beaten = True
+            else:
+                one.united = another.united = True
+                first, second = sorted((self._root(one.node), self._root(another.node)))
+                self._parents[second] = first
 
-    def _settle(self, top: int) -> None:
-        """Put away the things of windows that end above the next window. Args: top: of the next window; the picture's end without one."""
-        for number in [kept for kept in self._kept if self.layout.window(kept).bottom <= top]:
-            core = self.layout.core(number)
-            for part in self._kept.pop(number):
-                if part.confirmed or not part.fragment:
-                    self._give(part.node, part.segment, cut(part.runs, core))
+    def _decide(self, top: int | None) -> None:
+        """Give away the pixels of cores around which all is known. Args: top: of the next window; None: there is none."""
+        rows, across = self.layout.rows, self.layout.across
+        while self._decided < len(rows.starts):
+            # What becomes of a thing depends on all windows that overlap its own.
+            last = rows.starts[rows.overlapping(self._decided)[-1]] + rows.window
+            if top is not None and last > top:
+                return
+            for index in range(self._decided * across, (self._decided + 1) * across):
+                self._decide_core(index)
+            self._decided += 1
+            for index in [kept for kept in self._kept if rows.overlapping(kept // across).stop <= self._decided]:
+                del self._kept[index]
+
+    def _decide_core(self, index: int) -> None:
+        core, seen = self.layout.core(index), self._kept[index]
+        if self._task != "panoptic":
+            for part in seen.things:
+                if part.kept:
+                    self._give(part.node, part.segment, part.runs if part.whole else cut(part.runs, core))
+            return
+        around = [self._kept[other] for other in self.layout.around(index)]
+        own = [(part, cut(part.runs, core)) for part in seen.things]
+        for part, runs in own:
+            if part.kept:
+                self._give(part.node, part.segment, runs)
+        claimed = inside = joined([runs for part, runs in own if part.kept])
+        for part in (part for other in around for part in other.things if part.whole and part.box.meets(core)):
+            runs = without(cut(part.runs, core), claimed)
+            self._give(part.node, part.segment, runs)
+            claimed = joined([claimed, runs])
+        from_outside = without(claimed, inside)
+        for stuff in seen.stuff:
+            self._give(stuff.node, stuff.segment, without(cut(stuff.runs, core), from_outside))
+        left = without(joined([runs for part, runs in own if not part.kept]), claimed)
+        for stuff in (stuff for other in around for stuff in other.stuff):
+            if not left.shape[1]:
+                return
+            found = shared(cut(stuff.runs, core), left)
+            self._give(stuff.node, stuff.segment, found)
+            left = without(left, found)
 
     def _class_node(self, segment: Segment) -> int:
         if segment.category_id not in self._united:
@@ -227,21 +233,6 @@ class Merger:
             self._parents[number] = self._parents[self._parents[number]]
             number = self._parents[number]
         return number
-
-
-def cuts(window: Box, other: Box, box: Box) -> bool:
-    """Whether a window's border cuts what it saw in `box`, where the other window sees further."""
-    return (
-        box.top == window.top > other.top
-        or box.left == window.left > other.left
-        or box.bottom == window.bottom < other.bottom
-        or box.right == window.right < other.right
-    )
-
-
-def _inside(parts: Sequence[_Part], strip: Box) -> list[_Inside]:
-    near = ((part, cut(part.runs, strip)) for part in parts if part.box.meets(strip))
-    return [_Inside(part, runs, area(runs), bounds(runs)) for part, runs in near if runs.shape[1]]
 
 
 def merged_prediction(

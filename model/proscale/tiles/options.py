@@ -1,4 +1,4 @@
-"""What users say of windows: `off`, `auto`, or `SIZE[,OVERLAP[,SCALE]]`."""
+"""What users say of windows: `off`, `auto`, `SIZE[,OVERLAP[,SCALE]]`, or `joint[,SIZE[,OVERLAP[,SCALE]]]`."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ MOST_OVERLAP = 0.5
 """Share of a window: beyond it every pixel would be computed more than four times."""
 DEFAULT_OVERLAP = 0.2
 """Share of a window, where nothing is said."""
-PATTERN = r"^(off|auto|[0-9]{1,6}(,[0-9]{1,6}(,[0-9]{1,4}(\.[0-9]{1,6})?)?)?)$"
+PATTERN = r"^(off|auto|joint|(joint,)?[0-9]{1,6}(,[0-9]{1,6}(,[0-9]{1,4}(\.[0-9]{1,6})?)?)?)$"
 """What requests may hold; `parse_tiling` refuses some of it, with the remedy."""
 
 
@@ -20,9 +20,10 @@ class Tiling:
     """How a picture is to be cut into windows."""
 
     kind: str = "off"
-    """`off`: not at all; `auto`: windows as the model sees them best, where the picture is large; `fixed`: as the other fields say."""
+    """`off`: not at all; `auto`: windows as the model sees them best, where the picture is large; `fixed`: as the other fields say;
+    `joint`: windows that are apart in the backbone alone."""
     size: int = 0
-    """Side of a window in pixels of the scaled picture."""
+    """Side of a window in pixels of the scaled picture; 0: the model's own size."""
     overlap: int | None = None
     """Pixels of the scaled picture that neighbouring windows share at least; None: `DEFAULT_OVERLAP` of the size."""
     scale: float = 1.0
@@ -44,7 +45,7 @@ AUTO = Tiling("auto")
 
 
 def parse_tiling(text: str) -> Tiling:
-    """`off`, `auto` or `SIZE[,OVERLAP[,SCALE]]`.
+    """`off`, `auto`, `SIZE[,OVERLAP[,SCALE]]` or `joint[,SIZE[,OVERLAP[,SCALE]]]`.
 
     Raises:
         ParameterError: anything else, or windows that cannot be; the text has the remedy.
@@ -53,6 +54,11 @@ def parse_tiling(text: str) -> Tiling:
     if name in ("off", "auto"):
         return AUTO if name == "auto" else OFF
     parts = [part.strip() for part in name.split(",")]
+    kind = "fixed"
+    if parts[0] == "joint":
+        if len(parts) == 1:
+            return Tiling("joint")
+        kind, parts = "joint", parts[1:]
     try:
         size, overlap = int(parts[0]), int(parts[1]) if len(parts) > 1 else None
         scale = float(parts[2]) if len(parts) > 2 else 1.0
@@ -68,7 +74,7 @@ def parse_tiling(text: str) -> Tiling:
         raise ParameterError(
             f"tile: windows of {size} pixels cannot overlap by {overlap}; take 0 to {int(size * MOST_OVERLAP)}, half of the window"
         )
-    tiling = Tiling("fixed", size, overlap, scale)
+    tiling = Tiling(kind, size, overlap, scale)
     if tiling.window < LEAST_SIZE:
         raise ParameterError(
             f"tile: at a scale of {scale:g} a window of {size} pixels shows {tiling.window} of the picture; take {LEAST_SIZE} or more"
@@ -77,4 +83,4 @@ def parse_tiling(text: str) -> Tiling:
 
 
 def _unreadable(text: str) -> ParameterError:
-    return ParameterError(f"tile: should be off, auto or SIZE[,OVERLAP[,SCALE]], such as 1024,128 (it is {text[:80]!r})")
+    return ParameterError(f"tile: should be off, auto, SIZE[,OVERLAP[,SCALE]] such as 1024,128, or joint (it is {text[:80]!r})")

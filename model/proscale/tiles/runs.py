@@ -40,12 +40,35 @@ def common(first: Runs, second: Runs) -> int:
     return intersection(_positions(first), _positions(second))
 
 
+def shared(runs: Runs, others: Runs) -> Runs:
+    """What both cover. Args: others: none of them touch each other, as `joined` has them."""
+    return _within(runs, _positions(others))
+
+
+def without(runs: Runs, others: Runs) -> Runs:
+    """What the others do not cover. Args: others: none of them touch each other, as `joined` has them."""
+    starts, ends = _positions(others)
+    return _within(runs, (np.concatenate([[_FIRST], ends]), np.concatenate([starts, [_LAST]])))
+
+
+def _within(runs: Runs, intervals: tuple[Positions, Positions]) -> Runs:
+    """What of the runs lies in intervals of positions, which are sorted and apart."""
+    starts, ends = _positions(runs)
+    low, high = np.searchsorted(intervals[1], starts, "right"), np.searchsorted(intervals[0], ends, "left")
+    counts = np.maximum(high - low, 0)
+    ours = np.repeat(np.arange(len(starts)), counts)
+    theirs = np.repeat(low, counts) + np.arange(len(ours)) - np.repeat(np.cumsum(counts) - counts, counts)
+    columns = runs[0][ours]
+    base = columns.astype(np.int64) * _STRIDE
+    tops, bottoms = np.maximum(starts[ours], intervals[0][theirs]) - base, np.minimum(ends[ours], intervals[1][theirs]) - base
+    return np.stack([columns, tops.astype(np.int32), bottoms.astype(np.int32)])
+
+
 def joined(pieces: list[Runs]) -> Runs:
     """All that any of the pieces covers; runs that touch or overlap become one."""
-    if len(pieces) == 1:
-        return pieces[0]
-    if not pieces:
-        return NONE
+    pieces = [piece for piece in pieces if piece.shape[1]]
+    if len(pieces) <= 1:
+        return pieces[0] if pieces else NONE
     everything = np.concatenate(pieces, axis=1)
     starts, ends = _positions(everything)
     order = np.argsort(starts, kind="stable")
@@ -65,6 +88,8 @@ def to_columns(runs: Runs, size: tuple[int, int]) -> ColumnRuns:
 
 _STRIDE = 1 << 31
 """More than any row, so that runs of two columns never touch."""
+_FIRST, _LAST = -1, 1 << 62
+"""Positions before and behind all others."""
 
 
 def _positions(runs: Runs) -> tuple[Positions, Positions]:

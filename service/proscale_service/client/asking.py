@@ -34,7 +34,7 @@ class SegmentOptions(TypedDict, total=False):
     """Which samples are black and white: full, minmax, percentile or "LOW,HIGH"; None: full."""
     priority: Literal["interactive", "normal", "bulk"] | None
     tile: str | None
-    """Segment window by window: auto, or "SIZE[,OVERLAP[,SCALE]]" in pixels; None: the picture as a whole."""
+    """Segment window by window: auto, "SIZE[,OVERLAP[,SCALE]]" in pixels, or joint; None: the picture as a whole."""
     model: str | None
     """Which of the served ones (see `models`); None: the first."""
     deadline_ms: int | None

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from proscale.batches import budget_pixels
 from proscale.config import Task
-from proscale.errors import ProscaleError
+from proscale.errors import ParameterError, ProscaleError
 from proscale.geometry import ResizedPicture
 from proscale.results import ModelInfo, Plan, Prediction, SegmentationOptions
+from proscale.tiles import Tiling
 from proscale_service.engines.backlog import Admitted, Backlog
 from proscale_service.engines.costs import Work
 from proscale_service.errors import EngineFailure, ServiceError, Unprocessable
@@ -96,6 +97,14 @@ class Engine(ABC):
     @abstractmethod
     def resize(self, image: NDArray[np.uint8]) -> ResizedPicture:
         """A picture (H, W, 3), uint8 RGB, at the network's size. Unavailable when it is not known what is served."""
+
+    def plan_joint(self, tiling: Tiling, height: int, width: int, tasks: Sequence[Task]) -> Plan:
+        """As `plan`, of a picture whose windows are apart in the backbone alone. Raises ParameterError where that cannot be."""
+        raise ParameterError("tile: joint needs a network in the server's own process; take windows that are merged, such as tile=auto")
+
+    def resize_joint(self, image: NDArray[np.uint8], plan: Plan) -> ResizedPicture:
+        """As `resize`, by a plan of `plan_joint`."""
+        raise NotImplementedError
 
     @abstractmethod
     def plan(self, height: int, width: int, tasks: Sequence[Task]) -> Plan:

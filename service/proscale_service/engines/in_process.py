@@ -16,6 +16,7 @@ from proscale.config import Task
 from proscale.geometry import ResizedPicture
 from proscale.results import ModelInfo, Plan, Prediction, SegmentationOptions
 from proscale.runtime import RuntimeConfig, warm_up
+from proscale.tiles import Tiling
 from proscale_service.engines.backlog import Admitted, Backlog
 from proscale_service.engines.base import Computed, Engine, Picture, Surroundings
 from proscale_service.engines.batching import Batcher
@@ -32,12 +33,16 @@ class BatchPredictor(Protocol):
         """What is being served."""
         ...
 
-    def resize(self, image: NDArray[np.uint8]) -> ResizedPicture:
-        """A picture (H, W, 3), uint8 RGB, at the network's size."""
+    def resize(self, image: NDArray[np.uint8], plan: Plan | None = None) -> ResizedPicture:
+        """A picture (H, W, 3), uint8 RGB, at the network's size, or at the size of a plan of `plan_joint`."""
         ...
 
     def plan(self, height: int, width: int, tasks: Sequence[Task]) -> Plan:
         """Cost of an oriented picture of this size in pixels."""
+        ...
+
+    def plan_joint(self, tiling: Tiling, height: int, width: int, tasks: Sequence[Task]) -> Plan:
+        """As `plan`, of a picture whose windows are apart in the backbone alone. Errors: see `Predictor`."""
         ...
 
     def segment_resized(
@@ -86,6 +91,12 @@ class InProcessEngine(Engine):
 
     def plan(self, height: int, width: int, tasks: Sequence[Task]) -> Plan:
         return self._loaded.plan(height, width, tasks)
+
+    def plan_joint(self, tiling: Tiling, height: int, width: int, tasks: Sequence[Task]) -> Plan:
+        return self._loaded.plan_joint(tiling, height, width, tasks)
+
+    def resize_joint(self, image: NDArray[np.uint8], plan: Plan) -> ResizedPicture:
+        return self._loaded.resize(image, plan)
 
     @property
     def capacity(self) -> int:

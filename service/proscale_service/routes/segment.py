@@ -21,7 +21,7 @@ from proscale_service.errors import InvalidParameter, MalformedRequest, ServiceE
 from proscale_service.images import read_header, read_picture
 from proscale_service.limits import unless_client_leaves
 from proscale_service.metrics import task_label
-from proscale_service.options import layout_of, options_of, tasks_of
+from proscale_service.options import options_of, plan_of, tasks_of
 from proscale_service.pipeline import Pipeline, SegmentedPicture, note_pictures
 from proscale_service.rendering import Body, Wanted, plan_response, render_batch, render_picture
 from proscale_service.requests import PictureParameters, PlanParameters, SegmentParameters, parse_parameters
@@ -184,8 +184,7 @@ async def plan(request: Request, pipeline: GetPipeline) -> PlanResponse:
         raise MalformedRequest(f"there is no picture, and no width and height to plan for; send {KINDS}")
     model = pipeline.models.find(parameters.model)
     engine, tasks = model.engine, tasks_of(parameters, model.info)
-    layout = layout_of(parameters, (header.height, header.width), engine.plan, tasks)
-    planned = engine.plan(header.height, header.width, tasks) if layout is None else layout.plan
+    planned, layout = plan_of(parameters, (header.height, header.width), engine, tasks)
     work = Work(planned, header.height * header.width, tuple(tasks)) if layout is None else work_of(layout, tasks)
     seconds = engine.backlog.expected_seconds(work)
     return plan_response(header, tasks, planned, seconds, model.info, context_of(request.scope).id)

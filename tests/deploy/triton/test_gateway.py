@@ -22,6 +22,8 @@ from tests.service.pictures import encoded
 from tests.service.serving import metric, process, until
 
 from proscale.checkpoints.model_folder import DEFAULT_FOLDER
+from proscale.results import RLE
+from proscale.rle import decode
 
 pytestmark = [pytest.mark.slow, needs_triton]
 ROOT = Path(__file__).parents[3]
@@ -108,6 +110,26 @@ def test_both_engines_give_the_same_answer(url: str, in_process: str, query: str
     assert plans[0]["compute"] == plans[1]["compute"]
     models = [HTTP.get(f"{each}/models").json() for each in (url, in_process)]
     assert models[0] == models[1]
+
+
+def test_a_tiled_picture_is_the_same_behind_triton(url: str, in_process: str) -> None:
+    content = (ROOT / "examples/nuclei.jpg").read_bytes()
+    remote, local = (post(each, content, "task=panoptic,semantic&tile=200,40").json() for each in (url, in_process))
+    costs = [answer["compute"] for answer in (remote, local)]
+    for cost in costs:
+        assert cost.pop("batch_size") >= 1  # how many windows met in a batch differs
+    assert costs[0] == costs[1]
+    assert costs[0]["tiles"]["windows"] == 9
+    for task in ("panoptic", "semantic"):
+        segments = [answer["results"][task] for answer in (remote, local)]
+        assert [each["label"] for each in segments[0]] == [each["label"] for each in segments[1]]
+        for one, other in zip(*segments, strict=True):
+            masks = [decode(RLE((383, 512), each["segmentation"]["counts"])) for each in (one, other)]
+            # Sums of a batch have other last bits, which may turn single pixels over.
+            assert (masks[0] != masks[1]).sum() <= 0.01 * max(1000, masks[0].sum())
+    refused = post(url, content, "tile=joint")
+    assert refused.status_code == 422
+    assert "joint needs a network in the server's own process" in refused.json()["detail"]
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 import tifffile
 from PIL import Image, ImageCms
 
@@ -12,7 +13,8 @@ from proscale.errors import EmptyPictureError, UndecodablePictureError
 from proscale.pictures import parse_intensity, read_picture
 from proscale.pictures.large import LargeFile, open_large
 from proscale.pictures.large import bands as bands_module
-from proscale.pictures.large.decoders import SlideDecoder
+from proscale.pictures.large.decoders import GdalDecoder, SlideDecoder
+from proscale.pictures.large.turned import TurnedDecoder
 
 SIZE = (210, 330)
 
@@ -134,15 +136,58 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
     (tmp_path / "text.tif").write_text("no picture at all")
     with pytest.raises(UndecodablePictureError, match="none of what can be read in parts"):
         open_large(tmp_path / "text.tif")
-    turned = tmp_path / "turned.jpg"
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(colours()).save(turned, exif=exif)
-    with pytest.raises(UndecodablePictureError, match="EXIF orientation"):
-        open_large(turned)
     (tmp_path / "broken.svs").write_bytes(b"II*\0" + bytes(100))
     with pytest.raises(UndecodablePictureError, match="OpenSlide cannot read"):
         open_large(tmp_path / "broken.svs")
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+@pytest.mark.parametrize("kind", ["jpg", "png", "tif"])
+def test_pictures_that_exif_turns_are_upright_in_parts(tmp_path: Path, kind: str, orientation: int) -> None:
+    path, exif = tmp_path / f"turned.{kind}", Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(colours()).save(path, exif=exif, **({"quality": 95, "subsampling": 0} if kind == "jpg" else {}))
+    whole = read_picture(path.read_bytes(), 10**6)
+    assert whole.header.orientation == orientation
+    with open_large(path) as file:
+        assert file.header == whole.header
+        apart = whole_by_windows(file).astype(int) - whole.rgb
+    assert np.abs(apart).max() <= (3 if kind == "jpg" else 0)
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_a_turned_picture_lies_where_it_lay(tmp_path: Path, orientation: int) -> None:
+    path = tmp_path / "placed.tif"
+    with rasterio.open(
+        path, "w", driver="GTiff", height=3, width=5, count=1, dtype="uint8", crs="EPSG:32632",
+        transform=rasterio.Affine(2, 0.5, 10, 1, -3, 20),
+    ) as file:  # fmt: skip
+        file.write(np.arange(15, dtype=np.uint8).reshape(1, 3, 5))
+    stored = GdalDecoder(path)
+    turned = TurnedDecoder(stored, orientation)
+    assert stored.georeference is not None
+    assert turned.georeference is not None
+    before, after = (rasterio.Affine(*each.georeference.affine) for each in (stored, turned))
+    pixels = turned.rows(0, turned.height).pixels
+    for row, column in np.ndindex(pixels.shape):
+        y, x = divmod(int(pixels[row, column]), 5)
+        assert after * (column + 0.5, row + 0.5) == pytest.approx(before * (x + 0.5, y + 0.5))
+    turned.close()
+
+
+def test_a_slide_that_is_broken_in_the_middle_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "broken.svs"
+    tifffile.imwrite(path, colours(), tile=(64, 64), compression="jpeg", photometric="rgb")
+    with tifffile.TiffFile(path) as file:
+        page = file.pages[0]
+        start, length = page.dataoffsets[12], page.databytecounts[12]  # in the third row of tiles
+    data = bytearray(path.read_bytes())
+    data[start : start + length] = bytes(length)
+    path.write_bytes(data)
+    with open_large(path) as file:
+        file.read(0, 0, 64, 330)
+        with pytest.raises(UndecodablePictureError, match=r"the slide is broken at rows \d+ to \d+"):
+            file.read(128, 0, 192, 330)
 
 
 def test_a_file_that_changes_and_rows_that_are_gone(tmp_path: Path) -> None:

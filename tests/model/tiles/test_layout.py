@@ -101,6 +101,9 @@ def test_a_scale_is_that_of_the_picture_that_windows_are_cut_from() -> None:
         ("512", Tiling("fixed", 512)),
         ("512,64", Tiling("fixed", 512, 64)),
         ("512,0,2", Tiling("fixed", 512, 0, 2.0)),
+        ("joint", Tiling("joint")),
+        ("Joint, 512", Tiling("joint", 512)),
+        ("joint,512,64,0.5", Tiling("joint", 512, 64, 0.5)),
     ],
 )
 def test_what_users_may_say(text: str, expected: Tiling) -> None:
@@ -122,6 +125,8 @@ def test_an_overlap_that_is_left_out_is_a_fifth() -> None:
         ("128,0,8", "shows 16 of the picture"),
         ("big", "SIZE[,OVERLAP[,SCALE]]"),
         ("512,", "SIZE[,OVERLAP[,SCALE]]"),
+        ("joint,", "SIZE[,OVERLAP[,SCALE]]"),
+        ("joint,512,600", "cannot overlap by 600"),
         ("512,0,1,2", "SIZE[,OVERLAP[,SCALE]]"),
         ("512,0,nan", "SIZE[,OVERLAP[,SCALE]]"),
         ("", "SIZE[,OVERLAP[,SCALE]]"),

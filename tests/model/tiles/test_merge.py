@@ -106,14 +106,47 @@ def test_things_that_two_windows_see_apart_stay_apart() -> None:
     assert sorted(segment.runs.area for segment in merged) == [20 * 28, 20 * 28]
 
 
-def test_a_piece_that_no_better_window_confirms_is_dropped_and_a_whole_thing_is_not() -> None:
-    ids = np.zeros((40, 100), np.int32)
-    layout = laid_out(ids, 60, 20)
-    cut, whole = np.zeros((40, 60), bool), np.zeros((40, 60), bool)
-    cut[10:20, 0:15] = True  # the second window's: at its border, inside what the first sees whole
-    whole[25:35, 3:15] = True
-    merged = merge("panoptic", layout, [[], [segment_of(cut), segment_of(whole)]])
-    assert [segment.runs.area for segment in merged] == [10 * 5]  # what of it lies in the second window's core
+def seen(top: int, left: int, bottom: int, right: int) -> np.ndarray:
+    """A mask of a window of 40 x 60 pixels."""
+    mask = np.zeros((40, 60), bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+def test_what_no_window_confirms_is_dropped_where_another_sees_deeper() -> None:
+    layout = laid_out(np.zeros((40, 100), np.int32), 60, 20)  # windows at columns 0 and 40
+    cut, near, deep = seen(10, 0, 20, 15), seen(25, 3, 35, 15), seen(0, 8, 8, 20)
+    merged = merge("panoptic", layout, [[], [segment_of(mask) for mask in (cut, near, deep)]])
+    assert [segment.runs.area for segment in merged] == [8 * 12]  # all of it, beyond the middle of the strip too
+
+
+def test_a_thing_that_both_windows_see_is_as_the_one_says_in_which_it_lies_deeper() -> None:
+    layout = laid_out(np.zeros((40, 100), np.int32), 60, 20)
+    first, second = seen(10, 41, 20, 55), seen(8, 2, 21, 16)  # columns 41 to 54, and 42 to 55
+    for task in ("panoptic", "instance"):
+        (thing,) = merge(task, layout, [[segment_of(first, score=0.6)], [segment_of(second, score=0.8)]])
+        assert thing.runs.area == 10 * 14
+        assert thing.score == pytest.approx(0.6)
+
+
+def test_things_keep_off_what_the_window_knows_that_decides_a_pixel() -> None:
+    layout = laid_out(np.zeros((40, 100), np.int32), 60, 20)
+    left, right = seen(10, 30, 20, 54), seen(10, 12, 20, 30)  # columns 30 to 53, and 52 to 69: the seam is at 50
+    merged = merge("panoptic", layout, [[segment_of(left)], [segment_of(right)]])
+    assert [segment.runs.area for segment in merged] == [10 * 22, 10 * 18]
+    assert [segment.runs.area for segment in merge("instance", layout, [[segment_of(left)], [segment_of(right)]])] == [10 * 24, 10 * 18]
+
+
+def test_what_a_dropped_thing_leaves_is_the_stuff_that_others_saw() -> None:
+    layout = laid_out(np.zeros((40, 100), np.int32), 60, 20)
+    first, second = seen(10, 41, 20, 55), seen(8, 2, 21, 16)
+    thing, stuff = merge(
+        "panoptic",
+        layout,
+        [[segment_of(first), segment_of(~first, STUFF)], [segment_of(second), segment_of(~second, STUFF)]],
+    )
+    assert thing.runs.area == 10 * 14
+    assert stuff.runs.area == 40 * 100 - 10 * 14
 
 
 def test_scores_are_means_by_area_and_classes_of_stuff_are_united() -> None:
@@ -146,14 +179,14 @@ def test_the_prediction_has_ids_boxes_and_only_the_best() -> None:
 
 
 def test_windows_of_earlier_rows_are_let_go() -> None:
-    ids = blobs(5, 400, 90, 200)
+    ids = blobs(5, 800, 90, 200)
     layout = laid_out(ids, 50, 10)
     merger, kept = Merger("panoptic", layout), []
     for part in windows_of(ids, layout):
         merger.add(segments_of(part))
         kept.append(merger.windows_kept)
-    assert max(kept) <= 2 * layout.across + 1
-    assert len(layout) > 5 * max(kept) / 2
+    assert max(kept) <= 5 * layout.across
+    assert len(layout) >= 4 * max(kept)
 
 
 def test_all_windows_must_be_given() -> None:

@@ -3,10 +3,18 @@
 import base64
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from tests.model.heads.test_folding import CONFIGS
 
+from proscale.any_network import build_network
+from proscale.config import PreprocessConfig
+from proscale.labels import Category
+from proscale.predictor import Predictor
+from proscale.results import SegmentationOptions
+from proscale.tiles import parse_tiling
 from proscale_service.client import Client
 
 from ..pictures import encoded
@@ -80,6 +88,38 @@ def test_the_plan_counts_windows_and_their_cost(tiling_server: Running) -> None:
 def test_windows_that_cannot_be_are_422(tiling_server: Running, tile: str, remedy: str) -> None:
     assert remedy in problem(post(tiling_server, tile=tile), 422, "invalid-parameter")
     assert remedy in problem(http.get(f"{tiling_server.url}/segment/plan?width=9&height=9&tile={tile}"), 422, "invalid-parameter")
+
+
+@pytest.fixture(scope="module")
+def joint_server(small_predictor: Predictor):
+    with serving(small_predictor) as server:
+        yield server
+
+
+def test_joint_windows_give_what_the_predictor_gives(joint_server: Running, small_predictor: Predictor, scene: np.ndarray) -> None:
+    expected = small_predictor.segment_joint(scene[:200, :300], parse_tiling("joint,96,32"), SegmentationOptions(("semantic",)))
+    data = encoded(scene[:200, :300])
+    found = post(joint_server, data, task="semantic", tile="joint,96,32").json()
+    assert found["compute"]["tiles"] == {"windows": 15, "size": [96, 96], "overlap": [32, 32], "scale": 1.0, "joint": True}
+    assert (found["compute"]["flops"], found["compute"]["padded_size"]) == (expected.plan.flops, [224, 320])
+    assert [each["segmentation"]["counts"] for each in found["segments"]] == [
+        each.segmentation.counts for each in expected.results["semantic"].segments
+    ]
+    planned = http.get(f"{joint_server.url}/segment/plan?width=300&height=200&tile=joint,96,32&task=semantic").json()
+    assert planned["compute"]["flops"] == expected.plan.flops
+    small = encoded(scene[:90, :90])
+    assert comparable(post(joint_server, small, tile="joint,96")) == comparable(post(joint_server, small))
+
+
+def test_networks_without_a_joint_form_say_what_to_take_instead(scene: np.ndarray) -> None:
+    config = replace(CONFIGS["segformer linear"], preprocess=PreprocessConfig(64, 256, align="stretch"))
+    categories = tuple(Category(i, f"class {i}", False) for i in range(config.classes))
+    with serving(Predictor(build_network(config), categories)) as server:
+        for answer in (
+            post(server, encoded(scene), tile="joint"),
+            http.get(f"{server.url}/segment/plan?width=700&height=500&tile=joint"),
+        ):
+            assert "take windows that are merged: tile=auto" in problem(answer, 422, "invalid-parameter")
 
 
 def test_one_window_that_fails_fails_the_picture_and_nothing_stays_behind(tiling_server: Running, scene: np.ndarray) -> None:

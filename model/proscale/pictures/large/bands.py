@@ -7,14 +7,13 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from proscale.errors import EmptyPictureError, UndecodablePictureError
 from proscale.pictures.colour import to_srgb
 from proscale.pictures.intensity import FULL, Intensity, dark_warning, to_eight_bits
-from proscale.pictures.large.decoders import Georeference, RowDecoder, open_decoder
+from proscale.pictures.large.decoders import Georeference, RowDecoder
 from proscale.pictures.large.levels import Levels
-from proscale.pictures.orientation import orientation_of
+from proscale.pictures.large.turned import open_decoder
 from proscale.pictures.records import Header, Samples
 from proscale.pictures.transparency import on_white
 
@@ -32,12 +31,11 @@ class LargeFile:
             on_rows: called with numbers of rows that were gone through.
 
         Raises:
-            UndecodablePictureError: see `open_decoder`, and samples that have no meaning as RGB.
+            UndecodablePictureError: see `open_stored`, and samples that have no meaning as RGB.
             EmptyPictureError: no bytes at all.
         """
         if not path.stat().st_size:
             raise EmptyPictureError("the picture is empty (0 bytes)")
-        _check_upright(path)
         self._stamp = path.stat().st_mtime_ns, path.stat().st_size
         self._path, self._decoder = path, open_decoder(path)
         self._top = self._bottom = 0
@@ -47,7 +45,8 @@ class LargeFile:
         except BaseException:
             self.close()
             raise
-        self.header = Header(self._decoder.format, self._decoder.height, self._decoder.width, 1)
+        orientation = getattr(self._decoder, "orientation", 1)
+        self.header = Header(self._decoder.format, self._decoder.height, self._decoder.width, orientation)
 
     @property
     def georeference(self) -> Georeference | None:
@@ -126,16 +125,3 @@ def _warnings(decoder: RowDecoder) -> tuple[str, ...]:
         named = ", ".join(map(str, shown))
         return (f"the picture has {all_bands} bands; {'band' if len(shown) == 1 else 'bands'} {named} are shown to the network",)
     return ()
-
-
-def _check_upright(path: Path) -> None:
-    try:
-        with Image.open(path) as image:
-            orientation = orientation_of(image)
-    except Exception:
-        return  # another reader will say what is wrong, or read what Pillow cannot
-    if orientation != 1:
-        raise UndecodablePictureError(
-            f"its EXIF orientation ({orientation}) turns the picture, which is not done in parts; turn its pixels for good, or raise "
-            "PROSCALE_MAX_PIXELS so that it is read as a whole"
-        )

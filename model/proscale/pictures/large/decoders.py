@@ -59,8 +59,8 @@ class RowDecoder(Protocol):
         ...
 
 
-def open_decoder(path: Path) -> RowDecoder:
-    """The decoder for a file.
+def open_stored(path: Path) -> "GdalDecoder | SlideDecoder":
+    """The decoder for a file, whose rows are those that are stored.
 
     Raises:
         UndecodablePictureError: a package is missing, or the file is none that can be read in parts; the text has the remedy.
@@ -112,7 +112,11 @@ class GdalDecoder:
 
     def rows(self, top: int, bottom: int) -> Samples:
         """See `RowDecoder`."""
-        window = ((top, bottom), (0, self.width))
+        return self.part(top, 0, bottom, self.width)
+
+    def part(self, top: int, left: int, bottom: int, right: int) -> Samples:
+        """A rectangle as stored; ends are the first pixels behind it. Errors: as `rows`."""
+        window = ((top, bottom), (left, right))
         with self._readable(self._path):
             pixels: NDArray[Any] = self._file.read(self._bands, window=window)
             alpha = None if self._alpha is None else self._file.read(self._alpha, window=window)
