@@ -105,8 +105,8 @@ lock: ## resolve pyproject.toml anew into requirements/*.txt
 	$(FREEZE) | grep -vxFf requirements/run.txt | grep -vxFf requirements/test.txt > requirements/docs.txt
 	for image in gateway worker; do \
 	  $(PYTHON) -m venv --clear $(VENV)/$$image && \
-	  if [ $$image = worker ]; then grep -v '^numpy==' requirements/run.txt; else cat requirements/run.txt; fi > $(VENV)/pins && \
-	  if [ $$image = worker ]; then needs='-r requirements/worker.in'; else needs='.[gateway]'; fi && \
+	  cat requirements/run.txt requirements/test.txt | if [ $$image = worker ]; then grep -v '^numpy=='; else cat; fi > $(VENV)/pins && \
+	  if [ $$image = worker ]; then needs='-r requirements/worker.in'; else needs='.[gateway,tracing]'; fi && \
 	  $(VENV)/$$image/bin/pip install --quiet -c $(VENV)/pins $$needs && \
 	  $(VENV)/$$image/bin/pip freeze --all --exclude pip --exclude proscale-segmentation-service \
 	    | grep -v '^setuptools==' | sed 's/+cpu$$//' > requirements/$$image.txt; \

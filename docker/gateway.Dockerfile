@@ -17,10 +17,10 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 COPY pyproject.toml setup.py README.md LICENSE NOTICE ./
 COPY model model
 COPY service service
-# The package with the extra `gateway`: all that it needs is installed already, and --no-index keeps pip from adding more.
+# The package with the extras `gateway` and `tracing`: all that it needs is installed already, and --no-index keeps pip from adding more.
 RUN --mount=type=cache,target=/root/.cache/pip \
     /opt/build/bin/pip wheel --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir /built . \
- && pip --python /opt/proscale/bin/python install --disable-pip-version-check --no-index -c requirements/gateway.txt "$(echo /built/*.whl)[gateway]" \
+ && pip --python /opt/proscale/bin/python install --disable-pip-version-check --no-index -c requirements/gateway.txt "$(echo /built/*.whl)[gateway,tracing]" \
  && rm -rf /opt/proscale/lib/python3*/site-packages/proscale/ops/csrc
 
 FROM ${PYTHON_IMAGE}

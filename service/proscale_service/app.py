@@ -109,6 +109,7 @@ def _add_layers(app: FastAPI, settings: Settings, metrics: Metrics, tracer: Trac
     """What a request passes through before it meets a route; the last one added is the outermost."""
     app.add_middleware(Compression)
     app.add_middleware(HeadAsGet)
+    app.add_middleware(segment.Doorway)
     if settings.keys_file is not None:
         keyring = Keyring(settings.keys_file, lambda stale: metrics.keys_stale.set(stale))
         # Inside the bounds of bodies, which also let a refusal reach a client that is still sending.

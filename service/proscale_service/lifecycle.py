@@ -9,6 +9,7 @@ from proscale.errors import ProscaleError
 from proscale_service import logs
 from proscale_service.engines.base import MAX_RETRY_AFTER, Engine, MakeEngine, Surroundings, retry_after
 from proscale_service.engines.in_process import InProcessEngine
+from proscale_service.engines.processor import Processor
 from proscale_service.errors import Draining, NotEnoughMemory, Unavailable
 from proscale_service.metrics import Metrics, ModelSample
 from proscale_service.models import Model, Models, still_loading
@@ -59,13 +60,12 @@ class Lifecycle:
         self.pool = ThreadPoolExecutor(min(_MOST_READERS, settings.decode_threads + settings.max_concurrent_pictures), "reading")
         """Threads that read and write pictures."""
         self._aborted = False
-        # One for all models in this process: two that compute at once would only be in each other's way.
-        self._computing = ThreadPoolExecutor(1, "engine")
+        self._processor = Processor(settings.decode_threads)
         self._settings, self._metrics, self._report_loss = settings, metrics, on_lost
 
         def make(own: Settings, label: Callable[[], str], beside: bool) -> Engine:
             around = Surroundings(
-                own, metrics.of_model(label), self.pool, admitted, self._on_change, self._on_lost, self._computing, beside
+                own, metrics.of_model(label), self.pool, admitted, self._on_change, self._on_lost, self._processor, beside
             )
             return (make_engine or ENGINES[own.engine])(around)
 
@@ -118,7 +118,7 @@ class Lifecycle:
         self.begin_drain()
         await self.models.close(0 if self._aborted else self._settings.drain_s)
         self._metrics.engine_up.set(0)
-        self._computing.shutdown(wait=False, cancel_futures=True)
+        self._processor.close()
         self.pool.shutdown(wait=False, cancel_futures=True)
 
     def retry_after(self) -> int:

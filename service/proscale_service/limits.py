@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -10,6 +11,8 @@ from proscale_service.errors import BodyTooLarge, ClientGone, MalformedRequest, 
 
 T = TypeVar("T")
 
+_COMES_AT_ONCE = 65536
+"""Bytes of a body that uvicorn takes before anybody asks for them."""
 LINGER_SECONDS = 2.0
 LINGER_FACTOR = 4
 
@@ -61,6 +64,8 @@ class BodyLimit:
 
         async def lingering_send(message: Message) -> None:
             nonlocal answered
+            if message["type"] == "http.response.start" and not body.complete and body.expected(scope):
+                await _take_what_came(scope, receive, body)
             if message["type"] == "http.response.start" and not body.complete and body.expected(scope):
                 # What is left of the body will not be read, so that the connection cannot carry another request.
                 message = {**message, "headers": [*message.get("headers", []), (b"connection", b"close")]}
@@ -136,6 +141,18 @@ async def unless_client_leaves(receive: Receive, work: Coroutine[Any, Any, T]) -
 async def _disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+async def _take_what_came(scope: Scope, receive: Receive, body: _Body) -> None:
+    """Throw a small body away that nobody read, if it is there already: then its connection can carry the next request."""
+    stated = _header(scope, b"content-length")
+    # To ask for it would make a client send that waits to be asked.
+    if stated is None or not stated.isdigit() or int(stated) > _COMES_AT_ONCE or _header(scope, b"expect") is not None:
+        return
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0):
+            while not body.complete and (message := await receive())["type"] == "http.request":
+                body.complete = not message.get("more_body", False)
 
 
 async def _discard(receive: Receive, max_bytes: int) -> None:

@@ -82,6 +82,7 @@ class Settings(BaseSettings):
     )
     triton_url: str = Field(default="127.0.0.1:8001", description="gRPC addresses HOST:PORT of Triton servers, comma separated.")
     triton_model: str = Field(default="proscale", min_length=1, description="The model's name on the Triton servers.")
+    triton_check_s: float = Field(default=3.0, gt=0, le=60, description="Seconds without an answer until a Triton server is asked for one.")
     checkpoint: Path | None = Field(default=None, description=DESCRIPTIONS["checkpoint"])
     models: str | None = Field(
         default=None,
@@ -140,7 +141,6 @@ class Settings(BaseSettings):
     admin_port: int | None = Field(
         default=None, ge=0, le=65535, description="Port on 127.0.0.1 for loading and unloading models; unset: none."
     )
-
     otlp_endpoint: str | None = Field(
         default=None, description="Where spans go, such as `http://collector:4318` (OTLP over HTTP); unset: none are made."
     )

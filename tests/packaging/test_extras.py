@@ -11,8 +11,10 @@ from collections.abc import Iterable
 from importlib.metadata import distribution
 from pathlib import Path
 
+import httpx
 import pytest
 from packaging.requirements import Requirement
+from tests.service.collector import Collector
 
 from proscale.cli import COMMANDS, GATEWAY_PACKAGES, MODEL_PACKAGES
 
@@ -142,8 +144,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def gateway(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of an environment of requirements/gateway.txt with the wheel."""
-    return environment_of(wheel, "gateway", locked("gateway.txt"), tmp_path_factory.mktemp("gateway"))
+    """The Python of an environment of requirements/gateway.txt with the wheel, as the image has it."""
+    return environment_of(wheel, "gateway,tracing", locked("gateway.txt"), tmp_path_factory.mktemp("gateway"))
 
 
 def environment_of(wheel: Path, extra: str, packages_of: Iterable[str], folder: Path) -> Path:
@@ -182,18 +184,18 @@ def test_the_wheel_holds_every_file_of_the_packages(gateway: Path, package: str)
 def test_pip_alone_installs_a_gateway_that_starts(gateway: Path) -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PROSCALE_", "PYTHONPATH"))}
     command = [str(gateway.with_name("proscale")), "serve", "--port", "0"]
-    with subprocess.Popen(
-        command,
-        env=clean | {"PROSCALE_ENGINE": "triton", "PROSCALE_TRITON_URL": "127.0.0.1:9"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        process.terminate()
-        _, errors = process.communicate(timeout=60)
-    assert re.match(r"Serving on http://127\.0\.0\.1:\d+", line), errors
+    with Collector() as collector:
+        given = {"PROSCALE_ENGINE": "triton", "PROSCALE_TRITON_URL": "127.0.0.1:9", "PROSCALE_OTLP_ENDPOINT": collector.url}
+        with subprocess.Popen(command, env=clean | given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            served = re.match(r"Serving on (http://127\.0\.0\.1:\d+)", line)
+            if served is not None:
+                assert httpx.post(f"{served[1]}/segment", content=b"x", timeout=60).status_code == 503
+            process.terminate()
+            _, errors = process.communicate(timeout=60)
+        assert served, errors
+        assert [span.name for span in collector.spans] == ["POST /segment"], errors
     refused = subprocess.run(command, env=clean, capture_output=True, text=True, timeout=60)
     assert refused.returncode == 2
     assert "[model]" in refused.stderr

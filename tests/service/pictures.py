@@ -91,6 +91,7 @@ def prepared(planner: Any, image: np.ndarray) -> Picture:
 
 def promised(backlog: Backlog, picture: Picture, seconds: float = 60.0, priority: str = "normal") -> Admitted:
     """A place in the backlog, whatever is expected of it, read already. Args: seconds: from now to the deadline."""
-    promise = Admitted(picture.work, time.monotonic() + seconds, priority, time.monotonic(), 0.0, seconds, 0.0)
-    backlog._admitted[promise] = None
+    now = time.monotonic()
+    promise = Admitted(picture.work, now + seconds, priority, backlog.costs, now, expected_s=seconds)
+    backlog._line.admitted[promise] = None
     return promise

@@ -2,13 +2,15 @@
 
 import heapq
 import random
+from collections import deque
 from dataclasses import dataclass, field, replace
 
 import pytest
 
 from proscale.results import Plan, Prediction
 from proscale_service.engines.backlog import PRIORITIES, Admitted, Backlog
-from proscale_service.engines.costs import Work
+from proscale_service.engines.costs import LinearCost, Work
+from proscale_service.engines.line import Line
 from proscale_service.errors import BacklogTooLong
 
 SMALL, LARGE = (64, 64), (640, 640)
@@ -210,3 +212,109 @@ def test_a_batch_does_not_grow_over_a_deadline() -> None:
     third = backlog.admit(work(LARGE), 11.0, "interactive")
     backlog.stop([first])
     assert backlog.may_join([second, third])
+
+
+def test_what_small_pictures_take_says_little_of_large_ones() -> None:
+    cost = LinearCost()
+    assert cost.seconds(1000) == 0
+    cost.add(64 * 64, 0.2)  # cold
+    cost.add(64 * 64, 0.003)
+    assert cost.seconds(64 * 64) == pytest.approx(0.003)
+    assert cost.seconds(12_000_000) > 1, "all of one size: in proportion"
+    for _ in range(20):
+        cost.add(12_000_000, 0.1)
+        cost.add(64 * 64, 0.003)
+    assert cost.seconds(64 * 64) == pytest.approx(0.003, rel=0.05)
+    assert cost.seconds(12_000_000) == pytest.approx(0.1, rel=0.05)
+    assert cost.seconds(6_000_000) == pytest.approx(0.05, rel=0.1)
+
+
+def test_models_that_share_a_processor_wait_for_each_other() -> None:
+    line = Line(clock=lambda: 0.0)
+    busy, idle = Backlog(line=line), Backlog(line=line)
+    measure(busy, LARGE, 1.0)
+    measure(idle, LARGE, 0.1)
+    for _ in range(5):
+        busy.admit(work(LARGE), 100.0, "interactive")
+    assert (len(busy), len(idle)) == (5, 0)
+    assert idle.expected_seconds(work(LARGE)) == pytest.approx(5.1)
+    with pytest.raises(BacklogTooLong):  # it would be late, or they would
+        idle.check(0.05, "interactive")
+    soon = idle.admit(work(LARGE), 1.0, "interactive")
+    for _ in range(9):
+        busy.admit(work(LARGE), 11.0, "interactive")
+    with pytest.raises(BacklogTooLong):
+        idle.admit(work(LARGE), 11.5, "normal")
+    assert line.pick(list(line.admitted)) is soon
+
+
+def test_pictures_that_vary_much_by_themselves_keep_short_deadlines() -> None:
+    machine = Machine(noise=0.4)
+    machine.run(overload(3, 40, (0.3, 10), [SMALL]))
+    assert machine.late <= 0.03 * machine.in_time
+    assert machine.ideal_seconds >= 0.88 * machine.busy_seconds
+
+
+@dataclass
+class Gateway:
+    """One of several in front of a worker, of which it sees its own pictures alone."""
+
+    backlog: Backlog
+    waiting: list[Admitted] = field(default_factory=list)
+    sent: int = 0
+
+
+def through_gateways(arrivals: "list[tuple[float, Work, float, str]]", count: int, noise: float, seed: int) -> tuple[float, int, int]:
+    """A worker that computes first come, first served, behind gateways that each have two pictures there at most.
+
+    Returns the seconds at its end, and how many pictures were in time and late.
+    """
+    rng, now = random.Random(seed), 0.0
+    gateways = [Gateway(Backlog(clock=lambda: now)) for _ in range(count)]
+    for gateway in gateways:
+        measure(gateway.backlog, SMALL, SECONDS[SMALL])
+    queue: deque[tuple[Gateway, Admitted]] = deque()
+    free_at, in_time, late = 0.0, 0, 0
+    coming = deque(arrivals)
+
+    def send(gateway: Gateway) -> None:
+        while gateway.waiting and gateway.sent < 2:
+            promise = gateway.backlog.pick(gateway.waiting)
+            gateway.waiting.remove(promise)
+            gateway.backlog.start([promise])
+            gateway.sent += 1
+            queue.append((gateway, promise))
+
+    while coming or queue:
+        while coming and (coming[0][0] <= free_at or not queue):
+            at, asked, seconds, priority = coming.popleft()
+            now = max(now, at)
+            gateway = rng.choice(gateways)
+            try:
+                promise = gateway.backlog.admit(asked, at + seconds, priority)
+            except BacklogTooLong:
+                continue
+            gateway.backlog.read(promise, 0.0)
+            gateway.waiting.append(promise)
+            if not queue:
+                free_at = now
+            send(gateway)
+        if not queue:
+            continue
+        gateway, promise = queue.popleft()
+        now = free_at = max(now, free_at) + SECONDS[SMALL] * max(0.3, rng.gauss(1, noise))
+        gateway.sent -= 1
+        measure(gateway.backlog, SMALL, SECONDS[SMALL])
+        gateway.backlog.finish([promise])
+        on_time = now <= promise.deadline
+        in_time, late = in_time + on_time, late + (not on_time)
+        for each in gateways:
+            send(each)
+    return now, in_time, late
+
+
+@pytest.mark.parametrize(("times", "deadlines"), [(2, (4.0, 4.0)), (3, (0.5, 8.0))])
+def test_gateways_that_share_a_worker_see_it_as_slower_and_keep_their_promises(times: float, deadlines: tuple[float, float]) -> None:
+    seconds, in_time, late = through_gateways(overload(times, 40, deadlines, [SMALL]), 2, 0.1, 3)
+    assert in_time * SECONDS[SMALL] >= 0.9 * seconds
+    assert late <= 0.015 * in_time

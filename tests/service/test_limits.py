@@ -3,6 +3,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import httpx
@@ -53,6 +54,23 @@ def test_a_client_that_sends_all_the_same_gets_the_answer(server: Running) -> No
 
 def test_a_client_that_reads_only_after_writing_gets_the_answer(server: Running) -> None:
     assert converse(server, HEAD + b"content-length: 7000000\r\n\r\n" + b"x" * 7_000_000).startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_refusal_keeps_the_connection_of_a_small_body_that_came() -> None:
+    engine = ThresholdPredictor()
+    with serving(engine, max_concurrent_pictures=1) as server, ThreadPoolExecutor(1) as pool:
+        engine.gate.clear()
+        held = pool.submit(http.post, f"{server.url}/segment", content=PICTURE, headers=OCTETS)
+        until(lambda: server.pipeline.admission.pictures == 1)
+        assert len(PICTURE) < 60_000
+        large = b"x" * 300_000
+        requests = HEAD + b"content-length: %d\r\n\r\n" % len(PICTURE) + PICTURE
+        requests += HEAD + b"content-length: %d\r\n\r\n" % len(large) + large
+        answers = converse(server, requests)
+        engine.gate.set()
+        assert held.result().status_code == 200
+    assert answers.count(b"HTTP/1.1 429 ") == 2, "the second one came on the connection of the first"
+    assert answers.lower().count(b"connection: close") == 1, "what is left of a large body would be taken for a request"
 
 
 def test_chunks_are_counted(server: Running) -> None:

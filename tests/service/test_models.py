@@ -254,3 +254,47 @@ def test_a_larger_model_needs_more(tmp_path: Path) -> None:
     small = needed_bytes(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(bytes(1_000_000))
     assert needed_bytes(tmp_path) == small + 6_000_000
+
+
+class Log(list[list[tuple[int, int]]]):
+    """Batches of a predictor, whose name goes into a list for all of them."""
+
+    def __init__(self, name: str, computed: list[str]) -> None:
+        super().__init__()
+        self._name, self._computed = name, computed
+
+    def append(self, batch: list[tuple[int, int]]) -> None:
+        self._computed.append(self._name)
+        super().append(batch)
+
+
+def test_models_in_one_process_wait_for_each_other_and_the_urgent_goes_first(server: Running, loader: Loader) -> None:
+    computed: list[str] = []
+    (_, small), (_, large) = loader.loaded
+    small.batches, large.batches = Log("small", computed), Log("large", computed)
+    pictures = [encoded(blob(*size)) for size in ((30, 60), (30, 100), (100, 30))]  # of three padded sizes: no two share a batch
+
+    def send(model: str, picture: bytes, query: str = "") -> int:
+        return http.post(f"{server.url}/segment?model={model}&{query}", content=picture, headers=OCTETS).status_code
+
+    def depth(model: str) -> int:
+        return server.pipeline.models.find(model).engine.depth
+
+    for model in ("small", "large"):
+        assert [send(model, picture) for picture in pictures] == [200] * 3  # now it is known what each takes
+    computed.clear()
+    small.gate.clear()
+    calls = small.calls
+    with ThreadPoolExecutor(8) as pool:
+        sent = [pool.submit(send, "small", pictures[0], "deadline_ms=60000")]
+        until(lambda: small.calls == calls + 1)
+        sent += [pool.submit(send, "small", picture, "deadline_ms=60000") for picture in pictures]
+        until(lambda: depth("small") == 3)
+        expected = server.pipeline.models.find("large").engine.backlog.expected_seconds()
+        assert expected is not None
+        assert expected > 0, "it sees what waits for the other model"
+        sent += [pool.submit(send, "large", picture, "deadline_ms=50000&priority=interactive") for picture in pictures]
+        until(lambda: depth("large") == 3)
+        small.gate.set()
+        assert [each.result() for each in sent] == [200] * 7
+    assert computed == ["small", *["large"] * 3, *["small"] * 3]

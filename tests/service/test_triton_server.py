@@ -209,7 +209,7 @@ async def test_what_another_gateway_has_healed_meanwhile_is_not_loaded_again(ser
 async def test_a_server_that_hangs_is_found_out_while_the_canary_waits(
     server: TritonServer, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(triton_server, "_CANARY_PATIENCE_S", 0.01)
+    monkeypatch.setattr(server, "_check_s", 0.01)
     asked: list[bool] = []
 
     async def forever(*_: object, **__: object) -> Client:

@@ -17,6 +17,7 @@ from proscale.results import ModelInfo, Plan, Prediction, SegmentationOptions
 from proscale.tiles import Tiling
 from proscale_service.engines.backlog import Admitted, Backlog
 from proscale_service.engines.costs import Work
+from proscale_service.engines.processor import Processor
 from proscale_service.errors import EngineFailure, ServiceError, Unprocessable
 from proscale_service.metrics import Metrics
 from proscale_service.settings import Settings
@@ -39,8 +40,8 @@ class Surroundings:
     """To be called when `Engine.capacity` changes."""
     on_lost: Callable[[str], None] = lambda reason: None
     """To be called with the reason when the engine cannot compute any more in this process."""
-    computing: Executor | None = None
-    """The one thread on which networks of this process compute; None: the engine makes its own."""
+    processor: Processor | None = None
+    """Where networks of this process compute; None: the engine makes its own."""
     beside: bool = False
     """Others are being served while this one is loaded."""
 

@@ -16,6 +16,7 @@ from proscale.errors import DeviceError
 from proscale.results import ModelInfo, Prediction
 from proscale_service.engines.backlog import PRIORITIES, Admitted, Backlog
 from proscale_service.engines.base import Computed, Picture, failure_for_caller
+from proscale_service.engines.processor import Turn, free_turn
 from proscale_service.errors import DeadlineExceeded, Draining
 from proscale_service.metrics import Metrics
 
@@ -51,6 +52,7 @@ class Batcher:
         max_wait_s: float = 0.0,
         admitted: Callable[[], int] = lambda: 0,
         on_lost: Callable[[str], None] = lambda reason: None,
+        turn: Turn = free_turn,
     ) -> None:
         """Make a batcher and start it.
 
@@ -62,10 +64,12 @@ class Batcher:
             batch_sizes: how many together.
             admitted: pictures in the service, those here included.
             on_lost: called with the reason when the engine cannot compute any more in this process.
+            turn: where other models compute on the same executor.
         """
         self._compute_pictures, self._info, self._executor, self._metrics = compute, info, executor, metrics
         self._backlog, self._batch_sizes = backlog, batch_sizes
         self._max_batch_pixels, self._max_wait_s, self._admitted, self._on_lost = max_batch_pixels, max_wait_s, admitted, on_lost
+        self._turn = turn
         self._waiting: dict[Admitted, Job] = {}
         self._arrival = asyncio.Event()
         self._running: list[Job] = []
@@ -126,16 +130,17 @@ class Batcher:
                 await self._arrival.wait()
                 continue
             await self._wait_for_mates()
-            self._running = self._take()
-            try:
-                if self._running:
-                    await self._compute(self._running)
-            except Exception as error:
-                # A fault of this file must not end the loop that everybody waits for.
-                for job in self._running:
-                    job.fail(failure_for_caller(error))
-                self._backlog.stop(job.promise for job in self._running)
-            self._running = []
+            async with self._turn(lambda: list(self._waiting)):
+                self._running = self._take()
+                try:
+                    if self._running:
+                        await self._compute(self._running)
+                except Exception as error:
+                    # A fault of this file must not end the loop that everybody waits for.
+                    for job in self._running:
+                        job.fail(failure_for_caller(error))
+                    self._backlog.stop(job.promise for job in self._running)
+                self._running = []
 
     async def _wait_for_mates(self) -> None:
         while self._waiting and not self._closed:

@@ -9,6 +9,8 @@ _ASSUMED_SECONDS_PER_FLOP = 1e-10
 """Before anything was measured: 10 GMAC/s, which two threads of a server's processor reach with small networks."""
 _WEIGHT = 0.1
 """Of the newest measurement in a running mean."""
+_LEAST_SPREAD = 0.01
+"""Of sizes, as a share of their mean: below this they say nothing of how time grows with size."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +46,47 @@ class RunningMean:
             self.value += _WEIGHT * (value - self.value)
 
 
+class LinearCost:
+    """Seconds of work that is partly the same for every picture and partly by its pixels: a line through what was measured.
+
+    The latest weigh most. A mean of seconds per pixel would not do: what a small picture takes at all, times the pixels of a large one,
+    is minutes.
+    """
+
+    def __init__(self) -> None:
+        # Decayed sums of 1, x, y, x * x and x * y.
+        self._n = self._x = self._y = self._xx = self._xy = 0.0
+
+    def add(self, pixels: int, seconds: float) -> None:
+        """Take a measurement in."""
+        new = (1.0, pixels, seconds, float(pixels) * pixels, pixels * seconds)
+        old = (self._n, self._x, self._y, self._xx, self._xy)
+        if self._n == 1 and self._y * pixels > seconds * self._x:  # the first one paid for caches and allocations
+            old = (0.0,) * 5
+        self._n, self._x, self._y, self._xx, self._xy = ((1 - _WEIGHT) * o + n for o, n in zip(old, new, strict=True))
+
+    def seconds(self, pixels: int) -> float:
+        """What so many pixels take; 0 before anything was measured. In proportion while all were of one size."""
+        if not self._n or not self._x:
+            return 0.0
+        x, y = self._x / self._n, self._y / self._n
+        variance, covariance = self._xx / self._n - x * x, self._xy / self._n - x * y
+        # Neither part can be less than nothing, whatever noise says.
+        slope = min(y / x, max(0.0, covariance / variance)) if variance > (_LEAST_SPREAD * x) ** 2 else y / x
+        return y + slope * (pixels - x)
+
+
 class Costs:
     """Seconds of the engine, for pictures alone and in batches. Not thread-safe by itself."""
 
     def __init__(self) -> None:
         self._network: dict[tuple[tuple[int, int], int], RunningMean] = {}
         """By padded size and batch size: seconds of the whole batch in preprocessing and network."""
-        self._per_pixel: dict[tuple[Task, ...], RunningMean] = {}
-        """By tasks: seconds of post-processing and encoding per pixel of the output."""
+        self._own: dict[tuple[Task, ...], LinearCost] = {}
+        """By tasks: seconds of post-processing and encoding by pixels of the output."""
         self._per_flop = RunningMean()
+        self.version = 0
+        """Grows with every measurement."""
 
     @property
     def measured(self) -> bool:
@@ -65,8 +99,9 @@ class Costs:
         shared = max(0.0, timings.get("preprocess", 0.0) - resize_seconds) + timings.get("infer", 0.0)
         own = timings.get("postprocess", 0.0) + timings.get("encode", 0.0)
         self._network.setdefault((work.plan.padded, batch_size), RunningMean()).add(shared)
-        self._per_pixel.setdefault(work.tasks, RunningMean()).add(own / max(1, work.output_pixels))
+        self._own.setdefault(work.tasks, LinearCost()).add(work.output_pixels, own)
         self._per_flop.add(shared / batch_size / max(1, work.plan.flops))
+        self.version += 1
 
     def seconds(self, work: Work) -> float:
         """What a picture alone takes, window by window where it has some."""
@@ -92,5 +127,5 @@ class Costs:
         return per_flop * work.plan.flops * batch_size
 
     def _own_seconds(self, work: Work) -> float:
-        known = self._per_pixel.get(work.tasks) or next(iter(self._per_pixel.values()), None)
-        return 0.0 if known is None or known.value is None else known.value * work.output_pixels
+        known = self._own.get(work.tasks) or next(iter(self._own.values()), None)
+        return 0.0 if known is None else known.seconds(work.output_pixels)

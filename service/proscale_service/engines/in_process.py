@@ -21,6 +21,7 @@ from proscale_service.engines.backlog import Admitted, Backlog
 from proscale_service.engines.base import Computed, Engine, Picture, Surroundings
 from proscale_service.engines.batching import Batcher
 from proscale_service.engines.costs import Work
+from proscale_service.engines.processor import Processor
 
 _NICENESS = 10
 
@@ -76,11 +77,12 @@ class InProcessEngine(Engine):
     def __init__(self, around: Surroundings, load: Callable[[RuntimeConfig], BatchPredictor] = load_predictor) -> None:
         """Args: load: called on the thread that computes, because torch counts threads per thread."""
         self._around, self._load = around, load
-        self._thread = around.computing or ThreadPoolExecutor(1, "engine")
+        self._processor = around.processor or Processor(around.settings.decode_threads)
+        self._thread = self._processor.executor
         self._predictor: BatchPredictor | None = None
         self._batcher: Batcher | None = None
         self._lost = False
-        self.backlog = Backlog(readers=around.settings.decode_threads, observe=around.metrics.promise)
+        self.backlog = Backlog(observe=around.metrics.promise, line=self._processor.line)
 
     @property
     def info(self) -> ModelInfo:
@@ -127,6 +129,7 @@ class InProcessEngine(Engine):
             max_wait_s=around.settings.max_batch_wait_ms / 1000,
             admitted=around.admitted,
             on_lost=self._on_lost,
+            turn=self._processor.turn,
         )
         for prediction in predictions:
             height, width = next(iter(prediction.results.values())).size
@@ -146,8 +149,8 @@ class InProcessEngine(Engine):
             self._batcher.abort()
 
     async def close(self) -> None:
-        if self._thread is not self._around.computing:
-            self._thread.shutdown(wait=False, cancel_futures=True)
+        if self._processor is not self._around.processor:
+            self._processor.close()
         # Weights are let go at once, whoever still holds the engine.
         self._predictor = self._batcher = None
 

@@ -36,7 +36,8 @@ class TritonEngine(Engine):
         """Args: servers: unset: those that the settings name."""
         settings = around.settings
         if servers is None:
-            servers = [TritonServer(TritonConnection(url, settings.triton_model)) for url in settings.triton_urls]
+            check_s = settings.triton_check_s
+            servers = [TritonServer(TritonConnection(url, settings.triton_model, check_s), check_s) for url in settings.triton_urls]
         self._around, self._servers = around, tuple(servers)
         self._last_chosen = dict.fromkeys(self._servers, 0)
         self.backlog = Backlog(lambda: self.capacity, settings.decode_threads, around.metrics.promise)

@@ -18,7 +18,7 @@ from proscale_service.engines.triton_errors import ServerGone, to_exception
 from proscale_service.errors import DeadlineExceeded
 
 _CONTROL_SECONDS = 3.0
-"""For calls that do not go through the model."""
+"""For calls that do not go through the model, if nobody says otherwise."""
 _LOAD_SECONDS = 300.0
 _GENERATION = "generation"
 """A parameter of the model that counts its heals. Triton loads a model only when its configuration changed: so a dead one is loaded again
@@ -50,9 +50,9 @@ class ModelState(Enum):
 class TritonConnection:
     """Everything belongs to the event loop's thread."""
 
-    def __init__(self, url: str, model: str) -> None:
-        """Args: url: HOST:PORT of the gRPC service; model: its name on the server."""
-        self.url, self.model = url, model
+    def __init__(self, url: str, model: str, control_s: float = _CONTROL_SECONDS) -> None:
+        """Args: url: HOST:PORT of the gRPC service; model: its name on the server; control_s: for calls that do not go through it."""
+        self.url, self.model, self._control_s = url, model, control_s
         self._client: Any = None
         self._calls: set[asyncio.Task[bytes]] = set()
 
@@ -118,14 +118,14 @@ class TritonConnection:
     async def is_live(self) -> bool:
         """Whether the server says that it lives."""
         try:
-            return bool(await self._client.is_server_live(client_timeout=_CONTROL_SECONDS))
+            return bool(await self._client.is_server_live(client_timeout=self._control_s))
         except InferenceServerException:
             return False
 
     async def model_state(self) -> ModelState:
         """What the server says of the model."""
         try:
-            index = await self._client.get_model_repository_index(as_json=True, client_timeout=_CONTROL_SECONDS)
+            index = await self._client.get_model_repository_index(as_json=True, client_timeout=self._control_s)
         except InferenceServerException:
             return ModelState.UNKNOWN
         entries = [entry for entry in index.get("models", ()) if entry.get("name") == self.model]
@@ -140,7 +140,7 @@ class TritonConnection:
 
     async def model_config(self) -> dict[str, Any]:
         """The configuration that the model is served with. Raises InferenceServerException."""
-        answer = await self._client.get_model_config(self.model, as_json=True, client_timeout=_CONTROL_SECONDS)
+        answer = await self._client.get_model_config(self.model, as_json=True, client_timeout=self._control_s)
         config: dict[str, Any] = answer["config"]
         return config
 

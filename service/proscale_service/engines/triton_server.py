@@ -36,13 +36,11 @@ _LOG = logging.getLogger(__name__)
 
 _CANARY_SIDE = 32
 _CANARY_SECONDS = 10.0
-_CANARY_PATIENCE_S = 3.0
-"""After so long without an answer the server is asked whether it lives, which it can say while the model is busy."""
 _CANARY_PRIORITY = 1
 _CANARY = request_tensors(np.zeros((_CANARY_SIDE, _CANARY_SIDE, 3), np.uint8), (_CANARY_SIDE,) * 4, wire.DESCRIBE)
 _SILENCE_SECONDS = 60.0
 """A server that is busy may leave the canary unanswered for as long as a batch takes; longer than this no batch takes."""
-_UP_INTERVAL_S, _DOWN_INTERVAL_S = 3.0, 0.5
+_DOWN_INTERVAL_S = 0.5
 _FAILURES_BEFORE_HEALING = 2
 _HEAL_BACKOFF_S = (2.0, 60.0)
 _HEALS_BEFORE_REPOSITORY = 3
@@ -62,8 +60,9 @@ class Served:
 class TritonServer:
     """A server and what is known of its health. Everything belongs to the event loop's thread."""
 
-    def __init__(self, connection: TritonConnection) -> None:
-        self.connection = connection
+    def __init__(self, connection: TritonConnection, check_s: float = 3.0) -> None:
+        """Args: check_s: seconds without an answer until a canary is sent, and again until the server is asked whether it lives."""
+        self.connection, self._check_s = connection, check_s
         self.on_change: Callable[[], None] = lambda: None
         """Called when `up` changes."""
         self.on_heal: Callable[[str], None] = lambda outcome: None
@@ -159,13 +158,14 @@ class TritonServer:
 
     def _until_next_canary(self) -> float:
         """Seconds. An answer to a picture says as much as a canary, and many gateways' canaries would cost a busy server dearly."""
-        return max(0.0, max(self._last_answer, self._last_canary) + _UP_INTERVAL_S - time.monotonic())
+        return max(0.0, max(self._last_answer, self._last_canary) + self._check_s - time.monotonic())
 
     async def _canary(self) -> str | bytes:
         """The server's description of its model. Besides what `infer` raises: ServerGone as soon as it does not say that it lives."""
         call = asyncio.create_task(self.connection.infer(_CANARY, _CANARY_SECONDS, _CANARY_PRIORITY))
         try:
-            while not (await asyncio.wait({call}, timeout=_CANARY_PATIENCE_S))[0]:
+            while not (await asyncio.wait({call}, timeout=self._check_s))[0]:
+                # Which it can say while the model is busy.
                 if not await self.connection.is_live() and not call.done():
                     self.connection.cancel_calls()
                     raise ServerGone("it hangs, or cannot be reached")

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -31,7 +32,7 @@ def with_components(folder: Path, *components: str, patches: str = "") -> list[M
 
 def test_optional_components_do_what_they_say_and_are_valid(tmp_path: Path) -> None:
     optional = {path.name for path in (ROOT / "k8s/components").iterdir()} - {"checkpoints", "monitoring", "worker-autoscaling"}
-    assert optional == {"ingress", "gateway-api", "pull-secret", "gpu-nodes", "gpu-slice"}
+    assert optional == {"ingress", "gateway-api", "pull-secret", "gpu-nodes", "gpu-slice", "tracing"}
     rendered = with_components(tmp_path, *sorted(optional))
     (tmp_path / "all.yaml").write_text(yaml.safe_dump_all(rendered))
     command = [str(Path(sys.executable).with_name("kubernetes-validate")), "--strict", str(tmp_path / "all.yaml")]
@@ -54,6 +55,16 @@ def test_optional_components_do_what_they_say_and_are_valid(tmp_path: Path) -> N
     pod = found["StatefulSet", "triton"]["spec"]["template"]["spec"]
     assert pod["nodeSelector"] == {"nvidia.com/gpu.present": "true"}
     assert pod["runtimeClassName"] == "nvidia"
+    endpoints = {
+        urlsplit(each["data"]["PROSCALE_OTLP_ENDPOINT"])
+        for each in rendered
+        if each["kind"] == "ConfigMap" and each["metadata"]["name"].startswith(("gateway-", "triton-"))
+    }
+    (endpoint,) = endpoints  # both send there, and the policy lets them
+    collector, names = found["NetworkPolicy", "spans"]["spec"]["egress"]
+    assert collector["ports"] == [{"protocol": "TCP", "port": endpoint.port}]
+    assert collector["to"][0]["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"] == str(endpoint.hostname).split(".")[1]
+    assert names == found["NetworkPolicy", "gateway"]["spec"]["egress"][1]
     gpus = {name: count for name, count in pod["containers"][0]["resources"]["limits"].items() if name.startswith("nvidia.com/")}
     assert gpus == {"nvidia.com/mig-1g.10gb": 1}
 

@@ -6,7 +6,6 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-import torch
 from tests.deploy.triton.server import TritonServer, needs_triton
 from tests.deploy.triton.test_gateway import OCTETS, gateway
 from tests.model.checkpoints.semantic_peers import peer_eomt, peer_segformer
@@ -18,9 +17,11 @@ from proscale.checkpoints.convert import Request, convert
 from proscale.checkpoints.write_folders import write
 from proscale.predictor import Predictor
 from proscale.results import SegmentationOptions
+from proscale.worker_swap import swap
 from proscale_service.client import Client
 
 pytestmark = [pytest.mark.slow, needs_triton]
+FLOPS = 'proscale_worker_flops_total{model="proscale",version="1"}'
 
 
 def segformer() -> tuple[Any, Any]:
@@ -32,18 +33,17 @@ def eomt() -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("make", [segformer, eomt])
-def test_a_converted_model_behind_triton(tmp_path: Path, picture: np.ndarray, make: Any) -> None:
+def test_a_converted_model_behind_triton(triton: TritonServer, tmp_path: Path, picture: np.ndarray, make: Any) -> None:
     peer, processor = make()
     peer.save_pretrained(tmp_path / "theirs")
     processor.save_pretrained(tmp_path / "theirs")
     write(convert(str(tmp_path / "theirs"), Request(labels="numbered")), tmp_path / "ours")
     predictor = Predictor.load(tmp_path / "ours")
     task = predictor.config.tasks[0]
-    environment = {"PROSCALE_CHECKPOINT": str(tmp_path / "ours"), "PROSCALE_THREADS": str(torch.get_num_threads())}
-    server = TritonServer(tmp_path, environment)
-    server.start()
+    swap(f"http://127.0.0.1:{triton.http_port}", "proscale", str(tmp_path / "ours"))
+    before = triton.metrics().get(FLOPS, 0.0)
     try:
-        with gateway(server) as url, Client(url) as client:
+        with gateway(triton) as url, Client(url) as client:
             (model,) = httpx.get(f"{url}/models").json()["models"]
             assert (model["name"], model["tasks"]) == (predictor.config.name, list(predictor.config.tasks))
             for pixels in (picture, picture[:41].transpose(1, 0, 2).copy()):
@@ -54,8 +54,6 @@ def test_a_converted_model_behind_triton(tmp_path: Path, picture: np.ndarray, ma
                 assert answer.segments
             asked = httpx.post(f"{url}/segment?task=instance", content=encoded(picture, "PNG"), headers=OCTETS, timeout=60)
             assert asked.status_code == (422 if task == "semantic" else 200), asked.text
-        counted = server.metrics()
-        assert counted['proscale_worker_flops_total{model="proscale",version="1"}'] > 0
-        assert server.stop() == 0
+        assert triton.metrics()[FLOPS] > before
     finally:
-        server.kill()
+        swap(f"http://127.0.0.1:{triton.http_port}", "proscale", "")
