@@ -1,11 +1,11 @@
 """AP of instance masks as Cityscapes defines it: another measure than COCO's, and the one that figures on Cityscapes are published in.
 
-As its published evaluation has it, also where that surprises:
+As its published evaluation has it (cityscapesScripts 2.3.0), also where that surprises:
 - objects of fewer than 100 pixels are not asked for, nor are groups; a prediction that lies on them or on void by more than the threshold
   is no mistake (a group of fewer than 100 pixels counts twice there);
 - several predictions may match one object: the surest is right, the others are wrong; matches are looked for at IoU above the threshold;
-- precision is not made monotonous; it is summed over recall with steps half to either side of every score, down from a recall of 0 at the
-  precision of the surest;
+- precision is not made monotonous; it is summed over recall with steps half to either side of every score, with a precision of 1 at a
+  recall of 0;
 - there is no limit to the number of predictions.
 """
 
@@ -140,6 +140,6 @@ def _area(right: NDArray[np.float64], wrong: NDArray[np.float64], missed: int) -
     kept_right = np.array([(right >= score).sum() for score in scores])
     kept = kept_right + np.array([(wrong >= score).sum() for score in scores])
     precision, recall = kept_right / kept, kept_right / (len(right) + missed)
-    precision = np.append(precision, precision[-1])
+    precision = np.append(precision, 1.0)
     recall = np.concatenate([recall[:1], recall, [0.0, 0.0]])
     return float(precision @ (recall[:-2] - recall[2:]) / 2)

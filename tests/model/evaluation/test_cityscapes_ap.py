@@ -66,7 +66,7 @@ def by_definition(scenes: list[Scene], category: int, threshold: float) -> float
         points.append((sum(kept) / asked, sum(kept) / len(kept)))
     assert asked == missed + sum(right for _, right in answers)
     recalls = [points[0][0], *(recall for recall, _ in points), 0.0, 0.0]
-    precisions = [*(precision for _, precision in points), points[-1][1]]
+    precisions = [*(precision for _, precision in points), 1.0]
     return sum(p * (recalls[i] - recalls[i + 2]) / 2 for i, p in enumerate(precisions))
 
 
