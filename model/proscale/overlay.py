@@ -36,13 +36,20 @@ def category_colours(count: int) -> NDArray[np.uint8]:
 
 
 def draw_overlay(
-    image: NDArray[np.uint8], segmentation: Segmentation, labels: bool = True, *, opacity: float = OPACITY, outlines: bool = True
+    image: NDArray[np.uint8],
+    segmentation: Segmentation,
+    labels: bool = True,
+    *,
+    opacity: float = OPACITY,
+    outlines: bool = True,
+    scores: bool = True,
 ) -> NDArray[np.uint8]:
     """Paint masks half transparent, outlines solid, and names on the larger segments.
 
     Args:
         image: (H, W, 3) uint8 RGB, the oriented picture of the segmentation's size.
-        labels: write names and scores.
+        labels: write names.
+        scores: and scores behind them.
         opacity: of the colours, 0..1.
         outlines: draw the masks' outlines.
 
@@ -68,7 +75,7 @@ def draw_overlay(
     _tint_few(canvas, outlined, np.array([255, 255, 255]), OUTLINE_OPACITY)
     painted = Image.fromarray(canvas)
     if labels:
-        _write_labels(painted, segmentation)
+        _write_labels(painted, segmentation, scores)
     return np.asarray(painted)
 
 
@@ -103,7 +110,7 @@ def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return outline
 
 
-def _write_labels(painted: Image.Image, segmentation: Segmentation) -> None:
+def _write_labels(painted: Image.Image, segmentation: Segmentation, scores: bool) -> None:
     draw = ImageDraw.Draw(painted)
     height, width = segmentation.size
     font = ImageFont.load_default(size=max(10, min(height, width) // 40))
@@ -117,5 +124,5 @@ def _write_labels(painted: Image.Image, segmentation: Segmentation) -> None:
         # The pixel of the mask nearest to its centre: inside, also for masks with a hole in the middle.
         nearest = np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2)
         position = (float(left + columns[nearest]), float(top + rows[nearest]))
-        text = f"{segment.label} {segment.score:.2f}"
+        text = f"{segment.label} {segment.score:.2f}" if scores else segment.label
         draw.text(position, text, fill="white", font=font, anchor="mm", stroke_width=2, stroke_fill="black")

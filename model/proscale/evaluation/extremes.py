@@ -68,7 +68,7 @@ def draw_extremes(source: Source, categories: Sequence[Category], judged: Sequen
 
 
 def as_segmentation(panoptic: PanopticMap, categories: Sequence[Category]) -> Segmentation:
-    """A panoptic map as a result, with scores of 1; segments of other categories and those without pixels are left out."""
+    """A panoptic map as a result, whose scores of 1 say nothing; segments of other categories and those without pixels are left out."""
     known = {category.id: category for category in categories}
     wanted = [segment for segment in panoptic.segments if segment.category_id in known]
     masks = encode_id_map(panoptic.ids, [segment.id for segment in wanted])
@@ -84,7 +84,7 @@ def as_segmentation(panoptic: PanopticMap, categories: Sequence[Category]) -> Se
 
 def _overlay(image: NDArray[np.uint8], panoptic: PanopticMap, categories: Sequence[Category]) -> NDArray[np.uint8]:
     shown = as_segmentation(panoptic, categories)
-    return draw_overlay(image, shown, labels=len(shown.segments) <= LABELLED)
+    return draw_overlay(image, shown, labels=len(shown.segments) <= LABELLED, scores=False)  # truth has none
 
 
 def _fitted(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
