@@ -40,7 +40,7 @@ def draw(held: dict[str, Any], path: Path) -> None:
             axes.scatter([cost[name]] * len(own["pq_by_seed"]), own["pq_by_seed"], marker="_", color=colour, s=120)
             axes.annotate(name, (cost[name], own["pq"]), xytext=(6, 5), textcoords="offset points", fontsize=8)
         axes.set(xlabel=title, ylabel="PQ (bar: 95% over pictures; dashes: seeds)")
-        axes.margins(0.2)
+        axes.margins(0.25, 0.2)
         axes.grid(alpha=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
@@ -84,6 +84,8 @@ def difference_table(held: dict[str, Any]) -> str:
     told = (
         f"Standard deviation from seed to seed, pooled over networks: {found['pq_seed_deviation']:.3f} of PQ, "
         f"{found['miou_seed_deviation']:.3f} of mIoU ({found['seed_freedom']} degrees of freedom)."
+        if found["seed_freedom"]
+        else "One seed so far: nothing can be said yet of how much a seed changes."
     )
     return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", told])
 
