@@ -13,7 +13,9 @@ from proscale.pictures.formats import INSTALL
 from proscale.pictures.intensity import PERCENTILES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "http.md").read_text()
-ROWS = dict(re.findall(r"^\| ([^|]+?) \| ([^|]+?) \|$", PAGE[PAGE.index("## What becomes") : PAGE.index("## Masks")], re.MULTILINE))
+ROWS = dict(
+    re.findall(r"^\| ([^|]+?) \| ([^|]+?) \|$", PAGE[PAGE.index("## How pictures are read") : PAGE.index("## Masks")], re.MULTILINE)
+)
 
 
 def test_formats_are_those_that_are_read() -> None:
@@ -34,7 +36,7 @@ def test_depths_of_tiffs_are_those_that_are_read() -> None:
 
 
 def test_intensities_are_those_that_are_taken() -> None:
-    text = PAGE[PAGE.index("The parameter `intensity`") :].split("\n\n")[0]
+    text = PAGE[PAGE.index("The parameter `intensity`") :].split("\n## ")[0]
     for name in ("full", "minmax", "percentile", "0,4095"):
         assert f"`{name}`" in text
         assert re.match(INTENSITY_PATTERN, name)
