@@ -1,44 +1,44 @@
-# `make demo` shows the service, `make quick` and `make test` check the sources. Everything they need is installed into .venv.
+# `make demo` shows the service; `make quick` and `make test` check the sources. All dependencies are installed into .venv.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 TRITON := .venv-triton
 LABEL_STUDIO := .venv-label-studio
-# What openapi-typescript needs to make a client that a test tries, and what builds our own.
+# Packages for a TypeScript client that a test generates, and for building our own.
 NODE := tests/service/openapi/typescript
 NODE_CLIENT := clients/typescript
 SOURCES := model service tests examples benchmarks docker k8s setup.py
-# Tests run in this many processes. Each computes with one thread: sums in another order have other last bits.
+# Number of test processes. Each computes with one thread, because sums in another order differ in the last bits.
 JOBS ?= 2
-# A file's tests share one process, since they share fixtures; files start in order, so the longest do not come last.
+# The tests of a file run in one process, since they share fixtures. Files start in order, so the longest do not come last.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # The attention operator is compiled by the installation.
 OPERATOR := setup.py $(wildcard model/proscale/ops/csrc/*)
 
 .PHONY: help install docs demo serve quick test checks fast lint types imports unit bench-check bench-networks soak chaos triton-env label-studio-env node-env compose-test manifests openapi format lock hashes clean
 
-help: ## this list
+help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-install: $(VENV)/run ## install the package, as it stands here, with everything it needs into .venv
+install: $(VENV)/run ## install the package (editable) and its dependencies into .venv
 	@echo "Installed. Next: . $(VENV)/bin/activate; proscale --help"
 
 demo: $(VENV)/run ## install, start the service, segment real pictures over HTTP, stop it
 	$(BIN)/python examples/demo.py
 
-serve: $(VENV)/run ## install, start the service, segment real pictures over HTTP, stay until Ctrl-C
+serve: $(VENV)/run ## the same, but the service keeps running until Ctrl-C
 	$(BIN)/python examples/demo.py --stay
 
-# Types take one core, and tests two: beside each other they are done sooner.
-quick: $(VENV)/test ## two minutes: lint, types, import floors, and the tests that are not marked `slow`
+# Types need one core and tests two, so both run at the same time.
+quick: $(VENV)/test ## two minutes: lint, types, import rules, and the tests without the mark `slow`
 	@$(MAKE) --no-print-directory -j2 checks fast
 
-test: $(VENV)/test ## everything: lint, types, import floors, tests
+test: $(VENV)/test ## everything: lint, types, import rules, all tests
 	@$(MAKE) --no-print-directory -j2 checks unit
 
-checks: lint types imports ## what is checked without running anything: lint, types, import floors
+checks: lint types imports ## static checks: lint, types, import rules
 
-fast: $(VENV)/test ## the tests that are not marked `slow`
+fast: $(VENV)/test ## the tests without the mark `slow`
 	$(PYTEST) -m "not slow"
 
 lint: $(VENV)/test ## ruff: rules and format
@@ -54,26 +54,26 @@ imports: $(VENV)/test ## import-linter: imports point down only
 unit: $(VENV)/test ## pytest; JOBS=0 runs the tests one after another in one process
 	$(PYTEST)
 
-bench-check: $(VENV)/test ## is every path that is chosen by processor faster than the one below it? fails if not; minutes
+bench-check: $(VENV)/test ## fail if a path that is chosen by processor is slower than the next simpler one; minutes
 	$(BIN)/python benchmarks/dispatch.py
 
-bench-networks: $(VENV)/test ## every network beside transformers and OpenVINO, and docs/models.md with its plot; twenty quiet minutes
+bench-networks: $(VENV)/test ## measure every network against transformers and OpenVINO, rewrite docs/models.md and its plot; 20 minutes on an idle machine
 	$(BIN)/pip install --quiet --requirement requirements/bench.txt
 	$(BIN)/python benchmarks/networks.py --document docs/models.md
 	$(BIN)/python benchmarks/models.py --document docs/models.md --draw docs/images/models.png
 
 MINUTES ?= 60
-soak: $(VENV)/test ## a random killer beside clients for MINUTES; TRITON_SOAK=--triton puts a real Triton behind
+soak: $(VENV)/test ## random faults under load for MINUTES; TRITON_SOAK=--triton uses a real Triton
 	$(BIN)/python benchmarks/soak.py --minutes $(MINUTES) $(TRITON_SOAK)
 
-chaos: $(VENV)/test ## faults on purpose, and what recovering from each takes; minutes
+chaos: $(VENV)/test ## inject faults and print the recovery times; minutes
 	$(BIN)/python -m pytest -s -q tests/service/chaos
 
 triton-env: $(TRITON)/done ## a real Triton Inference Server for the tests, in an environment of its own (.venv-triton)
 
 label-studio-env: $(LABEL_STUDIO)/done ## Label Studio itself for a test, in an environment of its own (.venv-label-studio, 1 GB)
 
-node-env: $(NODE)/node_modules/done $(NODE_CLIENT)/node_modules/done ## TypeScript and what else the tests of JavaScript clients need; needs node and npm
+node-env: $(NODE)/node_modules/done $(NODE_CLIENT)/node_modules/done ## TypeScript and packages for the tests of JavaScript clients; needs node and npm
 
 compose-test: $(VENV)/test ## build, start, use, break and stop the containers; needs a Docker engine; runs the pods where podman is
 	COMPOSE_TEST=1 $(BIN)/python -m pytest -v tests/deploy/compose tests/deploy/k8s/test_pods.py
@@ -91,10 +91,10 @@ format: $(VENV)/test ## rewrite the sources as `make lint` wants them
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-# setuptools builds the package, so it is locked too; a CPU build's local version (+cpu) is the same release.
+# setuptools builds the package, so it is locked too. The local version of a CPU build (+cpu) is the same release.
 FREEZE := $(BIN)/pip freeze --all --exclude pip --exclude-editable | sed 's/+cpu$$//'
 
-lock: ## resolve pyproject.toml anew into requirements/*.txt
+lock: ## resolve pyproject.toml into requirements/*.txt
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/pip install --quiet --upgrade setuptools $$(grep '^torch==' requirements/run.txt)
 	$(BIN)/pip install --quiet -e '.[model]'
@@ -114,7 +114,7 @@ lock: ## resolve pyproject.toml anew into requirements/*.txt
 	grep '^setuptools==' requirements/run.txt >> requirements/worker.txt
 	$(MAKE) hashes
 
-hashes: ## the hashes of all files of the images' locked packages, at every platform, into requirements/*.hashes.txt
+hashes: ## write the hashes of the images' locked packages, for every platform, into requirements/*.hashes.txt
 	$(PYTHON) -m venv --clear build/hashes
 	build/hashes/bin/pip install --quiet uv==0.13.9
 	for image in gateway worker; do \
@@ -122,10 +122,10 @@ hashes: ## the hashes of all files of the images' locked packages, at every plat
 	    --python-version 3.11 - -o requirements/$$image.hashes.txt || exit 1; \
 	done
 
-clean: ## remove what the commands made
+clean: ## remove everything that the commands made
 	rm -rf $(VENV) $(TRITON) $(LABEL_STUDIO) $(NODE)/node_modules $(NODE_CLIENT)/node_modules demo build model/proscale/ops/_native*
 
-# What runs the service, at the exact versions it was tested with. The marker file lets make see whether it is up to date.
+# The service at the exact versions it was tested with. The marker file tells make whether it is up to date.
 $(VENV)/run: requirements/run.txt pyproject.toml $(OPERATOR)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/run.txt
@@ -136,7 +136,7 @@ $(VENV)/test: $(VENV)/run requirements/test.txt requirements/docs.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/test.txt -r requirements/docs.txt
 	touch $@
 
-# The server's Python backend needs NumPy 1. The package comes as the source tree, whose operator .venv has compiled.
+# Triton's Python backend needs NumPy 1. The package is the source tree, with the operator compiled in .venv.
 $(TRITON)/done: requirements/worker.txt requirements/triton.txt $(VENV)/run
 	$(PYTHON) -m venv $(TRITON)
 	$(TRITON)/bin/pip install --quiet --disable-pip-version-check -r requirements/worker.txt
@@ -144,7 +144,7 @@ $(TRITON)/done: requirements/worker.txt requirements/triton.txt $(VENV)/run
 	echo "$(CURDIR)/model" > "$$($(TRITON)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/proscale.pth"
 	touch $@
 
-# Its database is made here, once: that takes longer than all that a test does.
+# Its database is made once, here, because that takes longer than the test.
 $(LABEL_STUDIO)/done: requirements/label-studio.txt
 	$(PYTHON) -m venv $(LABEL_STUDIO)
 	$(LABEL_STUDIO)/bin/pip install --quiet --disable-pip-version-check -r requirements/label-studio.txt

@@ -1,4 +1,4 @@
-# The gateway: HTTP in, gRPC to Triton out. No torch, no compiler, no pip in the image that runs.
+# The gateway: HTTP in, gRPC to Triton out. The final image has no torch, no compiler and no pip.
 #
 # Build arguments: PYTHON_IMAGE, any Python 3.11 or later on Debian; VERSION, for the label.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
@@ -7,7 +7,7 @@ FROM ${PYTHON_IMAGE} AS build
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 RUN apt-get update && apt-get install -y --no-install-recommends tini && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
-# Dependencies before sources: a change of the code leaves this layer alone.
+# Dependencies before sources, so that this layer stays cached when only the code changes.
 COPY requirements/gateway.txt requirements/gateway.hashes.txt requirements/run.txt requirements/
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m venv --without-pip /opt/proscale \
@@ -30,7 +30,7 @@ LABEL org.opencontainers.image.title="PRO-SCALE gateway" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.base.name="python:3.11-slim-bookworm"
-# Static, so that it needs nothing of the image: forwards signals from the first moment, also while Python still imports.
+# A static tini needs no library of the image. It forwards signals from the start, also while Python still imports.
 COPY --from=build /usr/bin/tini-static /usr/local/bin/tini
 COPY --from=build /opt/proscale /opt/proscale
 ENV PATH=/opt/proscale/bin:$PATH \
@@ -41,12 +41,12 @@ ENV PATH=/opt/proscale/bin:$PATH \
     PROSCALE_HOST=0.0.0.0 \
     PROSCALE_PORT=8000 \
     PROSCALE_LOG_FORMAT=json
-# A number: Kubernetes can only check runAsNonRoot of numbers.
+# A numeric id, because Kubernetes can check runAsNonRoot only for numbers.
 USER 10001:10001
 WORKDIR /tmp
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-# Live, not ready: an engine that replaces unhealthy containers must not replace a gateway because its worker is away.
+# Liveness, not readiness: a container engine that replaces unhealthy containers must not replace a gateway whose worker is down.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health/live', timeout=4)"]
 ENTRYPOINT ["tini", "--"]

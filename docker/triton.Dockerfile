@@ -1,8 +1,8 @@
 # The worker: Triton Inference Server with the network in its Python backend, on CPUs (VARIANT=cpu) or GPUs (VARIANT=gpu).
 #
 # Build arguments:
-#   TRITON_IMAGE     a tritonserver image whose own Python is 3.11 or later. Triton's Python backend runs in exactly the Python that its
-#                    stub was linked with, so the package cannot bring another one. Images up to 24.10 carry Python 3.10; 24.12 has 3.12.
+#   TRITON_IMAGE     a tritonserver image with Python 3.11 or later. Triton's Python backend runs in the Python version that its
+#                    stub is linked with, so the package cannot bring another one. Images up to 24.10 have Python 3.10; 24.12 has 3.12.
 #   VARIANT          cpu, or gpu: compiles the CUDA part of the attention operator. nvcc stays in the build stage.
 #   TORCH_INDEX_URL  where torch comes from. Default: PyTorch's CPU wheels (0.2 GB). Empty: pip's own index, whose torch brings CUDA 13 (3 GB).
 #   VERSION          for the label.
@@ -18,8 +18,8 @@ RUN apt-get update && apt-get install -y --no-install-recommends g++ python3-pip
 WORKDIR /src
 COPY requirements/worker.txt requirements/worker.hashes.txt requirements/
 ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
-# First torch alone from its index, since that holds other packages too, at versions of its own. Then by hash what is locked. Last, what only
-# torch asks for: NVIDIA's libraries, where it was built with CUDA.
+# First torch alone from its index, because that index has other versions of other packages. Then the locked packages by hash. Last, what only
+# torch needs: NVIDIA's libraries, if it was built with CUDA.
 # hadolint ignore=DL3013
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv --without-pip /opt/proscale \
@@ -32,7 +32,7 @@ ENV MS_DEFORM_ATTN_CUDA=0
 
 FROM build-base AS build-gpu
 COPY requirements/nvcc.txt requirements/
-# NVIDIA's compiler as wheels, of the CUDA release that torch was built with; linkers look for lib64 and unversioned names.
+# NVIDIA's compiler from wheels, of the CUDA release that torch was built with. Linkers look for lib64 and unversioned names.
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv --without-pip /opt/nvcc \
  && pip --python /opt/nvcc/bin/python install --disable-pip-version-check -r requirements/nvcc.txt \
@@ -46,7 +46,7 @@ WORKDIR /src
 COPY pyproject.toml setup.py README.md LICENSE NOTICE ./
 COPY model model
 COPY service service
-# The package installs without its operator where it cannot be compiled; an image must not be slow in silence.
+# The package also installs without the compiled operator. An image without it would be slow without notice, so check that it exists.
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip --python /opt/proscale/bin/python install --disable-pip-version-check --no-deps --no-build-isolation . \
  && /opt/proscale/bin/proscale doctor \
@@ -66,7 +66,7 @@ LABEL org.opencontainers.image.title="PRO-SCALE worker" \
 COPY --from=build /usr/bin/tini-static /usr/local/bin/tini
 COPY --from=build /opt/proscale /opt/proscale
 COPY docker/triton/model_repository /models
-# The backend starts the first python3 on PATH; PYTHONPATH it ignores. A user without a name needs LOGNAME, torch asks for it.
+# The backend starts the first python3 on PATH and ignores PYTHONPATH. torch reads the user's name, so a user without one needs LOGNAME.
 ENV PATH=/opt/proscale/bin:$PATH \
     HOME=/tmp \
     LOGNAME=proscale \
@@ -77,7 +77,7 @@ USER 10001:10001
 WORKDIR /tmp
 EXPOSE 8000 8001 8002
 STOPSIGNAL SIGTERM
-# Asks the model, not Triton alone, and gives gateways time to load a dead one again.
+# Tests the model, not only Triton, and gives gateways time to load a dead model again.
 HEALTHCHECK --interval=15s --timeout=10s --start-period=180s --retries=3 \
     CMD ["python3", "-m", "proscale.worker_probe", "live"]
 ENTRYPOINT ["tini", "--"]

@@ -1,4 +1,4 @@
-"""Triton's side of `proscale.triton_worker`: tensors to arrays and back, metrics, nothing else."""
+"""Triton's side of `proscale.triton_worker`: converts tensors and arrays, and exports metrics."""
 
 import json
 import logging
@@ -37,11 +37,11 @@ class TritonPythonModel:
         keep_freed_memory()  # before the thread below is started
         configure_worker(os.environ, args["model_name"])
         labels = {"model": args["model_name"], "version": args["model_version"]}
-        self._families = []  # kept as long as the model: a family that is collected takes its metrics along
+        self._families = []  # kept as long as the model: when a family is garbage-collected, its metrics disappear
         self._counters = {name: self._family(name, text).Metric(labels=labels) for name, text in COUNTERS.items()}
-        seconds = self._family("proscale_worker_stage_seconds_total", "Seconds per stage, those of a batch once; wait: for the network.")
+        seconds = self._family("proscale_worker_stage_seconds_total", "Seconds per stage, counted once per batch; wait: seconds that each picture waited for the network.")
         self._stages = {stage: seconds.Metric(labels=labels | {"stage": stage}) for stage in (*STAGES, "wait")}
-        left = self._family("proscale_worker_leftovers_total", "What dead and hung processes of the model left, and was removed.")
+        left = self._family("proscale_worker_leftovers_total", "Leftovers of dead and hung processes of the model that were removed.")
         self._leftovers = {kind: left.Metric(labels=labels | {"kind": kind}) for kind in leftovers.KINDS}
         waiting = "Pictures taken from Triton's queue that wait for the network."
         self._waiting = self._family("proscale_worker_waiting_pictures", waiting, "GAUGE").Metric(labels=labels)
@@ -55,7 +55,7 @@ class TritonPythonModel:
         leftovers.watch(lambda kind, number: self._leftovers[kind].increment(number))
 
     def execute(self, requests):
-        """Take a dynamic batch over; the worker's thread answers it, each picture when it is done."""
+        """Accept a dynamic batch. The worker's thread answers each picture when it is done."""
         now = time.perf_counter()
         spans = [self._begin(request) for request in requests]
         tickets = [(request, request.get_response_sender(), now, span) for request, span in zip(requests, spans, strict=True)]
@@ -68,7 +68,7 @@ class TritonPythonModel:
             self._tracer.close()
 
     def _begin(self, request):
-        """The span of a request whose sender wants spans."""
+        """The span of a request, if its sender traces it."""
         if self._tracer is None:
             return None
         traceparent = json.loads(request.parameters() or "{}").get(TRACEPARENT, "")
@@ -104,7 +104,7 @@ class TritonPythonModel:
 
 
 def _tracer():
-    """None where no spans are wanted, or none can be made; a worker without spans is better than none."""
+    """None if tracing is off or cannot start: a worker without spans is better than no worker."""
     try:
         return make_tracer(os.environ.get("PROSCALE_OTLP_ENDPOINT"), "proscale-worker")
     except TracingError as error:
