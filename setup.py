@@ -1,7 +1,7 @@
 """Compiles the attention operator while the package is installed; everything else about the package stands in pyproject.toml.
 
 Needs torch's headers, so it works in the environment that holds torch (`pip install --no-build-isolation`). Where something is missing,
-the package installs without the operator and its pure-torch twin runs; `proscale doctor` then says why.
+the package installs without the operator and its reference form in pure torch runs; `proscale doctor` then says why.
 
 Environment: CXX, the compiler (g++). NVCC, the CUDA compiler (found on PATH or in CUDA_HOME). MS_DEFORM_ATTN_CUDA=1 builds the CUDA part,
 0 leaves it out; by default it is built when there is an nvcc and torch can use GPUs. MS_DEFORM_ATTN_ARCHS, default "80;90;100;120".

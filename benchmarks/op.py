@@ -1,12 +1,12 @@
 """The deformable attention operator against what else computes it, in one run: `.venv/bin/python benchmarks/op.py`.
 
 Every row counts the same work, from value, offsets and logits to the weighted sums: softmax and sampling locations included. The peers:
-`grid_sample`, the pure-torch twin; the same under torch.compile; `classic`, the arithmetic that Deformable DETR made common (softmax and
-locations by torch, then a gather that is given float32 locations in 0..1), written anew from the paper for CPU and GPU; transformers'
-function where it is installed. `module` is the attention with its projections, ours and transformers'; `layer` a whole encoder layer, with
-our operator and with the twin. Times are the least of interleaved rounds: whatever else the machine does only adds to them.
-On the CPU every build of the kernels that the processor runs is measured (--sets), each in a process of its own; peers always use all the
-processor has. With --out, runs of several commands gather in one file: a row measured again replaces the older one.
+`grid_sample`, the reference form in pure torch; the same under torch.compile; `classic`, the arithmetic that Deformable DETR made common
+(softmax and locations by torch, then a gather that is given float32 locations in 0..1), written anew from the paper for CPU and GPU;
+transformers' function where it is installed. `module` is the attention with its projections, ours and transformers'; `layer` a whole
+encoder layer, with our operator and with the reference form. Times are the least of interleaved rounds, because other work on the machine
+only adds to them. On the CPU every build of the kernels that the processor runs is measured (--sets), each in a process of its own; peers
+always use all that the processor has. With --out, several commands write into one file: a row measured again replaces the older one.
 """
 
 import argparse

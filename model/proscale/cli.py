@@ -13,20 +13,23 @@ from proscale import __version__
 from proscale.processors import configure_openmp
 
 COMMANDS = {
-    "convert": ("proscale.checkpoints.command:convert", "Convert a Mask2Former or PRO-SCALE checkpoint into a model folder."),
-    "models": ("proscale.checkpoints.command:models", "List published models, and the commands that convert them."),
-    "flops": ("proscale.flops_command:flops", "Count the FLOPs of a model, part by part, for any picture size."),
-    "train": ("proscale.training.command:train", "Train a model on COCO panoptic data and drawn scenes."),
+    "convert": (
+        "proscale.checkpoints.command:convert",
+        "Convert a checkpoint of Mask2Former, PRO-SCALE, EoMT, SegFormer, SETR or SegViT into a model folder.",
+    ),
+    "models": ("proscale.checkpoints.command:models", "List published models and the commands that convert them."),
+    "flops": ("proscale.flops_command:flops", "Count the FLOPs of a model per part, for any picture size."),
+    "train": ("proscale.training.command:train", "Train or fine-tune a model on an annotated data set."),
     "evaluate": (
         "proscale.evaluation.command:evaluate",
-        "Measure PQ, AP, mIoU, cost and speed on annotated data sets, of a model, a service or files.",
+        "Measure PQ, AP, mIoU, cost and speed of a model, a service or predictions in files on annotated data sets.",
     ),
-    "reproduce": ("proscale.evaluation.reproduce_command:reproduce", "Measure a published model against its authors' figures."),
-    "bulk": ("proscale.bulk.command:bulk", "Segment folders of pictures into Parquet, on this machine or on a Ray cluster."),
+    "reproduce": ("proscale.evaluation.reproduce_command:reproduce", "Evaluate a published model and compare with its authors' figures."),
+    "bulk": ("proscale.bulk.command:bulk", "Segment folders of pictures into Parquet files, on this machine or on a Ray cluster."),
     "worker": ("proscale.worker_command:worker", "Start a Triton server with the network in its Python backend."),
     "doctor": ("proscale.doctor_command:doctor", "Show what is active on this machine, and why."),
 }
-"""Name -> (module:attribute, help in one line). The help stands here so that `--help` need not import torch."""
+"""Name -> (module:attribute, one line of help). The help is here so that `--help` does not import torch."""
 
 
 MODEL_PACKAGES = ("torch", "safetensors", "scipy", "huggingface_hub")
@@ -84,16 +87,16 @@ class LazyGroup(click.Group):
 def without_model(what: str, package: str = "torch") -> str:
     """The message for `what`, which needs the network, in an installation without it."""
     return (
-        f"{what} needs {package}, and this installation is without the network. "
-        "Install the network too: pip install 'proscale-segmentation-service[model]'"
+        f"{what} needs {package}, which this installation does not have. "
+        "Install the network: pip install 'proscale-segmentation-service[model]'"
     )
 
 
 def without_gateway(what: str, package: str) -> str:
     """The message for `what`, which needs the gateway's packages, in an installation of the client alone."""
     return (
-        f"{what} needs {package}, and this installation holds the client alone. "
-        "Install the gateway, or the network with it: pip install 'proscale-segmentation-service[gateway]', or [model]"
+        f"{what} needs {package}, but only the client is installed. "
+        "Install the gateway: pip install 'proscale-segmentation-service[gateway]', or the network too: [model]"
     )
 
 
@@ -106,4 +109,4 @@ def _command(loaded: object) -> click.Command:
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__, prog_name="proscale")
 def main() -> None:
-    """Panoptic, instance and semantic segmentation with PRO-SCALE Mask2Former: as a service, on files, from Python."""
+    """Panoptic, instance and semantic segmentation with PRO-SCALE and Mask2Former: as an HTTP service, on files, from Python."""

@@ -68,6 +68,6 @@ class CompiledNetwork:
                 reason = " ".join(str(error).split()[:40])
                 raise CheckpointError(
                     f"the network cannot be compiled for {height}x{width} ({reason}): "
-                    "torch.compile needs a C++ compiler (Debian: g++) and Python's headers (python3-dev); or leave compiling out"
+                    "torch.compile needs a C++ compiler (Debian: g++) and Python's headers (python3-dev); or turn compiling off"
                 ) from error
         return compiled

@@ -66,7 +66,7 @@ def works() -> str:
 
 @click.command()
 def doctor() -> None:
-    """Show what is active on this machine, and why; run the attention operator once on every device."""
+    """Show what is active on this machine and why, and run the attention operator once on every device."""
     findings = report()
     try:
         findings["operator, run once"] = works()

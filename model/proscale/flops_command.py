@@ -61,11 +61,15 @@ def parse_layers(_: click.Context, __: click.Parameter, value: str | None) -> tu
 
 @click.command()
 @click.argument("size", callback=parse_size, default="640x480")
-@click.option("--checkpoint", type=click.Path(), help="Model folder; default: the model inside the package.")
-@click.option("--backbone", type=click.Choice(list(BACKBONES)), help="Count a published architecture instead of a checkpoint.")
-@click.option("--layers", callback=parse_layers, help="With --backbone: P1,P2,P3 of PRO-SCALE, or one number for Mask2Former. [3,3,3]")
+@click.option("--checkpoint", type=click.Path(), help="Model folder. Default: the model in the package.")
+@click.option(
+    "--backbone", type=click.Choice(list(BACKBONES)), help="Count a published architecture with this backbone instead of a checkpoint."
+)
+@click.option(
+    "--layers", callback=parse_layers, help="With --backbone: P1,P2,P3 of PRO-SCALE, or one number for Mask2Former.  [default: 3,3,3]"
+)
 @click.option("--network", type=click.Choice(list(PUBLISHED)), help="Count another published network instead of a checkpoint.")
-@click.option("--classes", type=int, help="With --backbone or --network: number of classes. [133; 150 for semantic networks]")
+@click.option("--classes", type=int, help="With --backbone or --network: number of classes.  [default: 133; 150 for semantic networks]")
 def flops(
     size: tuple[int, int],
     checkpoint: str | None,
@@ -74,15 +78,15 @@ def flops(
     network: str | None,
     classes: int | None,
 ) -> None:
-    """Count the FLOPs of a model for a picture of SIZE (WIDTHxHEIGHT, default 640x480), all its tasks asked for.
+    """Count the FLOPs of a model for a picture of SIZE (WIDTHxHEIGHT, default 640x480), for all its tasks.
 
     1 FLOP is 1 multiply-accumulate, as in the papers. Baseline: Mask2Former with 6 encoder layers, all else equal; of EoMT, SegFormer, SETR
     and SegViT the network as published.
     """
     if layers is not None and backbone is None:
-        raise click.UsageError("--layers goes with --backbone")
+        raise click.UsageError("--layers needs --backbone")
     if sum(given is not None for given in (checkpoint, backbone, network)) > 1:
-        raise click.UsageError("give one of --checkpoint, --backbone and --network")
+        raise click.UsageError("--checkpoint, --backbone and --network exclude each other")
     try:
         config = _chosen(checkpoint, backbone, layers or (3, 3, 3), network, classes)
     except ProscaleError as error:

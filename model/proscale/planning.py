@@ -28,7 +28,7 @@ def check_tasks(asked: Sequence[str], can: Sequence[Task] = TASKS) -> None:
         raise ParameterError(f"tasks must be among {', '.join(TASKS)}, not {list(asked)}")
     if beyond := [task for task in asked if task not in can]:
         raise ParameterError(
-            f"task: this model does {' and '.join(can)} segmentation alone, not {' and '.join(beyond)}; leave task out, or load a model "
+            f"task: this model does {' and '.join(can)} segmentation only, not {' and '.join(beyond)}; leave task out, or load a model "
             "that can: PRO-SCALE, Mask2Former, or EoMT trained for panoptic segmentation (GET /models lists a model's tasks)"
         )
 

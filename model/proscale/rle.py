@@ -72,7 +72,7 @@ def encode_id_map(ids: NDArray[np.integer], wanted: Sequence[int]) -> dict[int, 
 
 
 def encode_run_table(runs: NDArray[np.integer], table: NDArray[np.integer], count: int, size: tuple[int, int]) -> list[MeasuredMask]:
-    """Encode masks from runs of pixels; the twin of the compiled `encode_runs`, which `proscale.ops.rle` chooses where it is there.
+    """Encode masks from runs of pixels; the reference form of the compiled `encode_runs`, which `proscale.ops.rle` prefers.
 
     Args:
         runs: (R, 3) integers: start, end (behind the last pixel) and code; positions column-major, those of one mask in order.

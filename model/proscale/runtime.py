@@ -19,15 +19,18 @@ GPU_WARMUP = "480x640"
 """Where nothing is said: a GPU compiles and allocates at its first picture; a CPU would only be ready later for nothing."""
 
 DESCRIPTIONS = {
-    "checkpoint": "Model folder; unset: the model that comes with the package.",
-    "device": "`cpu`, `cuda` or `cuda:N`. The server refuses to start when the device is missing.",
-    "precision": "What the network computes in, `float32` or `bfloat16`; unset: float32 on a CPU, bfloat16 on a GPU.",
-    "cuda_graphs": "On a GPU: record the network's kernels once per batch and padded size, and replay them.",
-    "compile": "On a CPU: compile the network for the sizes of `PROSCALE_WARMUP` before ready; a minute or so each, needs g++.",
-    "threads": "Threads of the network on a CPU, at most as many as its quota and affinity let run; unset: so many.",
-    "warmup": f"Picture sizes HEIGHTxWIDTH, comma separated, computed once before ready; unset: {GPU_WARMUP} on a GPU, none on a CPU.",
-    "max_batch_pixels": "Pixels in one batch: of each picture its own or its padded ones, if more; a larger picture runs alone.",
-    "feature_cache_bytes": "Bytes of the backbone's features that are kept for pictures and windows that come again with equal pixels.",
+    "checkpoint": "Model folder; unset: the model in the package.",
+    "device": "`cpu`, `cuda` or `cuda:N`. The server does not start if the device is missing.",
+    "precision": "Number format of the network, `float32` or `bfloat16`; unset: float32 on a CPU, bfloat16 on a GPU.",
+    "cuda_graphs": "On a GPU: record the network's kernels once per batch size and padded size, and replay them (CUDA graphs).",
+    "compile": "On a CPU: compile the network (torch.compile) for the sizes in `PROSCALE_WARMUP` before the server is ready; about a "
+    "minute per size, needs g++.",
+    "threads": "Threads of the network on a CPU; unset: as many as CPU quota and affinity allow, which is also the maximum.",
+    "warmup": f"Picture sizes HEIGHTxWIDTH, comma separated, that are computed once before the server is ready; unset: {GPU_WARMUP} on a "
+    "GPU, none on a CPU.",
+    "max_batch_pixels": "Most pixels in one batch; a picture counts as its own or its padded size, whichever is larger. A larger picture "
+    "runs alone.",
+    "feature_cache_bytes": "Bytes of backbone features to cache for pictures and windows that repeat with equal pixels; 0: no cache.",
 }
 """Per field of `RuntimeConfig` that is a setting, what it means; the variable is `PROSCALE_` and its name in capitals."""
 
@@ -53,7 +56,7 @@ class RuntimeConfig:
     def __post_init__(self) -> None:
         """Raise CheckpointError, with the remedy, for values that exclude each other."""
         if self.compile and not self.warmup:
-            raise CheckpointError("compile needs warmup: the sizes HEIGHTxWIDTH of the pictures that will come, such as 480x640")
+            raise CheckpointError("compile needs warmup: the expected picture sizes HEIGHTxWIDTH, such as 480x640")
 
 
 def warmup_sizes(text: str | None, device: str) -> tuple[tuple[int, int], ...]:

@@ -81,8 +81,8 @@ def worker(options: tuple[str, ...]) -> None:
     \b
     proscale worker --model-repository=docker/triton/model_repository --model-control-mode=explicit --load-model=proscale
 
-    The model's settings are variables (PROSCALE_CHECKPOINT, PROSCALE_DEVICE, ...). With PROSCALE_LOG_FORMAT=json every line of the log is a
-    JSON object, Triton's own lines too.
+    The model's settings are environment variables (PROSCALE_CHECKPOINT, PROSCALE_DEVICE, ...). With PROSCALE_LOG_FORMAT=json every line of
+    the log is a JSON object, Triton's own lines too.
     """
     in_json = os.environ.get("PROSCALE_LOG_FORMAT") == "json"
     if removed := leftovers.remove_orphans():

@@ -1,4 +1,4 @@
-"""Does the worker compute? For health checks inside its container: `python3 -m proscale.worker_probe live` (or `ready`).
+"""Tests whether the worker can compute, for health checks inside its container: `python3 -m proscale.worker_probe live` (or `ready`).
 
 Triton's own health says nothing of the model: it stays live and ready when the model's Python process is dead. This asks the model, and
 knows three things that a plain request would not: a worker that is busy answers late and is well; a model that is being loaded may take
@@ -82,15 +82,19 @@ def judge(seen: Look, before: Memory, now: float, patience_s: float, loading_s: 
 
 
 def main() -> None:
-    """Exit with 0 when the container is well, with 1 otherwise, and say why."""
+    """Exit with 0 if the container is healthy, with 1 otherwise, and print the reason."""
     parser = argparse.ArgumentParser(prog="python3 -m proscale.worker_probe", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("what", choices=("live", "ready"), help="live: should the container go on? ready: does it compute now?")
-    parser.add_argument("--url", default="http://127.0.0.1:8000", help="Triton's HTTP service (%(default)s)")
-    parser.add_argument("--metrics-url", default="http://127.0.0.1:8002/metrics", help="Triton's metrics (%(default)s)")
-    parser.add_argument("--model", default="proscale", help="the model's name (%(default)s)")
-    parser.add_argument("--patience", type=float, default=120.0, help="live: seconds of being unwell that gateways get to mend it")
-    parser.add_argument("--loading", type=float, default=600.0, help="live: seconds that loading may take")
-    parser.add_argument("--memory", type=Path, default=Path("/tmp/worker-probe"), help="file between one look and the next (%(default)s)")
+    parser.add_argument("what", choices=("live", "ready"), help="live: must the container be restarted? ready: can it compute now?")
+    parser.add_argument("--url", default="http://127.0.0.1:8000", help="address of Triton's HTTP service (default: %(default)s)")
+    parser.add_argument("--metrics-url", default="http://127.0.0.1:8002/metrics", help="address of Triton's metrics (default: %(default)s)")
+    parser.add_argument("--model", default="proscale", help="name of the model (default: %(default)s)")
+    parser.add_argument(
+        "--patience", type=float, default=120.0, help="live: seconds that gateways get to heal an unhealthy model (default: %(default)s)"
+    )
+    parser.add_argument("--loading", type=float, default=600.0, help="live: most seconds that loading may take (default: %(default)s)")
+    parser.add_argument(
+        "--memory", type=Path, default=Path("/tmp/worker-probe"), help="file that keeps the state between two probes (default: %(default)s)"
+    )
     given = parser.parse_args()
     path = given.memory.with_name(f"{given.memory.name}-{given.what}.json")
     before = _read(path)

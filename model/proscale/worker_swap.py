@@ -1,4 +1,4 @@
-"""Swap the checkpoint of a running worker, from inside its container: `python3 -m proscale.worker_swap /checkpoints/NAME`.
+"""Replace the checkpoint of a running worker, from inside its container: `python3 -m proscale.worker_swap /checkpoints/NAME`.
 
 Triton loads the new model beside the old one and then lets it take over, so that no request fails; gateways notice by the next answer.
 When the new one cannot be loaded, the old one goes on. Standard library only: the container has nothing else that speaks to Triton, and
@@ -36,9 +36,9 @@ def swap(url: str, model: str, checkpoint: str) -> None:
 def main() -> None:
     """Exit with 0 when the new model serves, with 1 and the reason when the old one goes on."""
     parser = argparse.ArgumentParser(prog="python3 -m proscale.worker_swap", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("checkpoint", help="model folder as the worker sees it; '' for what PROSCALE_CHECKPOINT names")
-    parser.add_argument("--url", default="http://127.0.0.1:8000", help="Triton's HTTP service (%(default)s)")
-    parser.add_argument("--model", default="proscale", help="the model's name (%(default)s)")
+    parser.add_argument("checkpoint", help="model folder as the worker sees it; '': the one in PROSCALE_CHECKPOINT")
+    parser.add_argument("--url", default="http://127.0.0.1:8000", help="address of Triton's HTTP service (default: %(default)s)")
+    parser.add_argument("--model", default="proscale", help="name of the model (default: %(default)s)")
     given = parser.parse_args()
     try:
         swap(given.url, given.model, given.checkpoint)

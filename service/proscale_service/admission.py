@@ -22,7 +22,9 @@ class Admission:
     def check(self) -> None:
         """Raise Overloaded when there is no room now; spares reading the body of a request that will be refused."""
         if self.pictures >= self._max_pictures:
-            raise Overloaded(f"{self.pictures} pictures are being worked on; try again later", retry_after=self._retry_after())
+            raise Overloaded(
+                f"{self.pictures} pictures are in progress, which is the limit; try again later", retry_after=self._retry_after()
+            )
 
     @contextmanager
     def permit(self) -> Iterator["Permit"]:
@@ -47,7 +49,7 @@ class Admission:
                 self.pixels += pixels
                 return
         raise Overloaded(
-            f"{self.pixels} pixels of pictures are being worked on, and {pixels} more do not fit; try again later",
+            f"{self.pixels} pixels of pictures are in progress, and {pixels} more exceed the limit; try again later",
             retry_after=self._retry_after(),
         )
 
@@ -71,7 +73,7 @@ class Permit:
         """
         with self._lock:
             if self._closed:
-                raise ClientGone("nobody waits for the picture any more")
+                raise ClientGone("the client does not wait for the picture any more")
             self._admission.move_pixels(pixels)
             self.pixels += pixels
 

@@ -12,9 +12,15 @@ from proscale_service.settings import CLIENT_KEY as KEY_VARIABLE
 F = TypeVar("F", bound=Callable[..., Any])
 
 _SERVICE = (
-    click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="Of the segmentation service, which must be running."),
-    click.option("--api-key", envvar=KEY_VARIABLE, help=f"Of the service; {KEY_VARIABLE} is better, since no list of processes shows it."),
-    click.option("--task", type=click.Choice(TASKS), help="Default: the model's own, panoptic mostly."),
+    click.option(
+        "--url", default="http://127.0.0.1:8000", show_default=True, help="Address of the segmentation service, which must be running."
+    ),
+    click.option(
+        "--api-key",
+        envvar=KEY_VARIABLE,
+        help=f"API key of the service. Better use {KEY_VARIABLE}, which the list of processes does not show.",
+    ),
+    click.option("--task", type=click.Choice(TASKS), help="Default: the model's first task, mostly panoptic."),
 )
 
 

@@ -40,7 +40,7 @@ def format_options(parameters: PictureParameters, request_id: str, prefix: str =
             raise InvalidParameter(f"affine: six numbers, comma separated, not {parameters.affine[:80]!r}") from error
         affine = (a, b, c, d, e, f)
         if not np.isfinite(affine).all() or a * e == b * d:
-            raise InvalidParameter("affine: must be a transform that can be undone; a * e - b * d is 0 or no number")
+            raise InvalidParameter("affine: must be an invertible transform, but a * e - b * d is 0 or not a number")
     return FormatOptions(
         polygons=GeoJSONOptions(simplify=parameters.simplify or 0.0, affine=affine),
         opacity=OPACITY if parameters.opacity is None else parameters.opacity,
@@ -80,7 +80,7 @@ def make_files(
                 raise InvalidParameter(f"format: {error}") from error
             if (size := sum(len(file.data) for file in made)) > max_bytes:
                 raise AnswerTooLarge(
-                    f"the answer has more than {size} bytes, and {max_bytes} are sent here; ask for overlay_webp instead of overlay_png, "
+                    f"the answer has {size} bytes or more, over the limit of {max_bytes}; ask for overlay_webp instead of overlay_png, "
                     "for fewer formats in one request, or for json"
                 )
     return made

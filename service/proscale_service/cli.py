@@ -56,8 +56,8 @@ class _StartFailure(click.ClickException):
 def serve(**options: Any) -> None:
     """Serve segmentation over HTTP.
 
-    Every setting can also come from the environment, as PROSCALE_ and its name in capitals; options win. Once requests are served,
-    `Serving on URL` is written to standard output; where logs are JSON, as an object of theirs.
+    Every setting can also be an environment variable: PROSCALE_ and its name in capitals. Options override it. When the server is ready
+    for requests, it writes `Serving on URL` to standard output, or a JSON object if logs are JSON.
     """
     given = {name: value for name, value in options.items() if value is not None}
     # JSON from the first line on, also when the settings turn out wrong.
@@ -81,14 +81,14 @@ def serve(**options: Any) -> None:
         option = "checkpoint" if missing[0].name is None else "models"
         raise _fail(
             f"no checkpoint at {missing[0].folder}. Name an existing model folder with --{option} or {PREFIX}{option.upper()}, "
-            "or leave both unset to use the model that comes with the package."
+            "or leave both unset to use the model in the package."
         )
     if not logs.in_json():
         logs.configure(settings.log_level, settings.log_format)
     for former, name in former_variables(os.environ).items():
         click.echo(f"Warning: {former} is now called {name}", err=True)
     for name in unknown_variables(os.environ):
-        logs.event(_LOG, logging.WARNING, f"{name} is set, but there is no such setting")
+        logs.event(_LOG, logging.WARNING, f"{name} is set, but no such setting exists")
 
     if computes:
         keep_freed_memory()

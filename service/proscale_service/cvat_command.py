@@ -15,28 +15,32 @@ def cvat() -> None:
     """Pre-label pictures in CVAT.
 
     \b
-    proscale cvat annotate 42 --cvat-url https://app.cvat.ai      whole tasks, many frames at once
-    proscale cvat function                                        how an agent is started, for CVAT's own menu
-    proscale cvat nuclio                                          for a self-hosted CVAT with serverless functions
+    proscale cvat annotate 42 --cvat-url https://app.cvat.ai      annotate whole tasks, many frames at once
+    proscale cvat function                                        print how to start an agent, for CVAT's own menu
+    proscale cvat nuclio                                          serve a self-hosted CVAT with serverless functions
 
-    All of them ask a running `proscale serve`.
+    All of them use a running `proscale serve`.
     """
 
 
 @cvat.command("annotate")
 @click.argument("task_ids", metavar="TASK...", type=int, nargs=-1, required=True)
 @service_options
-@click.option("--cvat-url", envvar="CVAT_URL", default="http://localhost:8080", show_default=True, help="CVAT itself.")
-@click.option("--cvat-token", envvar="CVAT_ACCESS_TOKEN", help="A personal access token; CVAT_ACCESS_TOKEN is better.")
-@click.option("--user", envvar="CVAT_USER", help="Instead of a token; the password comes from CVAT_PASSWORD, or is asked for.")
+@click.option("--cvat-url", envvar="CVAT_URL", default="http://localhost:8080", show_default=True, help="Address of CVAT.")
+@click.option("--cvat-token", envvar="CVAT_ACCESS_TOKEN", help="Personal access token of CVAT. Better use CVAT_ACCESS_TOKEN.")
+@click.option("--user", envvar="CVAT_USER", help="User name, instead of a token. The password is CVAT_PASSWORD, or is prompted for.")
 @click.option("--password", envvar="CVAT_PASSWORD", hidden=True)
 @click.option("--organization", help="Slug of the organization that the tasks belong to.")
-@click.option("--threshold", type=click.FloatRange(0, 1), help="Least score of a segment. Default: the model's own.")
-@click.option("--label", "labels", multiple=True, help="Only this label. May be repeated.")
-@click.option("--polygons", is_flag=True, help="Polygons instead of masks; without holes, which CVAT does not have.")
+@click.option("--threshold", type=click.FloatRange(0, 1), help="Minimum score of a segment. Default: the model's own.")
+@click.option("--label", "labels", multiple=True, help="Keep only segments of this label. May be repeated.")
+@click.option("--polygons", is_flag=True, help="Upload polygons instead of masks. CVAT polygons have no holes, so holes are filled.")
 @click.option("--simplify", type=click.FloatRange(0), default=1.0, show_default=True, help="Tolerance of polygons in pixels; 0: exact.")
-@click.option("--concurrency", type=click.IntRange(1), default=4, show_default=True, help="Frames in flight at once.")
-@click.option("--all-frames", is_flag=True, help="Also frames that have shapes already; without it a second run does what is left.")
+@click.option("--concurrency", type=click.IntRange(1), default=4, show_default=True, help="Number of frames in progress at once.")
+@click.option(
+    "--all-frames",
+    is_flag=True,
+    help="Also annotate frames that have shapes already. Without it, a second run does the frames that are left.",
+)
 def annotate(
     task_ids: tuple[int, ...],
     url: str,
@@ -71,7 +75,7 @@ def annotate(
     from proscale_service.errors import ServiceError
 
     if cvat_token is None and user is None:
-        raise click.UsageError("who are you in CVAT? Set CVAT_ACCESS_TOKEN, or give --user")
+        raise click.UsageError("no credentials for CVAT: set CVAT_ACCESS_TOKEN, or give --user")
     if cvat_token is None and password is None:
         password = click.prompt("Password", hide_input=True, err=True)
     wanted = Wanted(task, threshold, polygons, simplify, concurrency, all_frames, labels)
@@ -85,7 +89,7 @@ def annotate(
                 done = Annotator(server, service, task_id, wanted).run(progress=sys.stderr.isatty())
                 click.echo(f"task {task_id}: {done.annotated} frames annotated with {done.shapes} shapes, {done.skipped} had some already")
                 if done.unknown:
-                    click.echo(f"  left out, for the task has no such label: {', '.join(sorted(done.unknown))}", err=True)
+                    click.echo(f"  left out, because the task has no such label: {', '.join(sorted(done.unknown))}", err=True)
                 for failure in done.failures:
                     click.echo(f"Error: {failure}", err=True)
                 failed |= bool(done.failures)
@@ -96,12 +100,12 @@ def annotate(
     except (ApiException, HTTPError, CvatSdkException) as error:
         raise click.ClickException(f"CVAT at {cvat_url}: {error}") from error
     if failed:
-        click.echo("The same command does what is left.", err=True)
+        click.echo("Run the same command again for the frames that are left.", err=True)
         sys.exit(1)
 
 
 @cvat.command("function")
-@click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="Of the segmentation service.")
+@click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="Address of the segmentation service.")
 def function(url: str) -> None:
     """Print the path of the agent function, and the commands that make and run it."""
     _check_sdk()
@@ -115,9 +119,9 @@ def function(url: str) -> None:
 @cvat.command("nuclio")
 @service_options
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8070, show_default=True, help="Port to listen on; nuclio's dashboard has 8070.")
+@click.option("--port", default=8070, show_default=True, help="Port to listen on; 8070 is the port of nuclio's dashboard.")
 def nuclio(url: str, api_key: str | None, task: str | None, host: str, port: int) -> None:
-    """Be the nuclio that a self-hosted CVAT asks for its serverless functions.
+    """Serve nuclio's API to a self-hosted CVAT with serverless functions.
 
     CVAT needs CVAT_SERVERLESS=1, CVAT_NUCLIO_HOST and CVAT_NUCLIO_PORT, which name this address.
     """

@@ -20,8 +20,8 @@ _SHORTEST = 24
 def keys() -> None:
     """Make, list and remove API keys.
 
-    A server that is started with PROSCALE_KEYS_FILE=FILE answers only those who send one of its keys. The file holds hashes, so that
-    nobody who reads it can ask; a server reads it anew when it changes.
+    A server that is started with PROSCALE_KEYS_FILE=FILE accepts only requests with one of its keys. The file holds hashes, so nobody can
+    use it to send requests. A running server reloads a changed file.
 
     \b
     proscale keys add FILE NAME [--right segment|plan|models|url|admin] [--priority interactive|normal|bulk]
@@ -36,16 +36,22 @@ def keys() -> None:
 @_FILE
 @click.argument("name")
 @click.option(
-    "--right", "rights", multiple=True, type=click.Choice(RIGHTS), help="What the key may do; all but admin, if none is named. Repeat it."
+    "--right", "rights", multiple=True, type=click.Choice(RIGHTS), help="What the key may do. May be repeated. Default: all but admin."
 )
 @click.option(
-    "--priority", "priorities", multiple=True, type=click.Choice(PRIORITIES), help="Priorities it may ask with; all, if none is named."
+    "--priority",
+    "priorities",
+    multiple=True,
+    type=click.Choice(PRIORITIES),
+    help="Priority that the key may use. May be repeated. Default: all.",
 )
-@click.option("--requests-per-s", type=click.FloatRange(min=0, min_open=True), help="Requests per second, in the mean.")
-@click.option("--pixels-per-s", type=click.FloatRange(min=0, min_open=True), help="Pixels of pictures per second, in the mean.")
-@click.option("--concurrent-pictures", type=click.IntRange(min=1), help="Pictures in the service at once.")
+@click.option("--requests-per-s", type=click.FloatRange(min=0, min_open=True), help="Average requests per second. Default: no limit.")
+@click.option(
+    "--pixels-per-s", type=click.FloatRange(min=0, min_open=True), help="Average pixels of pictures per second. Default: no limit."
+)
+@click.option("--concurrent-pictures", type=click.IntRange(min=1), help="Pictures in the service at once. Default: no limit.")
 def add(file: Path, name: str, **limits: Any) -> None:
-    """Add a key called NAME to FILE, and print it. It is printed this once and stored nowhere."""
+    """Add a key called NAME to FILE and print the key. It is not stored and cannot be printed again."""
     existing = _read(file) if file.exists() else []
     if any(key.name == name for key in existing):
         raise click.ClickException(f"{file} has a key {name!r} already; remove it first, or choose another name")
@@ -76,7 +82,7 @@ def remove(file: Path, name: str) -> None:
 @keys.command("list")
 @_FILE
 def list_keys(file: Path) -> None:
-    """Check FILE and list its keys: the id that logs call each one, its name, rights and limits."""
+    """Check FILE and list its keys: id (as in logs), name, rights and limits."""
     for key in _read(file):
         limits = [
             f"{field}={getattr(key, field):g}" for field in ("requests_per_s", "pixels_per_s", "concurrent_pictures") if getattr(key, field)
@@ -90,7 +96,7 @@ def _priorities(key: Key) -> list[str]:
 
 @keys.command("hash")
 def hash_key() -> None:
-    """Print the hash of a key of your own, read from standard input, for writing it into a file by hand."""
+    """Read a key of your own from standard input and print its hash, to write it into a file by hand."""
     key = sys.stdin.readline().strip()
     if len(key) < _SHORTEST:
         raise click.ClickException(f"a key must have at least {_SHORTEST} characters, or it can be guessed from its hash")

@@ -74,11 +74,11 @@ def check_large(asked: Sequence[str], cleaning: CleaningOptions | None) -> None:
     """Raise ParameterError, with the remedy, for what large pictures cannot have. Args: asked: options and formats."""
     if beyond := [name for name in asked if name not in (*STREAMED, "json", "--json")]:
         raise ParameterError(
-            f"{', '.join(beyond)} needs the picture as a whole, and this one is read in parts; take --json, or --format "
+            f"{', '.join(beyond)} needs the whole picture, but this one is read in parts; use --json, or --format "
             f"{', '.join(STREAMED)} or json, or raise PROSCALE_MAX_PIXELS"
         )
     if cleaning is not None and replace(cleaning, min_area=0) != CleaningOptions():
-        raise ParameterError("of the ways to clean segments, a picture that is read in parts has --min-area alone")
+        raise ParameterError("of the cleaning options, only --min-area works for a picture that is read in parts")
 
 
 def segment_large_file(
@@ -101,7 +101,7 @@ def segment_large_file(
     """
     if tiling.kind == "joint":
         raise ParameterError(
-            "tile: joint needs the picture as a whole, and this one is read in parts; take --tile auto, or raise PROSCALE_MAX_PIXELS"
+            "tile: joint needs the whole picture, but this one is read in parts; use --tile auto, or raise PROSCALE_MAX_PIXELS"
         )
     started = time.perf_counter()
     with tqdm(unit="row", desc="looking through", leave=False, disable=None) as bar:
@@ -111,7 +111,7 @@ def segment_large_file(
         height, width = file.header.height, file.header.width
         layout = lay_out(tiling, height, width, predictor.plan, options.tasks)
         if layout is None:
-            raise ParameterError(f"a picture of {width} x {height} pixels is read in parts: name windows, --tile SIZE[,OVERLAP]")
+            raise ParameterError(f"a picture of {width} x {height} pixels is read in parts: choose windows with --tile SIZE[,OVERLAP]")
         for warning in file.warnings:
             tqdm.write(f"Warning: {picture.path}: {warning}", file=sys.stderr)
 

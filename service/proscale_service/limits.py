@@ -99,13 +99,13 @@ class _Body:
         if not stated.isdigit():
             raise MalformedRequest("Content-Length is not a number")
         if int(stated) > self.max_bytes:
-            raise BodyTooLarge(f"the body has {int(stated)} bytes, more than the {self.max_bytes} taken here")
+            raise BodyTooLarge(f"the body has {int(stated)} bytes, more than the limit of {self.max_bytes}")
 
     def count(self, chunk: int) -> None:
         """Raise BodyTooLarge when more came than the cap."""
         self.seen += chunk
         if self.seen > self.max_bytes:
-            raise BodyTooLarge(f"the body has more than the {self.max_bytes} bytes taken here")
+            raise BodyTooLarge(f"the body has more than the limit of {self.max_bytes} bytes")
 
     def expected(self, scope: Scope) -> bool:
         """Whether the request announces a body at all."""

@@ -36,10 +36,10 @@ class _Models(Collector):
         self.samples: Callable[[], Iterable[ModelSample]] = tuple
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        up = GaugeMetricFamily("proscale_model_up", "1 while the model can be computed.", labels=["model"])
+        up = GaugeMetricFamily("proscale_model_up", "1 while the model can compute.", labels=["model"])
         waiting = GaugeMetricFamily("proscale_model_waiting_pictures", "As proscale_queue_depth, by model.", labels=["model"])
         expected = GaugeMetricFamily(
-            "proscale_model_expected_seconds", "Until all pictures that the model has admitted are expected to be done.", labels=["model"]
+            "proscale_model_expected_seconds", "Seconds until all admitted pictures of the model are expected to be done.", labels=["model"]
         )
         for sample in self.samples():
             up.add_metric([sample.name], min(1, sample.capacity))
@@ -53,67 +53,73 @@ class Metrics:
     """The service's metrics. Everything is called from the event loop's thread."""
 
     def __init__(self) -> None:
-        # Without this every counter gets a twin `_created` that says when it was made: noise beside the documented names.
+        # Without this every counter also gets a series `_created` with the time it was made: noise beside the documented names.
         disable_created_metrics()
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self.requests = Counter(
             "proscale_requests_total",
-            "Requests to /segment and /segment/batch, by asked tasks and status.",
+            "Requests to /segment and /segment/batch, by tasks and status.",
             ["task", "status"],
             registry=registry,
         )
         self.request_duration = Histogram(
             "proscale_request_duration_seconds",
-            "From the first byte of a request to its answer, by the status's class.",
+            "Seconds from the first byte of a request to its answer, by class of status.",
             ["task", "status"],
             buckets=SECONDS,
             registry=registry,
         )
         self.stage_duration = Histogram(
             "proscale_stage_duration_seconds",
-            "Time per stage: preprocess and infer once per batch, the others once per picture.",
+            "Seconds per stage: preprocess and infer once per batch, the others once per picture.",
             ["stage"],
             buckets=SECONDS,
             registry=registry,
         )
-        self.queue_depth = Gauge("proscale_queue_depth", "Decoded pictures that wait for the engine.", registry=registry)
+        self.queue_depth = Gauge(
+            "proscale_queue_depth",
+            "Decoded pictures that wait for the engine; in front of Triton: that were sent and are not answered yet.",
+            registry=registry,
+        )
         self.batch_size = Histogram("proscale_batch_size", "Pictures per computed batch.", buckets=BATCH_SIZES, registry=registry)
-        self.padding_pixels = Counter("proscale_padding_pixels_total", "Pixels computed that are padding.", registry=registry)
+        self.padding_pixels = Counter("proscale_padding_pixels_total", "Computed pixels that are padding.", registry=registry)
         self.rejected = Counter(
             "proscale_rejected_total", "Requests or pictures that got no masks, by reason.", ["reason"], registry=registry
         )
         self.promises = Histogram(
             "proscale_promise_ratio",
-            "Time that an admitted picture took over the time that was expected when it was admitted.",
+            "Time that an admitted picture took, divided by the time expected at its admission.",
             buckets=RATIOS,
             registry=registry,
         )
-        self.flops = Counter("proscale_flops_total", "Multiply-accumulates spent, by encoder.", ["encoder"], registry=registry)
+        self.flops = Counter(
+            "proscale_flops_total", "FLOPs spent (1 FLOP = 1 multiply-accumulate), by encoder.", ["encoder"], registry=registry
+        )
         self.baseline_flops = Counter(
             "proscale_baseline_flops_total",
-            "What the same pictures would have cost the baseline: Mask2Former with 6 encoder layers, or the network as published.",
+            "FLOPs that the baseline would have spent: Mask2Former with 6 encoder layers, or the network as published.",
             registry=registry,
         )
         self.flops_saved = Counter("proscale_flops_saved_total", "Baseline minus spent.", registry=registry)
         self.engine_up = Gauge("proscale_engine_up", "1 while the engine can compute.", registry=registry)
         self.servers_up = Gauge(
-            "proscale_servers_up", "Triton servers that can compute the model, by this gateway's canary.", ["model"], registry=registry
+            "proscale_servers_up", "Triton servers that can compute the model, according to this gateway.", ["model"], registry=registry
         )
         self.heals = Counter(
-            "proscale_heals_total", "Times that a dead model was to be loaded again, by outcome.", ["model", "outcome"], registry=registry
+            "proscale_heals_total", "Attempts to load a dead model again, by outcome.", ["model", "outcome"], registry=registry
         )
         self.refusals = Counter(
             "proscale_refusals_total",
-            "Requests that got no masks, by reason and by the class that the keys file gives the caller's key.",
+            "Requests that got no masks, by reason and by class of the API key.",
             ["reason", "key_class"],
             registry=registry,
         )
         self.keys_stale = Gauge(
-            "proscale_keys_stale", "1 while the keys file on disk cannot be used and older keys are in force.", registry=registry
+            "proscale_keys_stale", "1 while the keys file cannot be used and the previous keys stay in force.", registry=registry
         )
         self.model_pictures = Counter("proscale_model_pictures_total", "Pictures segmented, by model.", ["model"], registry=registry)
-        self.model_flops = Counter("proscale_model_flops_total", "Multiply-accumulates spent, by model.", ["model"], registry=registry)
+        self.model_flops = Counter("proscale_model_flops_total", "FLOPs spent, by model.", ["model"], registry=registry)
         self._label: Callable[[], str] = lambda: "unnamed"
         self._models = _Models()
         registry.register(self._models)

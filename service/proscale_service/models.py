@@ -173,7 +173,7 @@ class Models:
             if model is None:
                 raise UnknownModel(f"model: there is no model {name[:80]!r} here; this server has {', '.join(self._names())}")
             if model is self._models[0]:
-                raise Conflict(f"{name} is what requests get that name no model; replace it instead")
+                raise Conflict(f"{name} is the default model and cannot be removed; replace it instead")
             self._models.remove(model)
             self._retire(model)
         logs.event(_LOG, logging.WARNING, "model unloaded", model=name)
@@ -240,7 +240,7 @@ class Models:
         except ProscaleError as error:
             raise InvalidParameter(f"source: {error}") from error
         if not model.engine.capacity:
-            raise InvalidParameter(f"source: no Triton server serves a model {asked.source!r} that can be used; load it there first")
+            raise InvalidParameter(f"source: no Triton server serves a usable model {asked.source!r}; load it there first")
 
     def _require_memory(self, asked: NamedModel) -> None:
         if self._settings.engine == "in_process":

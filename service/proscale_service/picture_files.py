@@ -40,8 +40,8 @@ def find_pictures(inputs: Iterable[Path], recursive: bool = False, results: Sequ
         except OSError as error:
             raise click.BadParameter(f"{given} cannot be read: {error.strerror}") from error
         if not inside:
-            deeper = "" if recursive else "; --recursive looks into its folders, too"
-            raise click.BadParameter(f"{given} holds no picture ({', '.join(SUFFIXES)}){deeper}")
+            deeper = "" if recursive else "; --recursive also reads the folders in it"
+            raise click.BadParameter(f"{given} has no picture ({', '.join(SUFFIXES)}){deeper}")
         pictures += inside
     return pictures
 

@@ -32,7 +32,7 @@ def _one_or_many(value: Any) -> Any:
 def _not_bool(value: Any) -> Any:
     # To Python, and so to pydantic, true is the number 1.
     if isinstance(value, bool):
-        raise ValueError("should be a number, not a truth value")
+        raise ValueError("should be a number, not true or false")
     return value
 
 
@@ -57,10 +57,10 @@ def _possible(text: str) -> str:
 
 Tile = Annotated[str, Field(pattern=TILING_PATTERN), AfterValidator(_possible)]
 _TILE = (
-    "Segment a large picture window by window: `off` (if left out: as a whole), `auto` (windows of the model's own size, where the whole "
-    "would be shrunk to less than half), or `SIZE[,OVERLAP[,SCALE]]` in pixels: windows of SIZE a side that share OVERLAP (if left out, a "
-    "fifth), cut from the picture as if it had been resized by SCALE (if left out, 1). `joint`, or `joint,` and such windows: they are "
-    "apart in the backbone alone, and the decoders see the whole (PRO-SCALE and Mask2Former in the server's own process)."
+    "Cut a large picture into windows: `off` (default), `auto` (windows of the model's own size, if the whole picture would be shrunk to "
+    "less than half), or `SIZE[,OVERLAP[,SCALE]]` in pixels: windows of SIZE x SIZE with at least OVERLAP (default: a fifth), cut from the "
+    "picture as if it had been resized by SCALE (default: 1). `joint`, or `joint,` and such windows: only the backbone works per window, "
+    "and the decoders see the whole picture (PRO-SCALE and Mask2Former, in-process engine only)."
 )
 Tasks = Annotated[tuple[Task, ...], Field(min_length=1), BeforeValidator(_split)]
 Labels = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_one_or_many)]
@@ -98,20 +98,21 @@ class SegmentParameters(BaseModel):
 
     task: Tasks | None = Field(
         default=None,
-        description="`panoptic`, `instance`, `semantic`; several, repeated or comma separated, share one pass. "
-        "If none is named: `panoptic`, or `semantic` where the model does that alone (see `tasks` in `GET /models`).",
+        description="`panoptic`, `instance`, `semantic`; several (repeated or comma separated) share one pass of the network. "
+        "Default: `panoptic`, or `semantic` if that is the model's only task (see `tasks` in `GET /models`).",
     )
     threshold: Share | None = Field(
         default=None,
-        description="Least confidence of a segment. Panoptic: of its query; instance: of its score; semantic: not used.",
+        description="Minimum confidence of a segment, 0 to 1. Panoptic: of its query; instance: its score; semantic: not used. "
+        "Default: the model's own.",
     )
     mask_threshold: Probability | None = Field(
         default=None,
-        description="Probability from which a pixel belongs to a mask (panoptic, instance).",
+        description="Minimum probability of a pixel in a mask (panoptic, instance). Default: the model's own.",
     )
     overlap_threshold: Share | None = Field(
         default=None,
-        description="Panoptic: a segment is dropped when less than this share of its mask is left to it.",
+        description="Panoptic: a segment is dropped if it keeps less than this share of its mask. Default: the model's own.",
     )
     labels: Labels | None = Field(
         default=None,
@@ -119,38 +120,39 @@ class SegmentParameters(BaseModel):
     )
     max_segments: Count | None = Field(
         default=None,
-        description="Keep only the segments of highest score, at most so many per task.",
+        description="Keep only this many segments of highest score per task. Default: all.",
     )
     priority: Priority = Field(
         default="normal",
-        description="`interactive`, `normal` or `bulk`: who is computed first, and, when there is too much work, who is refused last.",
+        description="`interactive`, `normal` or `bulk`. A higher priority is computed first and, under overload, refused last.",
     )
     intensity: Spread | None = Field(
         default=None,
-        description="Which samples are black and white: `full` (if left out: the sample type's range), `minmax` (the picture's least and "
-        "greatest), `percentile` (its 0.1% and 99.9%), or `LOW,HIGH`, such as `0,4095` for 12-bit data in a 16-bit file.",
+        description="Sample values of black and white: `full` (default: the range of the sample type), `minmax` (smallest and largest "
+        "sample of the picture), `percentile` (its 0.1% and 99.9%), or `LOW,HIGH`, such as `0,4095` for 12-bit data in a 16-bit file.",
         examples=["minmax"],
     )
     tile: Tile | None = Field(default=None, description=_TILE, examples=["auto", "1024,128"])
     deadline_ms: Milliseconds | None = Field(
         default=None,
-        description="Answer within so many milliseconds of the request's arrival; refused at once (429) when that is not to be expected.",
+        description="Time for the answer in milliseconds from the request's arrival; refused at once (429) if it cannot be done in time.",
     )
-    model: ModelName | None = Field(default=None, description="Which of the served models (see `GET /models`); if left out, the first.")
+    model: ModelName | None = Field(default=None, description="Name of a served model (see `GET /models`). Default: the first.")
 
-    min_area: Area | None = Field(default=None, description="Drop segments of fewer pixels.")
+    min_area: Area | None = Field(default=None, description="Drop segments of fewer pixels than this.")
     fill_holes: Area | None = Field(
         default=None,
-        description="Fill holes of at most so many pixels; in panoptic and semantic results only where nothing else is.",
+        description="Fill holes of at most this many pixels; in panoptic and semantic results only where no other segment is.",
     )
-    largest_piece: bool = Field(default=False, description="Keep of every thing its largest connected piece.")
+    largest_piece: bool = Field(default=False, description="Keep only the largest connected piece of every thing.")
     deduplicate: Overlap | None = Field(
         default=None,
-        description="Drop an instance whose mask has an IoU above this with one of higher score, whatever their labels.",
+        description="Drop an instance whose mask has an IoU above this with an instance of higher score, of any label.",
     )
     merge_labels: Merges | None = Field(
         default=None,
-        description="One label for several: `vehicle=car|truck`; repeated or comma separated. Stuff of one label becomes one segment.",
+        description="Replace several labels by one: `vehicle=car|truck`; repeated or comma separated. Stuff of one label becomes one "
+        "segment.",
     )
 
     @property
@@ -196,15 +198,15 @@ class PictureParameters(SegmentParameters):
 
     format: Formats = Field(
         default=("json",),
-        description="What to answer: `json` (masks as COCO RLE) or other formats; several, repeated or comma separated, come as one ZIP "
-        "archive, or as multipart/mixed where `Accept` says so. Left out, `Accept` decides.",
+        description="Format of the answer: `json` (masks as COCO RLE) or others. Several (repeated or comma separated) come as one ZIP "
+        "archive, or as multipart/mixed if `Accept` names it. Default: what `Accept` names, else `json`.",
     )
     simplify: Pixels | None = Field(default=None, description="geojson: tolerance in pixels; 0, the default, is exact along pixel edges.")
     affine: Affine | None = Field(
         default=None,
-        description="geojson: six numbers a,b,c,d,e,f that make map coordinates: x' = a x + b y + c, y' = d x + e y + f.",
+        description="geojson: six numbers a,b,c,d,e,f for map coordinates: x' = a x + b y + c, y' = d x + e y + f.",
     )
-    opacity: Share | None = Field(default=None, description="Overlays: of the colours, 0..1; the default is 0.45.")
+    opacity: Share | None = Field(default=None, description="Overlays: opacity of the colours, 0 to 1. Default: 0.45.")
     outlines: bool = Field(default=True, description="Overlays: draw outlines.")
     names: bool = Field(default=True, description="Overlays: write labels and scores.")
 
@@ -254,10 +256,12 @@ class PlanParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    task: Tasks | None = Field(default=None, description="The tasks to plan for; if none is named, the one that /segment would do.")
-    width: Side | None = Field(default=None, description="Pixels, after orientation. Give it with `height`, or send a picture.")
-    height: Side | None = Field(default=None, description="Pixels, after orientation.")
-    model: ModelName | None = Field(default=None, description="Which of the served models (see `GET /models`); if left out, the first.")
+    task: Tasks | None = Field(default=None, description="Tasks to plan for. Default: the default of /segment.")
+    width: Side | None = Field(
+        default=None, description="Width in pixels, after orientation. Needs `height`; send either both or a picture."
+    )
+    height: Side | None = Field(default=None, description="Height in pixels, after orientation.")
+    model: ModelName | None = Field(default=None, description="Name of a served model (see `GET /models`). Default: the first.")
     tile: Tile | None = Field(default=None, description=_TILE, examples=["auto", "1024,128"])
 
     @property

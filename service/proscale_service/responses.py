@@ -13,14 +13,14 @@ EXAMPLE_ID = "01JD0V3W8Y5S2Z7QK4M9XB6TRC"
 
 
 def _absent(description: str | None = None) -> Any:
-    """A field that is left out, and never null, when there is nothing to say."""
+    """A field that is left out, never null, if it has no value."""
     return Field(default=None, exclude_if=lambda value: value is None, description=description)
 
 
 class Mask(BaseModel):
     """A binary mask as COCO run-length encoding; `counts` is pycocotools' compressed string."""
 
-    size: tuple[int, int] = Field(description="(height, width) in pixels: the oriented input picture's.", examples=[[427, 640]])
+    size: tuple[int, int] = Field(description="(height, width) in pixels of the oriented picture.", examples=[[427, 640]])
     counts: str = Field(description="Runs in column-major order, zeros first, compressed as pycocotools does.")
 
 
@@ -32,7 +32,7 @@ class Segment(BaseModel):
     label: str = Field(description="The category's name.")
     isthing: bool = Field(description="True for countable things, false for stuff.")
     score: float = Field(description="Confidence in 0..1.")
-    bbox: tuple[int, int, int, int] = Field(description="x, y, width, height in pixels of the oriented input picture.")
+    bbox: tuple[int, int, int, int] = Field(description="x, y, width, height in pixels of the oriented picture.")
     area: int = Field(description="Pixels of the mask.")
     segmentation: Mask
 
@@ -44,7 +44,7 @@ class TaskResult(BaseModel):
 
 
 class Image(BaseModel):
-    """The picture as it was understood."""
+    """The picture as it was read."""
 
     width: int = Field(description="Pixels, after orientation.", examples=[640])
     height: int = Field(description="Pixels, after orientation.", examples=[427])
@@ -72,11 +72,13 @@ class ModelSummary(BaseModel):
 
 
 class Tiles(BaseModel):
-    """How a large picture is looked at, window by window. Sizes in pixels of the picture."""
+    """The windows of a large picture. Sizes are in pixels of the picture."""
 
     windows: int
     size: tuple[int, int] = Field(description="(height, width) of every window.", examples=[[800, 800]])
-    overlap: tuple[int, int] = Field(description="(down, across): pixels that neighbouring windows share at least.", examples=[[160, 160]])
+    overlap: tuple[int, int] = Field(
+        description="(vertical, horizontal): pixels that neighbouring windows share at least.", examples=[[160, 160]]
+    )
     scale: float = Field(description="Pixels of the network's input per pixel of the picture.", examples=[1.0])
     joint: bool = Field(
         default=False,
@@ -88,12 +90,12 @@ class Tiles(BaseModel):
 class Cost(BaseModel):
     """What a picture costs. 1 FLOP = 1 multiply-accumulate."""
 
-    flops: int = Field(description="Spent.")
+    flops: int = Field(description="FLOPs spent.")
     baseline: str = Field(
-        description="What savings are measured against: Mask2Former with 6 encoder layers, or the network as published.",
+        description="Baseline of the savings: Mask2Former with 6 encoder layers, or the network as published.",
         examples=["Mask2Former with 6 encoder layers, all else equal"],
     )
-    baseline_flops: int = Field(description="Of the baseline, for the same padded size and outputs.")
+    baseline_flops: int = Field(description="FLOPs of the baseline, for the same padded size and outputs.")
     saved_ratio: float = Field(description="1 - flops / baseline_flops.", examples=[0.266])
     padded_size: tuple[int, int] = Field(
         description="(height, width) of the network's input; with `tiles` that are not `joint`: for one window.", examples=[[800, 1088]]
@@ -101,15 +103,15 @@ class Cost(BaseModel):
     tiles: Tiles | None = Field(
         default=None,
         exclude_if=lambda tiles: tiles is None,
-        description="The windows, where `tile` asked for them; left out where the picture is segmented as a whole.",
+        description="The windows, if `tile` cut the picture; left out if the picture is segmented as a whole.",
     )
 
 
 class Compute(Cost):
-    """What the answer cost."""
+    """Cost of the answer."""
 
     batch_size: int = Field(description="Pictures computed together with this one, itself included.")
-    degraded: bool = Field(description="True when less was computed than asked, to keep a deadline or budget; never so far.")
+    degraded: bool = Field(description="True if less was computed than requested, to meet a deadline or budget; not in use, always false.")
 
 
 class Timings(BaseModel):
@@ -124,7 +126,7 @@ class Timings(BaseModel):
 
 
 class Cleaning(BaseModel):
-    """What was done to the segments of all tasks after the network, as asked."""
+    """Cleaning that was applied to the segments of all tasks."""
 
     dropped_small: int = Field(description="Segments below `min_area`.")
     dropped_duplicates: int = Field(description="Instances that `deduplicate` dropped.")
@@ -133,10 +135,10 @@ class Cleaning(BaseModel):
 
 
 class SegmentResponse(BaseModel):
-    """The answer: `task` and `segments` when one task was asked, `results` when several were."""
+    """The answer: `task` and `segments` for one task, `results` for several."""
 
     id: str = Field(description="The request's id.", examples=[EXAMPLE_ID])
-    task: Task | SkipJsonSchema[None] = _absent("The asked task, if it was one.")
+    task: Task | SkipJsonSchema[None] = _absent("The task, if the request has one.")
     image: Image
     segments: list[Segment] | SkipJsonSchema[None] = _absent("The segments, if one task was asked.")
     results: dict[Task, TaskResult] | SkipJsonSchema[None] = _absent("Task -> segments, if several were asked.")
@@ -174,14 +176,16 @@ class BatchResponse(BaseModel):
 
 
 class PlanResponse(BaseModel):
-    """What a picture would cost now."""
+    """Expected cost of a picture."""
 
     id: str = Field(examples=[EXAMPLE_ID])
     image: Image
     tasks: list[Task]
     resized_size: tuple[int, int] = Field(description="(height, width) of the picture, or of one window, as the network sees it.")
     compute: Cost
-    expected_ms: float | None = Field(description="Expected time until the masks, the queue included; null before anything was measured.")
+    expected_ms: float | None = Field(
+        description="Expected milliseconds until the masks are computed, waiting in the queue included; null before the first measurement."
+    )
     model: ModelSummary
 
 
@@ -197,9 +201,9 @@ class Origin(BaseModel):
     """What a converted model was made from."""
 
     name: str = Field(description="File name, or hf:OWNER/NAME@commit.")
-    sha256: str = Field(description="Of the weight file that was converted.")
+    sha256: str = Field(description="SHA-256 of the converted weight file.")
     layout: str
-    changes: list[str] = Field(description="What makes the network another than the source's; empty for a faithful copy.")
+    changes: list[str] = Field(description="Differences from the source's network; empty for an exact copy.")
 
 
 class ServedModel(ModelSummary):
@@ -209,12 +213,12 @@ class ServedModel(ModelSummary):
     tasks: list[Task]
     categories: list[Category]
     origin: Origin | None = Field(description="What the weights were converted from; null for a model trained here.")
-    state: Literal["ready", "replacing"] = Field(description="`replacing`: it serves, and another one is being loaded in its place.")
+    state: Literal["ready", "replacing"] = Field(description="`replacing`: it serves while its replacement is being loaded.")
     flops: int = Field(description="Multiply-accumulates for a picture of 640x480 pixels and the first of `tasks`.")
 
 
 class ModelsResponse(BaseModel):
-    """What is served."""
+    """The served models."""
 
     models: list[ServedModel]
 

@@ -45,36 +45,39 @@ def _tiling(context: click.Context, option: click.Parameter, value: str) -> Tili
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option(
-    "--task", "tasks", multiple=True, type=click.Choice(TASKS), help="May be repeated. Default: panoptic, or what the model does."
+    "--task", "tasks", multiple=True, type=click.Choice(TASKS), help="May be repeated. Default: panoptic, or the model's only task."
 )
 @click.option(
-    "--overlay", help="Picture with the masks painted on; a folder when it ends with / or exists as one, or when FILES name a folder."
+    "--overlay",
+    help="Write the picture with its masks to this file. It is a folder if it ends with /, exists as a folder, or FILES name a folder.",
 )
-@click.option("--json", "json_path", help="Segments as JSON with COCO RLE; file or folder as for --overlay.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for the files of every --format.")
+@click.option("--json", "json_path", help="Write the segments as JSON with COCO RLE; file or folder as for --overlay.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for the files of all --format options.")
 @answer_options
-@click.option("--recursive", is_flag=True, help="Look into the folders of folders, too; results keep the relative paths.")
-@click.option("--threshold", type=click.FloatRange(0, 1), help="Least score of a segment. Default: the model's own.")
-@click.option("--mask-threshold", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Least probability of a mask's pixel.")
-@click.option("--overlap-threshold", type=click.FloatRange(0, 1), help="Least share of its mask that a panoptic segment must keep.")
+@click.option("--recursive", is_flag=True, help="Also read the folders inside folders; results keep the relative paths.")
+@click.option("--threshold", type=click.FloatRange(0, 1), help="Minimum score of a segment. Default: the model's own.")
+@click.option(
+    "--mask-threshold", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Minimum probability of a pixel in a mask."
+)
+@click.option("--overlap-threshold", type=click.FloatRange(0, 1), help="Minimum share of its mask that a panoptic segment must keep.")
 @click.option("--label", "labels", multiple=True, help="Keep only segments of this label. May be repeated.")
-@click.option("--max-segments", type=click.IntRange(min=1), help="Keep only so many, the best.")
+@click.option("--max-segments", type=click.IntRange(min=1), help="Keep only the N segments of highest score.")
 @click.option(
     "--intensity",
     default="full",
     show_default=True,
     callback=_understood,
-    help="Which samples are black and white: full, minmax, percentile or LOW,HIGH.",
+    help="Sample values of black and white: full, minmax, percentile or LOW,HIGH.",
 )
 @click.option(
     "--tile",
     default="off",
     show_default=True,
     callback=_tiling,
-    help="Window by window: off, auto (where the whole would be shrunk to less than half), SIZE[,OVERLAP[,SCALE]] in pixels, or joint "
-    "(windows are apart in the backbone alone).",
+    help="Cut pictures into windows: off, auto (if the picture would be shrunk to less than half), SIZE[,OVERLAP[,SCALE]] in pixels, or "
+    "joint (windows in the backbone only).",
 )
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Model folder; default: the model inside the package.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Model folder. Default: the model in the package.")
 @click.option("--device", help="cpu, cuda or cuda:N. Default: cpu.")
 @click.option("--precision", type=click.Choice(PRECISIONS), help="Default: float32 on a CPU, bfloat16 on a GPU.")
 def segment(
@@ -93,10 +96,10 @@ def segment(
 ) -> None:
     """Segment FILES, pictures or folders of pictures.
 
-    One picture: its segments are printed as a table. Several: a progress bar, and one output per picture. A picture that cannot be
-    read is reported and the others go on; the exit status is then 1.
+    For one picture the segments are printed as a table. For several there is a progress bar, and one output per picture. A picture that
+    cannot be read is reported, the others continue, and the exit status is 1.
 
-    Settings of the model and PROSCALE_MAX_PIXELS come from the environment, as for `proscale serve`; options win.
+    PROSCALE_MAX_PIXELS and the model's settings are read from the environment, as by `proscale serve`. Options override them.
     """
     network = {name: parameters.pop(name) for name in ("threshold", "mask_threshold", "overlap_threshold", "labels", "max_segments")}
     settings = _settings({"checkpoint": checkpoint, "device": device, "precision": precision})
@@ -186,15 +189,17 @@ def _check_outputs(pictures: Sequence[PictureFile], outputs: Sequence[Output], t
     if any(output.suffix == ".png" for output in outputs) and len(set(tasks)) > 1:
         raise click.UsageError("--overlay shows one task; name one --task")
     if len(pictures) > 1 and not outputs:
-        raise click.UsageError("many files need --json FOLDER, --overlay FOLDER or --out FOLDER to put the results in")
+        raise click.UsageError("several pictures need --json FOLDER, --overlay FOLDER or --out FOLDER for the results")
     for output in outputs:
         option = output.option
         if not output.folder and len(pictures) > 1:
-            raise click.UsageError(f"{option} {output.path} is one file, and there are {len(pictures)} pictures; a folder ends with /")
+            raise click.UsageError(
+                f"{option} {output.path} is one file, but there are {len(pictures)} pictures; end the name with / for a folder"
+            )
         if not output.folder and output.suffix == ".png" and output.path.suffix.lower() not in _WRITTEN:
             raise click.UsageError(f"{option} {output.path} should end with {', '.join(_WRITTEN)}, or with / for a folder")
         if output.folder and output.path.exists() and not output.path.is_dir():
-            raise click.UsageError(f"{option} {output.path} is to be a folder, but is a file")
+            raise click.UsageError(f"{option} {output.path} should be a folder, but is a file")
     names = [picture.name for picture in pictures]
     if any(output.folder for output in outputs) and (twice := sorted({str(name) for name in names if names.count(name) > 1})):
         raise click.UsageError(
@@ -212,7 +217,7 @@ def segment_table(segmentation: Segmentation) -> str:
     ordered = sorted(segmentation.segments, key=lambda segment: -segment.area)
     lines += [f"{s.id:>4}  {s.label:<20}{s.score:>6.2f}{s.area:>10}  {s.bbox}" for s in ordered[:SHOWN_SEGMENTS]]
     if len(ordered) > SHOWN_SEGMENTS:
-        lines.append(f"      ... and {len(ordered) - SHOWN_SEGMENTS} smaller ones (--json has them all)")
+        lines.append(f"      ... and {len(ordered) - SHOWN_SEGMENTS} smaller ones (--json lists all)")
     return "\n".join(lines)
 
 

@@ -26,15 +26,15 @@ OPTIONS = (
         "--format", "format", multiple=True, type=click.Choice([*get_args(FormatName), "parquet"]), help="Format of --out. May be repeated."
     ),
     click.option("--simplify", type=float, help="geojson: tolerance in pixels. Default: 0, exact along pixel edges."),
-    click.option("--affine", help="geojson: six numbers a,b,c,d,e,f of map coordinates, x' = a x + b y + c, y' = d x + e y + f."),
-    click.option("--opacity", type=click.FloatRange(0, 1), help="Overlays among the formats: of the colours."),
-    click.option("--outlines/--no-outlines", default=True, help="Overlays among the formats: draw outlines."),
-    click.option("--names/--no-names", default=True, help="Overlays among the formats: write labels and scores."),
-    click.option("--min-area", type=click.IntRange(min=0), help="Drop segments of fewer pixels."),
-    click.option("--fill-holes", type=click.IntRange(min=0), help="Fill holes of at most so many pixels."),
-    click.option("--largest-piece", is_flag=True, help="Keep of every thing its largest connected piece."),
-    click.option("--deduplicate", type=float, help="Drop an instance whose IoU with one of higher score is above this."),
-    click.option("--merge-labels", multiple=True, help="One label for several: vehicle=car|truck. May be repeated."),
+    click.option("--affine", help="geojson: six numbers a,b,c,d,e,f for map coordinates, x' = a x + b y + c, y' = d x + e y + f."),
+    click.option("--opacity", type=click.FloatRange(0, 1), help="Overlays of --format: opacity of the colours, 0 to 1."),
+    click.option("--outlines/--no-outlines", default=True, help="Overlays of --format: draw outlines."),
+    click.option("--names/--no-names", default=True, help="Overlays of --format: write labels and scores."),
+    click.option("--min-area", type=click.IntRange(min=0), help="Drop segments of fewer pixels than this."),
+    click.option("--fill-holes", type=click.IntRange(min=0), help="Fill holes of at most this many pixels."),
+    click.option("--largest-piece", is_flag=True, help="Keep only the largest connected piece of every thing."),
+    click.option("--deduplicate", type=float, help="Drop an instance whose IoU with an instance of higher score is above this."),
+    click.option("--merge-labels", multiple=True, help="Replace several labels by one: vehicle=car|truck. May be repeated."),
 )
 """Options with the names, ranges and meanings that the parameters of POST /segment have."""
 

@@ -41,7 +41,7 @@ class NamedModel:
     def __post_init__(self) -> None:
         """Raise ValueError for a name that cannot be."""
         if self.name is not None and not _MODEL_NAME.fullmatch(self.name):
-            raise ValueError(f"{self.name[:80]!r} is no name of a model: up to 64 letters, digits, dots, dashes and underscores")
+            raise ValueError(f"{self.name[:80]!r} is not a valid model name: use up to 64 letters, digits, dots, dashes and underscores")
 
     @property
     def folder(self) -> Path | None:
@@ -54,39 +54,37 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, protected_namespaces=())
 
-    host: str = Field(default="127.0.0.1", description="Address to listen on; `0.0.0.0` for all of them.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on; `0.0.0.0`: all interfaces.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
 
-    keys_file: Path | None = Field(default=None, description="File of API keys (`proscale keys` makes it); unset: nobody is asked for one.")
-    public: bool = Field(
-        default=False, description="Without keys: let everybody ask who reaches the address. Needed to listen beyond this machine."
-    )
-    tls_cert_file: Path | None = Field(default=None, description="Certificate with its chain (PEM), for HTTPS; read anew when it changes.")
-    tls_key_file: Path | None = Field(default=None, description="The certificate's private key (PEM).")
+    keys_file: Path | None = Field(default=None, description="File of API keys (made by `proscale keys`); unset: requests need no key.")
+    public: bool = Field(default=False, description="Accept requests without API keys on an address that other machines can reach.")
+    tls_cert_file: Path | None = Field(default=None, description="TLS certificate with chain (PEM), reloaded on change; unset: HTTP.")
+    tls_key_file: Path | None = Field(default=None, description="Private key of the certificate (PEM).")
     keep_alive_s: float = Field(
-        default=75.0, gt=0, le=86_400, description="Seconds an idle connection stays open; let it be longer than the proxy's in front."
+        default=75.0, gt=0, le=86_400, description="Seconds that an idle connection stays open; keep it longer than a proxy's timeout."
     )
     root_path: str | None = Field(
-        default=None, description="Path prefix, such as `/segmentation`, under which a proxy publishes the service."
+        default=None, description="Path prefix under which a proxy publishes the service, such as `/segmentation`."
     )
     cors_origins: str | None = Field(
         default=None,
-        description="Origins whose web pages may ask, comma separated, such as `https://app.example` or `https://*.example`; `*`: all.",
+        description="Origins of web pages that may send requests, comma separated: `https://app.example`, `https://*.example`, `*` (all).",
     )
     ignored_query: str | None = Field(
-        default=None, description="Query parameters that gateways add and that are ignored, comma separated, such as `utm_*,gclid`."
+        default=None, description="Unknown query parameters to ignore instead of refusing them, comma separated, such as `utm_*,gclid`."
     )
 
     engine: Literal["in_process", "triton"] = Field(
-        default="in_process", description="What computes: `in_process` the server's own process, `triton` Triton servers."
+        default="in_process", description="Where the network runs: `in_process` in the server's own process, `triton` on Triton servers."
     )
-    triton_url: str = Field(default="127.0.0.1:8001", description="gRPC addresses HOST:PORT of Triton servers, comma separated.")
+    triton_url: str = Field(default="127.0.0.1:8001", description="gRPC addresses HOST:PORT of the Triton servers, comma separated.")
     triton_model: str = Field(default="proscale", min_length=1, description="The model's name on the Triton servers.")
-    triton_check_s: float = Field(default=3.0, gt=0, le=60, description="Seconds without an answer until a Triton server is asked for one.")
+    triton_check_s: float = Field(default=3.0, gt=0, le=60, description="Seconds without an answer after which a Triton server is tested.")
     checkpoint: Path | None = Field(default=None, description=DESCRIPTIONS["checkpoint"])
     models: str | None = Field(
         default=None,
-        description="Several models: `NAME=FOLDER`, comma separated; in front of Triton `NAME=MODEL` or `NAME`. The first is the default.",
+        description="Several models, comma separated: `NAME=FOLDER`; for Triton `NAME=MODEL` or `NAME`. The first is the default.",
     )
     device: str = Field(default="cpu", description=DESCRIPTIONS["device"])
     precision: Precision | None = Field(default=None, description=DESCRIPTIONS["precision"])
@@ -96,59 +94,55 @@ class Settings(BaseSettings):
     warmup: str | None = Field(default=None, description=DESCRIPTIONS["warmup"])
     max_batch_pixels: int = Field(default=MAX_BATCH_PIXELS, ge=1, description=DESCRIPTIONS["max_batch_pixels"])
     feature_cache_bytes: int = Field(default=0, ge=0, description=DESCRIPTIONS["feature_cache_bytes"])
-    decode_threads: int = Field(default=2, ge=1, le=64, description="Threads that decode pictures and write JSON.")
+    decode_threads: int = Field(default=2, ge=1, le=64, description="Threads that decode pictures and write answers.")
 
-    page: bool = Field(default=True, description="Whether `/` is a page to try the service with; otherwise it leads to the API page.")
+    page: bool = Field(default=True, description="Serve the web page at `/`; otherwise `/` redirects to `/docs`.")
     dialects: str = Field(
         default="huggingface,open_inference,roboflow",
-        description="Other tools' contracts that are spoken too, comma separated; empty: none.",
+        description="APIs of other tools that are served too, comma separated; empty: none.",
     )
     max_answer_bytes: int = Field(
-        default=100 * MIB, ge=1, description="Most bytes of an answer in other formats than JSON, before it is packed; more is 413."
+        default=100 * MIB, ge=1, description="Largest answer in bytes in formats other than JSON, before compression; a larger one is 413."
     )
-    max_upload_bytes: int = Field(default=20 * MIB, ge=1, description="Largest request body in bytes; more is 413.")
-    max_buffered_bytes: int = Field(default=256 * MIB, ge=1, description="Bytes of all request bodies held at once; beyond it 429.")
-    upload_timeout_s: float = Field(default=30.0, gt=0, description="Seconds in which a request body must arrive; slower is 408.")
-    max_pixels: int = Field(default=40_000_000, ge=1, description="Most pixels of one picture, by its header; more is 413.")
-    max_concurrent_pictures: int = Field(
-        default=64, ge=1, description="Pictures in the service at once, from upload to answer; beyond it 429."
-    )
-    max_queue_pixels: int = Field(default=160_000_000, ge=1, description="Pixels of all pictures that are decoded at once; beyond it 429.")
+    max_upload_bytes: int = Field(default=20 * MIB, ge=1, description="Largest request body in bytes; a larger one is 413.")
+    max_buffered_bytes: int = Field(default=256 * MIB, ge=1, description="Most bytes of all request bodies at once; beyond that 429.")
+    upload_timeout_s: float = Field(default=30.0, gt=0, description="Seconds within which a request body must arrive; a slower one is 408.")
+    max_pixels: int = Field(default=40_000_000, ge=1, description="Most pixels of one picture, from its header; more is 413.")
+    max_concurrent_pictures: int = Field(default=64, ge=1, description="Most pictures between upload and answer at once; beyond that 429.")
+    max_queue_pixels: int = Field(default=160_000_000, ge=1, description="Most pixels of all decoded pictures at once; beyond that 429.")
     max_items: int = Field(default=16, ge=1, description="Most pictures in one request to /segment/batch.")
 
     picture_urls: Literal["off", "https", "http"] = Field(
-        default="off", description="Fetch pictures that requests name by URL: `off`, `https` alone, or `http` too."
+        default="off", description="Fetch pictures that requests name by URL: `off`, `https` only, or `http` (both)."
     )
     picture_url_hosts: str | None = Field(
         default=None,
-        description="Hosts to fetch from, comma separated, such as `img.example,*.cdn.example:8443`; unset: all public ones.",
+        description="Hosts to fetch pictures from, comma separated, such as `img.example,*.cdn.example:8443`; unset: all public hosts.",
     )
     picture_url_networks: str | None = Field(
-        default=None, description="Networks that pictures may be fetched from although they are not public, such as `10.1.0.0/16`."
+        default=None, description="Private networks to fetch pictures from, comma separated, such as `10.1.0.0/16`; unset: none."
     )
-    picture_url_timeout_s: float = Field(default=10.0, gt=0, description="Seconds in which a picture must come from its URL.")
+    picture_url_timeout_s: float = Field(default=10.0, gt=0, description="Seconds within which a picture must be fetched from its URL.")
 
     max_batch_wait_ms: float = Field(
-        default=2.0, ge=0, le=1000, description="How long a picture waits for batch mates that are being decoded."
+        default=2.0, ge=0, le=1000, description="Milliseconds that a picture waits for others of its batch that are being decoded."
     )
-    deadline_ms: int = Field(default=60_000, ge=1, description="Time a request may take when it names no `deadline_ms`; later is 504.")
+    deadline_ms: int = Field(default=60_000, ge=1, description="Default of a request's `deadline_ms`, in ms; a later answer is 504.")
 
     drain_delay_s: float = Field(
-        default=0.0, ge=0, description="Seconds of not being ready, yet serving, before the server stops to listen."
+        default=0.0, ge=0, description="At shutdown: seconds of serving while not ready, before the server stops listening."
     )
-    drain_s: float = Field(default=30.0, ge=0, description="Seconds that accepted work gets to finish at shutdown.")
+    drain_s: float = Field(default=30.0, ge=0, description="At shutdown: most seconds for accepted requests to finish.")
 
-    admin_port: int | None = Field(
-        default=None, ge=0, le=65535, description="Port on 127.0.0.1 for loading and unloading models; unset: none."
-    )
+    admin_port: int | None = Field(default=None, ge=0, le=65535, description="Port on 127.0.0.1 for loading and unloading models.")
     otlp_endpoint: str | None = Field(
-        default=None, description="Where spans go, such as `http://collector:4318` (OTLP over HTTP); unset: none are made."
+        default=None, description="Collector for tracing spans (OTLP over HTTP), such as `http://collector:4318`; unset: no tracing."
     )
-    trace_share: float = Field(default=1.0, ge=0, le=1, description="Share of the traces that begin here which is kept.")
+    trace_share: float = Field(default=1.0, ge=0, le=1, description="Share (0 to 1) of the traces beginning here that is kept.")
 
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least severe level that is logged.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Lowest level that is logged.")
     log_format: Literal["plain", "json"] = Field(
-        default="plain", description="`plain` lines for people or `json` lines for machines, and nothing else on standard error."
+        default="plain", description="`plain` lines for people, or `json`: one JSON object per line, and nothing else on standard error."
     )
 
     @model_validator(mode="before")
@@ -181,7 +175,7 @@ class Settings(BaseSettings):
         for address in addresses:
             host, colon, port = address.rpartition(":")
             if not colon or not host or "/" in address or not port.isdecimal() or not 0 < int(port) < 65536:
-                raise ValueError(f"{address!r} is no address such as triton:8001 (Triton's gRPC port)")
+                raise ValueError(f"{address!r} is not an address such as triton:8001 (Triton's gRPC port)")
         if not addresses:
             raise ValueError("name at least one address such as triton:8001")
         return value
@@ -199,7 +193,7 @@ class Settings(BaseSettings):
         models = parse_models(value)
         names = [model.name for model in models]
         if twice := next((name for name in names if names.count(name) > 1), None):
-            raise ValueError(f"the name {twice} stands for two models")
+            raise ValueError(f"the name {twice} is used for two models")
         return value
 
     @field_validator("root_path")
@@ -207,9 +201,9 @@ class Settings(BaseSettings):
     def _prefix(cls, value: str | None) -> str | None:
         value = (value or "").rstrip("/")
         if value and not _ROOT_PATH.fullmatch(value):
-            raise ValueError("must be a path such as /segmentation: it begins with / and has no white space, query or fragment")
+            raise ValueError("must be a path such as /segmentation: it starts with / and has no white space, query or fragment")
         if value in _OWN_PATHS:
-            raise ValueError("is a path of the service's own; choose another prefix")
+            raise ValueError("is one of the service's own paths; choose another prefix")
         return value or None
 
     @field_validator("cors_origins")
@@ -218,7 +212,7 @@ class Settings(BaseSettings):
         for origin in _parts(value):
             if not _ORIGIN.fullmatch(origin):
                 raise ValueError(
-                    f"{origin!r} is no origin such as https://app.example or http://localhost:3000 (scheme, host, port, no path)"
+                    f"{origin!r} is not an origin such as https://app.example or http://localhost:3000 (scheme, host, port, no path)"
                 )
         return value
 
@@ -229,7 +223,7 @@ class Settings(BaseSettings):
             try:
                 ipaddress.ip_network(part)
             except ValueError as error:
-                raise ValueError(f"{part!r} is no network such as 10.1.0.0/16 ({error})") from error
+                raise ValueError(f"{part!r} is not a network such as 10.1.0.0/16 ({error})") from error
         return value
 
     @field_validator("picture_url_hosts")
@@ -237,23 +231,25 @@ class Settings(BaseSettings):
     def _hosts(cls, value: str | None) -> str | None:
         for part in _parts(value):
             if not _HOST.fullmatch(part):
-                raise ValueError(f"{part!r} is no host such as images.example, *.cdn.example:8443 or images.example:* (no scheme, no path)")
+                raise ValueError(
+                    f"{part!r} is not a host such as images.example, *.cdn.example:8443 or images.example:* (no scheme, no path)"
+                )
         return value
 
     @model_validator(mode="after")
     def _one_picture_fits(self) -> Self:
         if self.max_queue_pixels < self.max_pixels:
-            raise ValueError("max_queue_pixels must be at least max_pixels, or the largest pictures could never be taken")
+            raise ValueError("max_queue_pixels must be at least max_pixels, or the largest pictures could never be accepted")
         if self.max_buffered_bytes < self.max_upload_bytes:
-            raise ValueError("max_buffered_bytes must be at least max_upload_bytes, or the largest bodies could never be taken")
+            raise ValueError("max_buffered_bytes must be at least max_upload_bytes, or the largest bodies could never be accepted")
         return self
 
     @model_validator(mode="after")
     def _strangers_are_meant(self) -> Self:
         if self.keys_file is None and not self.public and not is_loopback(self.host):
             raise ValueError(
-                f"others can reach the address {self.host}, and no API keys are asked for: name a file of keys with {PREFIX}KEYS_FILE "
-                f"(`proscale keys` makes it), or let everybody ask with {PREFIX}PUBLIC=true"
+                f"other machines can reach the address {self.host}, but requests need no API key: set a keys file with {PREFIX}KEYS_FILE "
+                f"(`proscale keys` makes it), or allow requests without keys with {PREFIX}PUBLIC=true"
             )
         return self
 
@@ -269,7 +265,7 @@ class Settings(BaseSettings):
             if self.checkpoint is not None:
                 raise ValueError(f"{PREFIX}MODELS and {PREFIX}CHECKPOINT exclude each other: name the folder among the models")
             if bare := [part for part in _parts(self.models) if "=" not in part]:
-                raise ValueError(f"{PREFIX}MODELS: {bare[0]!r} names no folder; write NAME=FOLDER (NAME= is the model of the package)")
+                raise ValueError(f"{PREFIX}MODELS: {bare[0]!r} has no folder; write NAME=FOLDER (NAME= is the model in the package)")
         return self
 
     @model_validator(mode="after")
@@ -305,7 +301,7 @@ class Settings(BaseSettings):
     @classmethod
     def _known_dialects(cls, value: str) -> str:
         if unknown := [name for name in _parts(value) if name not in DIALECTS]:
-            raise ValueError(f"no dialect {', '.join(map(repr, unknown))}; known are {', '.join(DIALECTS)}")
+            raise ValueError(f"unknown dialect {', '.join(map(repr, unknown))}; known are {', '.join(DIALECTS)}")
         return value
 
     @property

@@ -50,14 +50,14 @@ def test_a_compiled_size_gets_the_same_answers_and_no_other_is_compiled(small_pr
     torch.compiler.reset()
 
 
-def test_a_gpu_is_not_compiled_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_network_is_not_compiled_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proscale.predictor._device", lambda name: torch.device("meta"))
     with pytest.raises(CheckpointError, match="CUDA graphs do as much"):
         Predictor(SegmentationNetwork(SMALL_CONFIG), SMALL_CATEGORIES, compile_for=[(60, 80)])
 
 
 @pytest.mark.slow
-def test_without_a_compiler_it_says_what_to_do(small_checkpoint: Path, tmp_path: Path) -> None:
+def test_without_a_compiler_the_error_names_the_remedy(small_checkpoint: Path, tmp_path: Path) -> None:
     code = f"from proscale.predictor import Predictor; Predictor.load({str(small_checkpoint)!r}, compile_for=[(60, 80)])"
     environment = os.environ | {"CXX": "/nowhere/g++", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300, check=False)

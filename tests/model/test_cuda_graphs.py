@@ -18,7 +18,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch find
 
 @pytest.mark.gpu
 @needs_gpu
-def test_replayed_equals_run() -> None:
+def test_a_replayed_graph_equals_a_run() -> None:
     network = SegmentationNetwork(SMALL_CONFIG).eval().requires_grad_(False).cuda()
     graphed = GraphedNetwork(network, max_graphs=2)
     sizes = [(1, 64, 96), (2, 64, 96), (1, 96, 64)]
@@ -74,7 +74,7 @@ def test_results_are_the_callers_own() -> None:
 
 @pytest.mark.gpu
 @needs_gpu
-def test_graphs_keep_what_the_caches_let_go_of() -> None:
+def test_graphs_keep_tensors_that_caches_free() -> None:
     """Constants of a size are cached up to a number; a graph that was recorded before must not read what took their place."""
     config = replace(SMALL_CONFIG, backbone=SwinConfig(16, (2, 2, 2, 2), (1, 2, 4, 8), 7))  # holds the most constants
     network = SegmentationNetwork(config).eval().requires_grad_(False).cuda()

@@ -9,7 +9,7 @@ from proscale.ops import native
 from proscale.precision import cpu_bfloat16
 
 
-def test_says_what_is_active_and_why() -> None:
+def test_doctor_reports_what_is_active_and_why() -> None:
     result = CliRunner().invoke(main, ["doctor"])
     assert result.exit_code == 0, result.output
     assert f"{torch.get_num_threads()} of " in result.output
@@ -19,7 +19,7 @@ def test_says_what_is_active_and_why() -> None:
     assert cpu_bfloat16()[1] in result.output
 
 
-def test_says_what_to_do_about_slow_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_advises_against_slow_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {})
     result = CliRunner().invoke(main, ["doctor"])
     assert "bfloat16 on the CPU  slower than float32: the processor has neither AMX nor AVX512-BF16. Remedy: leave" in result.output

@@ -26,7 +26,7 @@ PUBLISHED = PreprocessConfig()
         ((1, 1), (800, 800), (800, 800)),
     ],
 )
-def test_published_sizes(size: tuple[int, int], resized: tuple[int, int], padded: tuple[int, int]) -> None:
+def test_sizes_equal_the_published_ones(size: tuple[int, int], resized: tuple[int, int], padded: tuple[int, int]) -> None:
     assert resized_size(*size, PUBLISHED) == resized
     assert padded_size(*resized, PUBLISHED) == padded
 

@@ -121,6 +121,6 @@ def test_orphans_of_killed_servers_are_removed_and_what_is_mapped_stays(prefix: 
     assert leftovers.remove_orphans(f"{prefix}nothing_") == 0
 
 
-def test_outside_of_triton_nothing_is_watched() -> None:
+def test_outside_of_triton_nothing_is_removed() -> None:
     assert leftovers.own_stub() is None
     leftovers.watch(lambda kind, number: pytest.fail("nobody to clean up behind"))

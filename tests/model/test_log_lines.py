@@ -10,7 +10,7 @@ import pytest
 from proscale.log_lines import configure_worker, foreign_line, json_line
 
 
-def test_tritons_lines_are_read() -> None:
+def test_lines_of_triton_are_parsed() -> None:
     line = foreign_line("W1126 17:42:35.664932 10111 grpc_server.cc:2558] \"Started 'x'\"\n", 0.0005, "triton")
     assert json.loads(line) == {
         "time": "1970-01-01T00:00:00.000Z",
@@ -27,7 +27,7 @@ def test_any_other_line_is_kept_as_it_is(text: str) -> None:
     assert (values["message"], values["level"]) == (text, "info")
 
 
-def test_what_is_json_already_passes() -> None:
+def test_json_lines_pass_unchanged() -> None:
     line = json_line(1.9996, "info", "picture", {"id": "a"})
     assert foreign_line(line + "\n", 5.0, "triton") == line
     assert json.loads(line)["time"] == "1970-01-01T00:00:02.000Z"

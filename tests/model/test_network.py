@@ -31,7 +31,7 @@ def network_of(config: ModelConfig) -> SegmentationNetwork:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_short_way_equals_the_plain_one(name: str) -> None:
+def test_predict_equals_the_last_prediction_of_forward(name: str) -> None:
     network = network_of(CONFIGS[name]).double()  # in float64 no mask's bit turns on rounding
     images = torch.randn(2, 3, 96, 160)
     with torch.inference_mode():
@@ -106,7 +106,7 @@ def test_nothing_waits_for_the_device(name: str, device: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
-def test_one_graph(name: str) -> None:
+def test_the_network_compiles_to_one_graph(name: str) -> None:
     network, images = network_of(CONFIGS[name]), torch.randn(1, 3, 96, 160)
 
     def predict(pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,7 +122,7 @@ def test_one_graph(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_gradients_under_autocast(name: str) -> None:
+def test_gradients_are_finite_under_autocast(name: str) -> None:
     network = network_of(CONFIGS[name]).train().requires_grad_()
     images = torch.randn(1, 3, 96, 160)
     with torch.autocast("cpu", torch.bfloat16):

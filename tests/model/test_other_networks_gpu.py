@@ -27,7 +27,7 @@ def made(name: str) -> Network:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_gpu_says_what_the_cpu_says(name: str) -> None:
+def test_results_on_gpu_and_cpu_agree(name: str) -> None:
     network, images = made(name), torch.randn(2, 3, 64, 96)
     torch.backends.cudnn.allow_tf32 = False
     with torch.inference_mode():
@@ -38,7 +38,7 @@ def test_the_gpu_says_what_the_cpu_says(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_replayed_equals_run(name: str) -> None:
+def test_a_replayed_graph_equals_a_run(name: str) -> None:
     network = made(name).cuda()
     graphed = GraphedNetwork(network)
     with torch.inference_mode():
@@ -50,7 +50,7 @@ def test_replayed_equals_run(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_bfloat16_is_near(name: str) -> None:
+def test_bfloat16_results_are_close(name: str) -> None:
     network, images = made(name).cuda(), torch.randn(1, 3, 64, 96, device="cuda")
     with torch.inference_mode():
         want = tensors_of(network.predict(images))

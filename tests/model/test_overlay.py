@@ -15,7 +15,7 @@ def segmentation(mask: np.ndarray) -> Segmentation:
     return Segmentation("panoptic", mask.shape, (Segment(1, 1, "cat", True, 0.9, tuple(map(int, box)), area, encode(mask)),))
 
 
-def test_inside_is_tinted_the_edge_outlined_and_the_rest_untouched() -> None:
+def test_inside_is_tinted_the_outline_drawn_and_the_rest_unchanged() -> None:
     image = np.full((40, 60, 3), 100, np.uint8)
     mask = np.zeros((40, 60), bool)
     mask[10:30, 20:50] = True

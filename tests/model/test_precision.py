@@ -49,14 +49,14 @@ def test_a_processor_without_bfloat16_refuses_it_with_the_remedy(monkeypatch: py
     ("limit", "fast"),
     [("AVX2", False), ("avx512_core", False), ("AVX512_CORE_BF16", True), ("AVX512_CORE_AMX", True), ("ALL", True), ("", True)],
 )
-def test_onednn_may_be_kept_from_it(limit: str, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onednns_limit_of_instructions_is_respected(limit: str, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
     assert cpu_bfloat16()[0] is fast
 
 
 @pytest.mark.slow
-def test_a_server_that_would_be_slow_does_not_start() -> None:
+def test_a_server_does_not_start_with_emulated_bfloat16() -> None:
     """This machine made to behave like one with AVX2 alone, whatever it has."""
     limits = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "PROSCALE_PRECISION": "bfloat16"}
     command = [sys.executable, "-c", "from proscale.cli import main; main()", "serve", "--port", "0"]

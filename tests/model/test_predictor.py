@@ -24,7 +24,7 @@ def masks(segmentation: Segmentation) -> np.ndarray:
     return np.stack([decode(segment.segmentation) for segment in segmentation.segments])
 
 
-def test_segments_of_all_tasks_have_the_pictures_size_and_agree_with_themselves(small_predictor: Predictor, picture: np.ndarray) -> None:
+def test_segments_of_all_tasks_have_the_pictures_size_and_consistent_fields(small_predictor: Predictor, picture: np.ndarray) -> None:
     (prediction,) = small_predictor.segment([picture], [SegmentationOptions(TASKS)])
     assert list(prediction.results) == list(TASKS)
     by_id = {category.id: category for category in SMALL_CATEGORIES}
@@ -59,7 +59,7 @@ def test_a_picture_does_not_depend_on_its_batch_mates(small_predictor: Predictor
             assert np.mean(masks(alone.results[task]) != masks(prediction.results[task])) < 1e-3
 
 
-def test_the_plan_is_what_happens(small_predictor: Predictor, picture: np.ndarray) -> None:
+def test_the_plan_agrees_with_the_computation(small_predictor: Predictor, picture: np.ndarray) -> None:
     (prediction,) = small_predictor.segment([picture], [SegmentationOptions()])
     plan = small_predictor.plan(60, 80)
     assert prediction.plan == plan
@@ -98,14 +98,12 @@ def test_thresholds_labels_and_limits(small_predictor: Predictor, picture: np.nd
         (SegmentationOptions(labels=("cat", "unicorn")), "no label unicorn; it has cat, dog, ball, grass, sky"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(
-    small_predictor: Predictor, picture: np.ndarray, options: SegmentationOptions, message: str
-) -> None:
+def test_invalid_options_are_refused(small_predictor: Predictor, picture: np.ndarray, options: SegmentationOptions, message: str) -> None:
     with pytest.raises(ParameterError, match=message):
         small_predictor.segment([picture], [options])
 
 
-def test_what_is_no_picture_is_refused(small_predictor: Predictor, picture: np.ndarray) -> None:
+def test_arrays_that_are_no_pictures_are_refused(small_predictor: Predictor, picture: np.ndarray) -> None:
     with pytest.raises(ImageError, match="RGB array"):
         small_predictor.segment([picture[:, :, 0]], [SegmentationOptions()])
     with pytest.raises(ImageError, match="2 pictures but 1 options"):
@@ -115,7 +113,7 @@ def test_what_is_no_picture_is_refused(small_predictor: Predictor, picture: np.n
 def test_large_pictures_in_groups_and_strips_give_the_same_answer(
     small_predictor: Predictor, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(found, "compiled", lambda *logits_and_frames: False)  # groups and strips are the twin's
+    monkeypatch.setattr(found, "compiled", lambda *logits_and_frames: False)  # groups and strips are those of the reference form
     (whole,) = small_predictor.segment([picture], [SegmentationOptions(TASKS)])
     for values in (1, 7 * 60 * 80):
         monkeypatch.setattr(resize.queries_at_once, "__defaults__", (values,))
@@ -142,7 +140,7 @@ def test_weights_of_another_network_are_refused(small_checkpoint: Path, tmp_path
         Predictor.load(tmp_path)
 
 
-def test_info_tells_what_is_served(small_predictor: Predictor, small_checkpoint: Path) -> None:
+def test_info_describes_the_model(small_predictor: Predictor, small_checkpoint: Path) -> None:
     info = small_predictor.info
     assert (info.name, info.encoder, info.layers, info.backbone) == ("small random model", "proscale", (1, 1, 1), "resnet")
     assert info.loaded_from == str(small_checkpoint)
@@ -150,13 +148,13 @@ def test_info_tells_what_is_served(small_predictor: Predictor, small_checkpoint:
 
 
 @pytest.mark.slow
-def test_the_compiler_is_not_loaded_for_nothing() -> None:
+def test_torchs_compiler_is_not_imported_unless_it_is_used() -> None:
     """It would add a second to every start."""
     code = "import sys, proscale.predictor, proscale.cli; sys.exit('torch._dynamo' in sys.modules or 'torch._inductor' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_gpu_that_failed_for_good_is_told_from_one_that_did_not(
+def test_permanent_gpu_failures_are_distinguished_from_others(
     small_predictor: Predictor, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*args: object) -> None:

@@ -56,7 +56,7 @@ def test_long_runs_take_several_characters() -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(id_maps(), st.data())
-def test_a_part_is_the_part_of_the_whole(ids: NDArray[np.int32], data: st.DataObject) -> None:
+def test_a_decoded_crop_equals_the_crop_of_the_mask(ids: NDArray[np.int32], data: st.DataObject) -> None:
     height, width = ids.shape
     left, top = data.draw(st.integers(0, width)), data.draw(st.integers(0, height))
     columns, rows = data.draw(st.integers(0, width - left)), data.draw(st.integers(0, height - top))

@@ -25,7 +25,7 @@ def test_shapes_and_the_number_of_predictions() -> None:
     assert torch.equal(last.class_logits, auxiliary[-1].class_logits)
 
 
-def test_layer_i_looks_at_level_i_modulo_3() -> None:
+def test_layer_i_attends_to_level_i_modulo_3() -> None:
     network = decoder()
     changed = [LEVELS[0], LEVELS[1] + 1, LEVELS[2]]
     before, after = (network(levels, MASK_FEATURES, auxiliary=True) for levels in (LEVELS, changed))

@@ -124,7 +124,9 @@ def test_a_part_is_answered_before_the_next_is_computed_and_nothing_is_computed_
     assert computed == [1, 2]
 
 
-def test_what_cannot_be_computed_fails_alone(small_predictor: Predictor, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_picture_does_not_affect_its_batch(
+    small_predictor: Predictor, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
     segment = small_predictor.segment_resized
 
     def fail(pictures: list, options: list, plans: list) -> list:  # a fault that cannot be made with a picture
@@ -154,5 +156,5 @@ def test_describing_runs_the_network(small_predictor: Predictor, monkeypatch: py
     assert seen == [(64, 64)]
 
 
-def test_a_fingerprint_tells_models_apart(small_checkpoint: Path) -> None:
+def test_fingerprints_of_different_models_differ(small_checkpoint: Path) -> None:
     assert fingerprint(small_checkpoint) == fingerprint(small_checkpoint) != fingerprint(DEFAULT_FOLDER)

@@ -34,7 +34,7 @@ PLAN = Plan((80, 100), (96, 128), 10, 20)
         SegmentationOptions(("semantic",), confidence=True),
     ],
 )
-def test_options(options: SegmentationOptions) -> None:
+def test_options_survive_the_wire(options: SegmentationOptions) -> None:
     assert options_from_json(options_to_json(options)) == options
 
 
@@ -43,12 +43,12 @@ def test_a_describe_request_carries_no_options() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"colour": 1}', "1"])
-def test_what_is_no_options_is_refused(text: str) -> None:
+def test_malformed_options_are_refused(text: str) -> None:
     with pytest.raises((ValueError, TypeError)):
         options_from_json(text)
 
 
-def test_predictions() -> None:
+def test_predictions_survive_the_wire() -> None:
     segment = Segment(1, 18, "dög", True, 0.1 + 0.2, (1, 2, 3, 4), 7, RLE((40, 50), "a\\b0"))
     results = {
         "panoptic": Segmentation("panoptic", (40, 50), (segment,)),
@@ -60,7 +60,7 @@ def test_predictions() -> None:
 
 
 @pytest.mark.parametrize("provenance", [None, Provenance("a.pkl", "00", "detectron2", ("warm start",))])
-def test_descriptions(provenance: Provenance | None) -> None:
+def test_descriptions_survive_the_wire(provenance: Provenance | None) -> None:
     info = ModelInfo("a", "proscale", (3, 3, 3), "swin", (Category(1, "cat", True),), "folder", provenance)
     config = config_to_json(SMALL_CONFIG)
     description = description_from_json(description_to_json(info, config, "abc"))

@@ -72,7 +72,7 @@ def seen(triton: Triton, before: Memory = Memory()) -> Look:  # noqa: B008
     return look(triton.url, f"{triton.url}/metrics", "proscale", before, timeout_s=0.5)
 
 
-def test_a_worker_that_answers_is_well(triton: Triton) -> None:
+def test_a_worker_that_answers_is_healthy(triton: Triton) -> None:
     assert seen(triton).well
     (asked,) = triton.asked
     assert asked == _CANARY
@@ -84,7 +84,7 @@ def test_a_worker_that_answers_is_well(triton: Triton) -> None:
     assert asked["inputs"][2]["data"] == [wire.DESCRIBE]
 
 
-def test_one_that_is_busy_is_well_and_is_not_asked(triton: Triton) -> None:
+def test_a_busy_worker_is_healthy_and_not_probed(triton: Triton) -> None:
     triton.delay, triton.pictures = 1.0, 5
     first = seen(triton)
     assert (first.well, first.progress) == (False, 5.0)
@@ -102,13 +102,13 @@ def test_a_dead_process_says_why(triton: Triton) -> None:
     assert seen(triton).loading
 
 
-def test_nobody_there_is_unwell() -> None:
+def test_an_unreachable_worker_is_unhealthy() -> None:
     found = look("http://127.0.0.1:1", "http://127.0.0.1:1/metrics", "proscale", Memory(), timeout_s=0.5)
     assert not found.well
     assert "no answer" in found.reason
 
 
-def test_gateways_get_time_to_mend_it_and_loading_longer() -> None:
+def test_gateways_get_time_to_heal_and_loading_gets_longer() -> None:
     dead, loading = Look(False, "dead"), Look(False, "not ready", loading=True)
     live, reason, memory = judge(dead, Memory(), 1000.0, PATIENCE, LOADING)
     assert (live, memory.unwell_since) == (True, 1000.0)

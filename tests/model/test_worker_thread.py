@@ -101,7 +101,7 @@ def test_what_fails_outside_of_any_picture_is_an_answer_too_and_the_thread_goes_
     assert "no more" in str(answers["b"].error)
 
 
-def test_an_answer_that_cannot_be_given_is_no_other_requests_fault(gated: Gated) -> None:
+def test_a_failed_answer_does_not_affect_other_requests(gated: Gated) -> None:
     answered: list[str] = []
 
     def answer(ticket: str, reply: Reply) -> None:
@@ -116,7 +116,7 @@ def test_an_answer_that_cannot_be_given_is_no_other_requests_fault(gated: Gated)
     assert answered == ["b"]
 
 
-def test_the_number_that_waits_is_told(gated: Gated) -> None:
+def test_the_number_of_waiting_pictures_is_reported(gated: Gated) -> None:
     changes: list[int] = []
     thread = WorkerThread[str](lambda: cast(Worker, gated), lambda ticket, reply: None, on_waiting=changes.append)
     gated.gate.release(100)

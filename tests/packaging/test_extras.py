@@ -91,7 +91,7 @@ def test_the_client_is_tens_of_megabytes() -> None:
 
 
 @pytest.mark.parametrize("extra", ["base", *PROJECT["optional-dependencies"]])
-def test_what_is_named_is_pinned_where_it_is_installed_from(extra: str) -> None:
+def test_every_named_package_is_pinned(extra: str) -> None:
     """`make lock` was run, or pins were added by hand, since what the package needs changed."""
     pins = locked("run.txt") | locked("test.txt") | locked("docs.txt")
     named = PROJECT["dependencies"] if extra == "base" else PROJECT["optional-dependencies"][extra]

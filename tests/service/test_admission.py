@@ -6,7 +6,7 @@ from proscale_service.admission import Admission
 from proscale_service.errors import Overloaded
 
 
-def test_places_are_bounded_and_come_back() -> None:
+def test_pictures_are_bounded_and_released() -> None:
     admission = Admission(2, 100, lambda: 17)
     with admission.permit(), admission.permit():
         with pytest.raises(Overloaded) as caught, admission.permit():
@@ -18,7 +18,7 @@ def test_places_are_bounded_and_come_back() -> None:
     assert admission.pictures == 0
 
 
-def test_pixels_are_bounded_and_come_back() -> None:
+def test_pixels_are_bounded_and_released() -> None:
     admission = Admission(5, 100)
     with admission.permit() as first, admission.permit() as second:
         first.hold_pixels(60)
@@ -29,7 +29,7 @@ def test_pixels_are_bounded_and_come_back() -> None:
     assert admission.pixels == 0
 
 
-def test_failure_inside_gives_the_place_back() -> None:
+def test_a_failure_releases_its_picture() -> None:
     admission = Admission(1, 100)
 
     def fail() -> None:
@@ -43,7 +43,7 @@ def test_failure_inside_gives_the_place_back() -> None:
 
 
 @given(st.lists(st.integers(1, 60), max_size=12))
-def test_never_over_the_bounds(sizes: list[int]) -> None:
+def test_the_bounds_are_never_exceeded(sizes: list[int]) -> None:
     admission = Admission(4, 100)
 
     def enter(rest: list[int]) -> None:

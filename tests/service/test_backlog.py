@@ -26,7 +26,7 @@ def measure(backlog: Backlog, padded: tuple[int, int], seconds: float) -> None:
     backlog.measured(work(padded), Prediction({}, work(padded).plan, {"infer": seconds}), 1)
 
 
-def test_the_windows_of_a_picture_are_promised_together_and_taken_one_by_one() -> None:
+def test_windows_of_a_picture_are_admitted_together_and_computed_one_by_one() -> None:
     backlog = Backlog(clock=lambda: 0.0)
     measure(backlog, SMALL, 0.05)
     windows = replace(work(SMALL), windows=10)
@@ -132,7 +132,9 @@ def overload(times: float, seconds: float, deadlines: "tuple[float, float]", pad
 
 @pytest.mark.parametrize("times", [1, 2, 5, pytest.param(20, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("deadlines", "padded"), [((4, 4), [SMALL]), ((0.3, 30), [SMALL]), ((1, 30), [SMALL, LARGE])])
-def test_overload_costs_nothing_and_promises_are_kept(times: float, deadlines: tuple[float, float], padded: list[tuple[int, int]]) -> None:
+def test_under_overload_throughput_stays_and_deadlines_are_met(
+    times: float, deadlines: tuple[float, float], padded: list[tuple[int, int]]
+) -> None:
     machine = Machine()
     machine.run(overload(times, 120, deadlines, padded))
     # What is done in time is worth nearly all of the machine's time.
@@ -149,7 +151,7 @@ def test_all_is_admitted_while_there_is_room() -> None:
     assert machine.late == 0
 
 
-def test_a_machine_that_becomes_slow_is_late_with_few() -> None:
+def test_when_the_machine_slows_down_few_pictures_are_late() -> None:
     machine = Machine(slow=[(40, 1.0), (80, 3.0)])
     machine.run(overload(5, 120, (4, 4), [SMALL]))
     # Of what it could do in the 40 slow seconds at a third of the speed, and before and after at full speed.
@@ -169,7 +171,7 @@ def test_bulk_is_refused_first_and_interactive_computed_first_and_nobody_starves
     assert machine.late <= 0.01 * machine.in_time
 
 
-def test_nothing_is_measured_at_first_and_the_guess_is_soon_corrected() -> None:
+def test_the_initial_estimate_is_soon_corrected() -> None:
     machine = Machine()
     slow = [(at, work(SMALL), 2.0, "normal") for at in (i * 0.01 for i in range(500))]
     backlog = machine.run(slow, measured=False)

@@ -76,7 +76,7 @@ async def test_a_lone_picture_comes_back_with_its_own_masks() -> None:
     assert engine.threads == {"engine_0"}
 
 
-async def test_what_waits_is_batched_by_padded_size() -> None:
+async def test_waiting_pictures_are_batched_by_padded_size() -> None:
     engine = ThresholdPredictor()
     async with batching(engine) as batcher:
         tasks = [await hold(batcher, engine)]
@@ -145,7 +145,7 @@ async def test_a_deadline_that_passes_while_computing_is_kept_too() -> None:
             await submit(batcher, engine, blob(*SMALL), seconds=0.05)
 
 
-async def test_who_leaves_is_forgotten() -> None:
+async def test_pictures_of_disconnected_clients_are_dropped() -> None:
     engine = ThresholdPredictor()
     async with batching(engine) as batcher:
         first = await hold(batcher, engine)
@@ -161,7 +161,7 @@ async def test_who_leaves_is_forgotten() -> None:
 
 
 @pytest.mark.parametrize(("colour", "error"), [(ThresholdPredictor.POISON, EngineFailure), (ThresholdPredictor.REFUSED, Unprocessable)])
-async def test_one_bad_picture_spoils_no_other(colour: tuple[int, int, int], error: type[ServiceError]) -> None:
+async def test_a_failing_picture_does_not_affect_its_batch(colour: tuple[int, int, int], error: type[ServiceError]) -> None:
     engine = ThresholdPredictor()
     async with batching(engine) as batcher:
         first = await hold(batcher, engine)
@@ -188,7 +188,7 @@ async def test_an_engine_that_miscounts_is_a_failure_not_a_hang() -> None:
             await submit(batcher, engine, blob(*SMALL))
 
 
-async def test_a_fault_in_our_own_loop_does_not_end_it() -> None:
+async def test_an_error_in_the_batching_loop_does_not_stop_it() -> None:
     class Broken(Metrics):
         def stage(self, stage: str, seconds: float) -> None:
             raise ArithmeticError
@@ -200,7 +200,7 @@ async def test_a_fault_in_our_own_loop_does_not_end_it() -> None:
                 await submit(batcher, engine, blob(*SMALL))
 
 
-async def test_drain_finishes_what_was_taken_and_takes_no_more() -> None:
+async def test_drain_finishes_admitted_pictures_and_admits_no_more() -> None:
     engine = ThresholdPredictor()
     async with batching(engine) as batcher:
         tasks = [await hold(batcher, engine), submit(batcher, engine, blob(*WIDE)), submit(batcher, engine, blob(*TALL))]
@@ -214,7 +214,7 @@ async def test_drain_finishes_what_was_taken_and_takes_no_more() -> None:
         assert all(isinstance(done, Computed) for done in await asyncio.gather(*tasks))
 
 
-async def test_what_cannot_be_finished_in_time_is_told_so() -> None:
+async def test_pictures_that_cannot_be_finished_at_shutdown_get_an_error() -> None:
     engine = ThresholdPredictor()
     async with batching(engine) as batcher:
         tasks = [await hold(batcher, engine), submit(batcher, engine, blob(*WIDE))]

@@ -35,7 +35,7 @@ def test_a_wrong_checkpoint_is_refused_at_once_with_the_remedy(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_a_checkpoint_that_is_none_ends_the_process(tmp_path: Path) -> None:
+def test_an_unusable_checkpoint_ends_the_process(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     ended = subprocess.run(
         [*COMMAND, "--port", "0", "--checkpoint", str(tmp_path)], capture_output=True, text=True, timeout=300, check=False
@@ -72,7 +72,7 @@ def test_wrong_settings_exit_2(arguments: list[str], environment: dict[str, str]
 
 
 @pytest.mark.slow
-def test_a_taken_port_is_told(small_checkpoint: Path) -> None:
+def test_a_port_in_use_is_named(small_checkpoint: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -97,14 +97,14 @@ def test_help_does_not_load_the_web_or_torch() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-def test_it_ends_in_order_and_loses_nothing(small_checkpoint: Path, sign: signal.Signals) -> None:
+def test_it_shuts_down_in_order_and_loses_nothing(small_checkpoint: Path, sign: signal.Signals) -> None:
     with process("--checkpoint", str(small_checkpoint), PROSCALE_PROT="1") as (url, started), httpx.Client() as client:
         assert client.get(f"{url}/health/ready").status_code == 200
         started.send_signal(sign)
         out, err = started.communicate(timeout=120)
         assert started.returncode == 0
         assert "Traceback" not in err
-        assert "PROSCALE_PROT is set, but there is no such setting" in err
+        assert "PROSCALE_PROT is set, but no such setting exists" in err
         assert out == ""
 
 
@@ -150,7 +150,7 @@ server.run = noisy
 
 
 @pytest.mark.slow
-def test_in_json_no_line_is_raw(small_checkpoint: Path) -> None:
+def test_in_json_mode_every_line_is_json(small_checkpoint: Path) -> None:
     arguments = ("--checkpoint", str(small_checkpoint), "--log-format", "json", "--threads", "1")
     with process(*arguments, first=NOISY, PROSCALE_PROT="1") as (url, started):
         kind = {"content-type": "image/tiff"}
@@ -173,14 +173,14 @@ def test_in_json_no_line_is_raw(small_checkpoint: Path) -> None:
     assert "not this" not in err
     assert any("UserWarning: a warning" in message for message in messages)
     assert any(line.get("logger") == "python_multipart.multipart" for line in lines)
-    assert "PROSCALE_PROT is set, but there is no such setting" in messages
+    assert "PROSCALE_PROT is set, but no such setting exists" in messages
     uncaught = lines[messages.index("uncaught exception")]
     assert uncaught["thread"] == "noisy"
     assert "ZeroDivisionError: in a thread" in uncaught["traceback"]
 
 
 @pytest.mark.parametrize("setting", [{"PROSCALE_PORT": "-1"}, {"PROSCALE_CHECKPOINT": "/nothing/here"}, {"PROSCALE_HOST": "192.0.2.1"}])
-def test_in_json_a_start_that_fails_is_a_record_too(setting: dict[str, str]) -> None:
+def test_in_json_mode_a_failed_start_is_a_record_too(setting: dict[str, str]) -> None:
     env = os.environ | setting | {"PROSCALE_LOG_FORMAT": "json"}
     ended = subprocess.run(COMMAND, env=env, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 2

@@ -52,7 +52,7 @@ def asked(server: Running, *accepted: str, path: str = "/openapi.json", method: 
         ([",;q=1, ,"], False),
     ],
 )
-def test_gzip_goes_to_those_who_take_it(server: Running, accepted: list[str], compressed: bool) -> None:
+def test_gzip_is_used_if_the_client_accepts_it(server: Running, accepted: list[str], compressed: bool) -> None:
     response = asked(server, *accepted)
     assert response.status_code == 200
     assert response.headers.get("content-encoding") == ("gzip" if compressed else None)
@@ -62,7 +62,7 @@ def test_gzip_goes_to_those_who_take_it(server: Running, accepted: list[str], co
     assert "accept-encoding" in response.headers["vary"].lower()
 
 
-def test_short_answers_stay_as_they_are_where_that_is_taken(server: Running) -> None:
+def test_short_answers_are_not_compressed_if_the_client_allows_it(server: Running) -> None:
     short = asked(server, "gzip", path="/health/live")
     assert "content-encoding" not in short.headers
     assert "accept-encoding" in short.headers["vary"].lower()
@@ -72,7 +72,7 @@ def test_short_answers_stay_as_they_are_where_that_is_taken(server: Running) -> 
 
 
 @pytest.mark.parametrize("accepted", ["identity;q=0", "*;q=0", "br, *;q=0", "identity;q=0, gzip;q=0", "deflate, identity;q=0"])
-def test_who_takes_nothing_is_told_so(server: Running, accepted: str) -> None:
+def test_a_client_that_accepts_no_encoding_gets_406(server: Running, accepted: str) -> None:
     for path in ("/models", "/health/live"):
         detail = problem(http.get(f"{server.url}{path}", headers={"accept-encoding": accepted}), 406, "not-acceptable")
         assert "gzip" in detail

@@ -45,7 +45,7 @@ def test_ids_are_ulids_that_sort_by_time(monkeypatch: pytest.MonkeyPatch) -> Non
     assert len({new_id() for _ in range(1000)}) == 1000
 
 
-def test_a_given_id_is_kept_and_told_everywhere(server: Running) -> None:
+def test_a_given_id_is_in_answer_and_log(server: Running) -> None:
     good = http.post(f"{server.url}/segment", content=PICTURE, headers=OCTETS | {"x-request-id": "my-id_1.2"})
     bad = http.post(f"{server.url}/segment", headers={"x-request-id": "my-id_1.2"})
     assert good.headers["x-request-id"] == good.json()["id"] == "my-id_1.2"
@@ -63,7 +63,7 @@ def test_ids_never_carry_what_was_not_allowed(server: Running, value: str) -> No
     assert re.fullmatch(r"[A-Za-z0-9._-]{1,128}", returned)
 
 
-def test_our_own_failure_is_a_problem_with_an_id_and_no_inside(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_error_has_an_id_and_reveals_nothing(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("secret inside")
 

@@ -95,7 +95,7 @@ def test_flops_are_counted(url: str) -> None:
     assert 0 < compute["saved_ratio"] < 1
 
 
-def test_the_plan_is_what_it_then_costs(url: str) -> None:
+def test_the_plan_equals_the_actual_cost(url: str) -> None:
     with Client(url) as client:
         plan = client.plan(70, 110, task=["panoptic", "semantic"])
         answer = client.segment(gradient(70, 110), task=["panoptic", "semantic"])

@@ -36,7 +36,7 @@ def test_what_the_server_means_is_what_the_client_catches(cls: type[ServiceError
     ("status", "cls"),
     [(400, errors.MalformedRequest), (413, errors.TooLarge), (503, errors.Unavailable), (418, ServiceError), (500, ServiceError)],
 )
-def test_answers_of_others_are_judged_by_status(status: int, cls: type[ServiceError]) -> None:
+def test_answers_of_other_servers_are_mapped_by_status(status: int, cls: type[ServiceError]) -> None:
     assert type(error_from_problem(status, {})) is cls
 
 

@@ -7,7 +7,9 @@ import pytest
 from click.testing import CliRunner
 
 from proscale.cli import main
+from proscale.evaluation.command import evaluate
 from proscale_service.engines.in_process import InProcessEngine
+from proscale_service.settings import CLIENT_KEY
 
 from .serving import serving
 
@@ -32,3 +34,9 @@ def test_a_service_is_judged_like_its_model(tmp_path: Path) -> None:
     assert classes[0] == classes[1]
     assert reports[0] == reports[1]
     assert reports[0]["pq"] > 0
+
+
+def test_evaluate_reads_the_api_key_from_the_variable_of_all_clients() -> None:
+    (option,) = [each for each in evaluate.params if each.name == "api_key"]
+    assert option.envvar is not None
+    assert CLIENT_KEY in option.envvar

@@ -28,7 +28,7 @@ def coloured(colour: tuple[int, int, int]) -> np.ndarray:
     return picture
 
 
-async def test_several_are_on_their_way_at_once_and_each_gets_its_own_masks() -> None:
+async def test_several_pictures_in_flight_get_their_own_masks() -> None:
     engine = RemoteThreshold()
     forwarder = engine.forward()
     engine.gate.clear()
@@ -43,7 +43,7 @@ async def test_several_are_on_their_way_at_once_and_each_gets_its_own_masks() ->
     assert forwarder.depth == 0
 
 
-async def test_the_books_count_every_batch_once() -> None:
+async def test_every_batch_is_counted_once() -> None:
     metrics = Metrics()
     engine = RemoteThreshold(batch_size=4)
     forwarder = engine.forward(metrics)
@@ -63,7 +63,7 @@ async def test_the_books_count_every_batch_once() -> None:
     assert costs.seconds(work) == pytest.approx(0.003 / 4 + 0.007)
 
 
-async def test_a_deadline_and_a_client_that_leaves_take_the_picture_back() -> None:
+async def test_deadlines_and_disconnects_cancel_the_picture() -> None:
     engine = RemoteThreshold()
     forwarder = engine.forward()
     engine.gate.clear()
@@ -84,7 +84,7 @@ async def test_a_deadline_and_a_client_that_leaves_take_the_picture_back() -> No
     ("failure", "expected"),
     [(ThresholdPredictor.POISON, EngineFailure), (ThresholdPredictor.REFUSED, Unprocessable)],
 )
-async def test_a_failure_is_that_pictures_alone(failure: tuple[int, int, int], expected: type[ServiceError]) -> None:
+async def test_a_failure_affects_one_picture_only(failure: tuple[int, int, int], expected: type[ServiceError]) -> None:
     engine = RemoteThreshold()
     forwarder = engine.forward()
     good, bad = submit(forwarder, engine, blob()), submit(forwarder, engine, coloured(failure))
@@ -107,7 +107,7 @@ async def test_refusals_keep_their_meaning() -> None:
     assert caught.value.retry_after == 1
 
 
-async def test_draining_finishes_what_was_sent_and_takes_no_more() -> None:
+async def test_draining_finishes_sent_pictures_and_admits_no_more() -> None:
     engine = RemoteThreshold()
     forwarder = engine.forward()
     engine.gate.clear()
@@ -122,7 +122,7 @@ async def test_draining_finishes_what_was_sent_and_takes_no_more() -> None:
     assert (await task).batch_size == 1
 
 
-async def test_what_is_not_done_in_time_is_given_up() -> None:
+async def test_pictures_not_done_in_time_are_cancelled() -> None:
     engine = RemoteThreshold()
     forwarder = engine.forward()
     engine.gate.clear()

@@ -20,7 +20,7 @@ def test_pictures_are_read_as_the_model_side_reads_them() -> None:
     [(b"", MalformedRequest), (png_header(20_000, 20_000), TooManyPixels), (b"no picture", UndecodableImage)],
 )
 @pytest.mark.parametrize("read", [read_header, read_picture])
-def test_errors_become_the_services(read, data: bytes, error: type[ServiceError]) -> None:
+def test_errors_become_those_of_the_service(read, data: bytes, error: type[ServiceError]) -> None:
     with pytest.raises(error) as caught:
         read(data, 1_000_000)
     assert caught.value.detail == str(caught.value.__cause__)

@@ -38,7 +38,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_file_in_parts_gives_what_it_gives_as_a_whole(run, scene: Path, tmp_path: Path) -> None:
+def test_a_file_read_in_parts_gives_the_result_of_the_whole(run, scene: Path, tmp_path: Path) -> None:
     parts, whole = tmp_path / "parts.json", tmp_path / "whole.json"
     for path, pixels in ((parts, 20_000), (whole, 200_000)):
         result = run(scene, "--tile", "120,24", "--task", "panoptic", "--task", "semantic", "--json", path, max_pixels=pixels)
@@ -83,14 +83,16 @@ def test_small_pictures_have_parquet_too(run, scene: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--overlay", "x.png"], "--overlay needs the picture as a whole"),
-        (["--format", "masks", "--out", "out"], "masks needs the picture as a whole"),
-        (["--fill-holes", 3, "--json", "x.json"], "has --min-area alone"),
-        (["--json", "x.json", "--tile", "off"], "more than the 20000 taken here"),
-        (["--json", "x.json", "--tile", "joint"], "joint needs the picture as a whole"),
+        (["--overlay", "x.png"], "--overlay needs the whole picture"),
+        (["--format", "masks", "--out", "out"], "masks needs the whole picture"),
+        (["--fill-holes", 3, "--json", "x.json"], "only --min-area works"),
+        (["--json", "x.json", "--tile", "off"], "more than the limit of 20000"),
+        (["--json", "x.json", "--tile", "joint"], "joint needs the whole picture"),
     ],
 )
-def test_what_cannot_be_had_in_parts_is_said(run, scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments, message) -> None:
+def test_options_that_need_the_whole_picture_are_refused(
+    run, scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments, message
+) -> None:
     monkeypatch.chdir(tmp_path)
     tile = [] if "--tile" in arguments else ["--tile", "120"]
     result = run(scene, *tile, *arguments)

@@ -44,7 +44,7 @@ def test_stated_length_is_judged_before_the_body(server: Running) -> None:
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["type"].endswith("too-many-bytes")
 
 
-def test_a_client_that_sends_all_the_same_gets_the_answer(server: Running) -> None:
+def test_a_client_that_keeps_sending_still_gets_the_answer(server: Running) -> None:
     for content in (b"x" * 6_000_000, chunks(600)):
         response = http.post(f"{server.url}/segment", content=content, headers=OCTETS)
         assert response.status_code == 413
@@ -91,7 +91,7 @@ def test_a_form_is_capped_too(server: Running) -> None:
     assert response.status_code == 413
 
 
-def test_the_server_serves_on_and_forgets(server: Running) -> None:
+def test_after_refusals_the_server_still_serves(server: Running) -> None:
     assert http.post(f"{server.url}/segment", content=PICTURE, headers=OCTETS).status_code == 200
     assert metric(server.url, 'proscale_rejected_total{reason="too_many_bytes"}') >= 5
 
@@ -109,7 +109,7 @@ def test_all_bodies_together_are_bounded() -> None:
         until(lambda: http.post(f"{server.url}/segment", content=b"x" * 900, headers=OCTETS).status_code == 422)
 
 
-def test_a_slow_body_is_given_up() -> None:
+def test_a_slow_body_gets_408() -> None:
     with serving(ThresholdPredictor(), upload_timeout_s=0.2) as server:
         started = time.monotonic()
         answer = converse(server, HEAD + b"content-length: 999\r\n\r\nabc")

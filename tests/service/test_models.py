@@ -84,7 +84,7 @@ def test_a_request_names_its_model_and_gets_the_first_without(server: Running, l
     )
 
 
-def test_an_unknown_model_is_404_and_told_which_there_are(server: Running) -> None:
+def test_an_unknown_model_is_404_and_lists_the_models(server: Running) -> None:
     for answer in (
         ask(server.url, "?model=medium"),
         http.post(f"{server.url}/segment", files={"image": PICTURE}, data={"model": "medium"}),
@@ -125,7 +125,7 @@ def test_the_client_names_models(server: Running) -> None:
             client.segment(PICTURE, model="medium")
 
 
-def test_metrics_tell_models_apart_and_forget_those_that_are_gone(server: Running) -> None:
+def test_metrics_are_per_model_and_end_with_it(server: Running) -> None:
     ask(server.url, "?model=large")
     assert metric(server.url, 'proscale_model_up{model="large"}') == 1
     assert (
@@ -180,7 +180,7 @@ def test_a_model_is_replaced_under_load_without_a_failed_request(server: Running
     until(lambda: not server.pipeline.models._retiring)
 
 
-def test_what_was_given_to_a_model_is_computed_before_it_goes(server: Running, loader: Loader) -> None:
+def test_a_removed_model_finishes_its_pictures(server: Running, loader: Loader) -> None:
     loader.loaded[1][1].gate.clear()
     with ThreadPoolExecutor(2) as pool:
         waiting = [pool.submit(ask, server.url, "?model=large") for _ in range(2)]
@@ -192,7 +192,7 @@ def test_what_was_given_to_a_model_is_computed_before_it_goes(server: Running, l
     until(lambda: not server.pipeline.models._retiring)
 
 
-def test_what_cannot_be_done_says_why(server: Running, loader: Loader, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_impossible_changes_are_explained(server: Running, loader: Loader, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     url = admin(server)
     broken = httpx.put(f"{url}/new", json={"source": "broken"})
     assert (broken.status_code, "no model in broken" in broken.json()["detail"]) == (422, True)
@@ -220,7 +220,7 @@ def test_a_model_that_is_new_is_listed_last_and_can_be_asked(server: Running, lo
     assert loader.loaded[2][1].threads == {"engine_0"}
 
 
-def test_the_end_does_not_wait_for_a_load(loader: Loader) -> None:
+def test_shutdown_does_not_wait_for_a_model_that_loads(loader: Loader) -> None:
     with serving(in_process(loader), models="small=a", drain_s=0.5) as server:
         loader.gates["c"] = threading.Event()
         with ThreadPoolExecutor(1) as pool:
@@ -233,7 +233,7 @@ def test_the_end_does_not_wait_for_a_load(loader: Loader) -> None:
             assert loading.exception() is not None or loading.result().status_code == 503
 
 
-def test_memory_is_the_least_that_anybody_leaves(tmp_path: Path) -> None:
+def test_available_memory_is_the_minimum_of_machine_and_cgroup(tmp_path: Path) -> None:
     assert available_bytes(tmp_path) is None
     files = {
         "proc/meminfo": "MemTotal: 9 kB\nMemAvailable: 2000 kB\n",

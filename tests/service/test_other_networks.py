@@ -84,7 +84,7 @@ def test_configurations_survive_json(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_served(folders: dict[str, Path], name: str, picture: np.ndarray) -> None:
+def test_every_network_is_served(folders: dict[str, Path], name: str, picture: np.ndarray) -> None:
     config = NETWORKS[name]
     with serving(InProcessEngine, checkpoint=folders[name], threads=1, warmup="40x60") as running:
         (model,) = http.get(f"{running.url}/models").json()["models"]
@@ -99,10 +99,10 @@ def test_served(folders: dict[str, Path], name: str, picture: np.ndarray) -> Non
     if config.tasks == ("semantic",):
         assert sum(segment.area for segment in answer.segments) == height * width
         assert refused.status_code == 422
-        assert "does semantic segmentation alone, not panoptic" in refused.json()["detail"]
+        assert "does semantic segmentation only, not panoptic" in refused.json()["detail"]
         assert "PRO-SCALE, Mask2Former" in refused.json()["detail"]
     else:
-        assert refused.status_code != 422 or "alone" not in refused.text
+        assert refused.status_code != 422 or "segmentation only" not in refused.text
     assert plan["compute"]["baseline"] == "the network as published"
     assert plan["tasks"] == [config.tasks[0]]
     padded = tuple(plan["compute"]["padded_size"])
@@ -136,7 +136,7 @@ def test_one_server_serves_all_kinds(folders: dict[str, Path], small_checkpoint:
             assert listed[name]["tasks"] == list(predictor.config.tasks)
         refused = http.post(f"{running.url}/segment?model=segformer&task=panoptic", files={"image": b"x"})
         assert refused.status_code == 422
-        assert "does semantic segmentation alone, not panoptic" in refused.json()["detail"]
+        assert "does semantic segmentation only, not panoptic" in refused.json()["detail"]
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -158,7 +158,7 @@ def test_the_worker_and_the_gateway_agree(folders: dict[str, Path], name: str, p
 
 
 @pytest.mark.parametrize("name", ["segformer", "setr", "segvit", "eomt windows"])
-def test_a_batch_is_what_its_pictures_are_alone(folders: dict[str, Path], name: str, picture: np.ndarray) -> None:
+def test_pictures_in_a_batch_get_the_results_they_get_alone(folders: dict[str, Path], name: str, picture: np.ndarray) -> None:
     predictor = Predictor.load(folders[name])
     options = [SegmentationOptions(("semantic",))] * 2
     pictures = [picture, np.roll(picture, 17, 1)]
@@ -205,7 +205,7 @@ def test_the_commands_know_the_tasks(folders: dict[str, Path], photo: Path) -> N
     assert result.exit_code == 0, result.output
     refused = CliRunner().invoke(main, ["segment", str(photo), "--task", "instance", *checkpoint])
     assert refused.exit_code == 1
-    assert "does semantic segmentation alone, not instance" in refused.output
+    assert "does semantic segmentation only, not instance" in refused.output
 
 
 def test_labels_that_do_not_fit_the_classes(folders: dict[str, Path]) -> None:

@@ -139,7 +139,7 @@ class TestInABrowser:
         page.wait_for_timeout(200)
         assert (drawn(page) != fitted).any()
 
-    def test_several_pictures_one_of_them_broken(self, page: Page, server: Running, tmp_path: Path) -> None:
+    def test_a_broken_picture_does_not_stop_the_queue(self, page: Page, server: Running, tmp_path: Path) -> None:
         (tmp_path / "broken.png").write_bytes(b"no picture at all")
         page.goto(server.url)
         page.locator("#file").set_input_files([EXAMPLES / "nuclei.jpg", tmp_path / "broken.png", EXAMPLES / "scene.png"])
@@ -181,7 +181,7 @@ class TestInABrowser:
         assert drawn(page).std() > 10
         assert page.evaluate("window.longest") < 3000  # a hang, not a speed
 
-    def test_phone_and_dark_mode_have_no_sideways_scrolling(self, page: Page, server: Running) -> None:
+    def test_phone_and_dark_mode_do_not_scroll_horizontally(self, page: Page, server: Running) -> None:
         page.emulate_media(color_scheme="dark")
         page.set_viewport_size({"width": 360, "height": 740})
         open_sample(page, server)

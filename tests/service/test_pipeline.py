@@ -92,7 +92,7 @@ async def test_warm_up_computes_every_size_and_measures() -> None:
     await made.lifecycle.stop()
 
 
-async def test_places_are_given_back_whatever_happens() -> None:
+async def test_capacity_is_released_whatever_happens() -> None:
     engine = ThresholdPredictor()
     made = pipeline(engine, warmup="")
     now = asyncio.get_running_loop().time
@@ -128,7 +128,7 @@ def test_retry_after_is_the_work_ahead_within_bounds(seconds: float, told: int) 
     assert retry_after(seconds) == told
 
 
-async def test_an_engine_that_is_lost_answers_everybody_and_takes_no_more() -> None:
+async def test_a_lost_engine_fails_all_its_pictures_and_admits_no_more() -> None:
     engine, reasons = ThresholdPredictor(), list[str]()
     made = pipeline(engine, on_lost=reasons.append, warmup="")
     await made.lifecycle.start()

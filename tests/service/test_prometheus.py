@@ -28,7 +28,7 @@ def used(server: Running) -> str:
     return server.url
 
 
-def test_promtool_finds_nothing_to_say(used: str) -> None:
+def test_promtool_reports_nothing(used: str) -> None:
     if shutil.which("promtool") is None:
         pytest.skip("needs promtool (Debian: prometheus)")
     metrics = httpx.get(f"{used}/metrics").content

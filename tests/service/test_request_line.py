@@ -28,7 +28,7 @@ READABLE = [
 
 
 @pytest.mark.parametrize("path", READABLE)
-def test_head_says_what_get_says_without_a_body(server: Running, path: str) -> None:
+def test_head_has_the_headers_of_get_and_no_body(server: Running, path: str) -> None:
     with httpx.Client(base_url=server.url) as client:
         got, head, after = client.get(path), client.head(path), client.get(path)
     assert head.status_code == got.status_code == after.status_code
@@ -37,7 +37,7 @@ def test_head_says_what_get_says_without_a_body(server: Running, path: str) -> N
     assert {n: v for n, v in head.headers.items() if n not in differs} == {n: v for n, v in got.headers.items() if n not in differs}
 
 
-def test_head_of_what_is_not_there_or_not_ready(server: Running) -> None:
+def test_head_has_the_status_of_get_for_errors_too(server: Running) -> None:
     assert httpx.head(f"{server.url}/nothing").status_code == 404
     refused = httpx.head(f"{server.url}/segment")
     assert (refused.status_code, refused.headers["allow"], refused.content) == (405, "POST", b"")
@@ -66,7 +66,7 @@ def test_a_prefix_may_be_cut_off_by_the_proxy_or_not(prefixed: Running, prefix: 
     assert http.get(f"{prefixed.url}{prefix}/nothing").json()["instance"] == "/vision/masks/nothing"
 
 
-def test_what_names_paths_names_the_prefix(prefixed: Running) -> None:
+def test_paths_in_answers_have_the_prefix(prefixed: Running) -> None:
     # The page's links are relative: they need the slash.
     assert http.get(f"{prefixed.url}/vision/masks", follow_redirects=False).headers["location"] == "/vision/masks/"
     with serving(ThresholdPredictor(), root_path="/vision/masks", page=False) as without:
@@ -77,13 +77,13 @@ def test_what_names_paths_names_the_prefix(prefixed: Running) -> None:
     assert '"/vision/masks/docs/assets/swagger-ui-bundle.js"' in page
 
 
-def test_a_prefix_that_is_only_similar_is_not_it(prefixed: Running) -> None:
+def test_a_similar_prefix_is_not_accepted(prefixed: Running) -> None:
     assert http.get(f"{prefixed.url}/vision/masksx/models").status_code == 404
     assert http.get(f"{prefixed.url}/vision/models").status_code == 404
 
 
 @pytest.mark.parametrize("value", ["vision", "https://x/y", "/a b", "/a?b", "/a#b", "//", "/segment", "/docs/", "/a//b"])
-def test_prefixes_that_are_none(value: str) -> None:
+def test_invalid_prefixes_are_refused(value: str) -> None:
     if value == "//":
         assert Settings(root_path=value).root_path is None
     else:
@@ -95,7 +95,7 @@ APP = "https://app.example"
 PREFLIGHT = {"access-control-request-method": "POST", "access-control-request-headers": "content-type,x-request-id,authorization,x-api-key"}
 
 
-def test_other_origins_get_nothing_unless_they_are_named(server: Running) -> None:
+def test_other_origins_have_no_access_by_default(server: Running) -> None:
     for response in (
         http.get(f"{server.url}/models", headers={"origin": APP}),
         httpx.options(f"{server.url}/segment", headers={"origin": APP} | PREFLIGHT),
@@ -112,7 +112,7 @@ def shared() -> Iterator[Running]:
 
 
 @pytest.mark.parametrize("origin", [APP, "https://a.pages.example", "https://a.b.pages.example", "http://localhost:3000"])
-def test_named_origins_may_ask(shared: Running, origin: str) -> None:
+def test_named_origins_have_access(shared: Running, origin: str) -> None:
     preflight = httpx.options(f"{shared.url}/segment", headers={"origin": origin} | PREFLIGHT)
     assert preflight.status_code == 200
     assert preflight.headers["access-control-allow-origin"] == origin
@@ -139,7 +139,7 @@ def test_named_origins_may_ask(shared: Running, origin: str) -> None:
         "null",
     ],
 )
-def test_others_may_not(shared: Running, origin: str) -> None:
+def test_unnamed_origins_have_no_access(shared: Running, origin: str) -> None:
     preflight = httpx.options(f"{shared.url}/segment", headers={"origin": origin} | PREFLIGHT)
     assert preflight.status_code == 400
     for response in (preflight, http.post(f"{shared.url}/segment", content=PICTURE, headers={"origin": origin})):
@@ -168,7 +168,7 @@ def test_errors_of_every_layer_can_be_read_by_pages(shared: Running, monkeypatch
         assert answer.headers["x-request-id"]
 
 
-def test_all_origins() -> None:
+def test_a_star_allows_all_origins() -> None:
     with serving(ThresholdPredictor(), cors_origins="*") as server:
         answer = http.get(f"{server.url}/models", headers={"origin": "https://anyone.example"})
         assert answer.headers["access-control-allow-origin"] == "*"
@@ -178,6 +178,6 @@ def test_all_origins() -> None:
 @pytest.mark.parametrize(
     "value", ["app.example", "https://app.example/", "https://app.example/path", "ftp://x", "https://*", "https://a*.example"]
 )
-def test_origins_that_are_none(value: str) -> None:
-    with pytest.raises(ValidationError, match="is no origin"):
+def test_invalid_origins_are_refused(value: str) -> None:
+    with pytest.raises(ValidationError, match="is not an origin"):
         Settings(cors_origins=value)

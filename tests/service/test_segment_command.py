@@ -105,13 +105,13 @@ def test_mistakes_are_explained(run, tmp_path: Path, picture: np.ndarray) -> Non
     for path in (one, other, tmp_path / "twin" / "one.png"):
         path.write_bytes(encoded(picture))
     for arguments, message in (
-        ([one, other], "many files need --json FOLDER, --overlay FOLDER or --out FOLDER"),
+        ([one, other], "several pictures need --json FOLDER, --overlay FOLDER or --out FOLDER"),
         ([one, tmp_path / "twin" / "one.png", "--json", empty], "two pictures have the same name"),
         ([one, "--task", "panoptic", "--task", "instance", "--overlay", "x.png"], "--overlay shows one task"),
         ([one, "--label", "unicorn"], "no label unicorn; it has cat"),
-        ([one, "--tile", "512,400"], "windows of 512 pixels cannot overlap by 400; take 0 to 256"),
+        ([one, "--tile", "512,400"], "windows of 512 pixels cannot overlap by 400; use 0 to 256"),
         ([one, "--threshold", "7"], "is not in the range"),
-        ([empty], "holds no picture"),
+        ([empty], "has no picture"),
         ([tmp_path / "nowhere.png"], "does not exist"),
         ([one, "--checkpoint", tmp_path / "nowhere"], "no model folder at"),
     ):
@@ -157,9 +157,9 @@ def test_outputs_that_cannot_be_are_refused_before_anything_is_computed(run: Run
     for arguments, message in (
         (
             [folder / "a.jpg", folder / "b.jpg", "--json", tmp_path / "out.json"],
-            "is one file, and there are 2 pictures; a folder ends with /",
+            "is one file, but there are 2 pictures; end the name with / for a folder",
         ),
-        ([folder, "--json", tmp_path / "file"], "is to be a folder, but is a file"),
+        ([folder, "--json", tmp_path / "file"], "should be a folder, but is a file"),
         ([folder / "a.jpg", "--overlay", tmp_path / "out"], "should end with .png"),
         ([folder / "a.jpg", "--json", tmp_path / "file" / "out.json"], "cannot be written"),
         ([folder / "a.jpg", "--intensity", "bright"], "should be full, minmax, percentile or LOW,HIGH"),
@@ -185,7 +185,7 @@ def test_hidden_files_are_skipped_and_folders_inside_are_read_when_asked(run: Ru
 def test_a_folder_of_folders_says_how_to_read_them(run: Run, tmp_path: Path) -> None:
     result = run(folder_of(tmp_path, "deep/a.jpg"), "--json", tmp_path / "out")
     assert result.exit_code != 0
-    assert "--recursive looks into its folders" in " ".join(result.output.split())
+    assert "--recursive also reads the folders" in " ".join(result.output.split())
 
 
 def test_limits_and_model_come_from_the_environment(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +193,7 @@ def test_limits_and_model_come_from_the_environment(run: Run, tmp_path: Path, mo
     monkeypatch.setenv("PROSCALE_MAX_PIXELS", "100")
     result = run(picture)
     assert result.exit_code == 1
-    assert "more than the 100 taken here" in result.output
+    assert "more than the limit of 100" in result.output
     monkeypatch.setenv("PROSCALE_MAX_PIXELS", "many")
     result = run(picture)
     assert "PROSCALE_MAX_PIXELS" in result.output

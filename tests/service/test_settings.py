@@ -77,7 +77,7 @@ def test_sizes_round_trip(sizes: list[tuple[int, int]]) -> None:
 
 
 @pytest.mark.parametrize("text", ["640", "0x5", "5x0", "axb", "5x5x5", "-1x5", "5 x"])
-def test_what_is_no_size(text: str) -> None:
+def test_invalid_sizes_are_named(text: str) -> None:
     with pytest.raises(ValueError, match="no size"):
         parse_sizes(text)
 
@@ -90,12 +90,12 @@ def test_a_gpu_is_warmed_up_and_a_cpu_on_demand(device: str, warmup: str | None,
     assert Settings(device=device, warmup=warmup).runtime.warmup == tuple(sizes)
 
 
-def test_triton_addresses_are_taken_apart() -> None:
+def test_triton_addresses_are_parsed() -> None:
     assert Settings(triton_url="a:8001, b.svc:9, a:8001,[::1]:7").triton_urls == ["a:8001", "b.svc:9", "[::1]:7"]
 
 
 @pytest.mark.parametrize("url", ["", " , ", "triton", "triton:", ":8001", "http://triton:8001", "triton:99999", "triton:0"])
-def test_what_is_no_triton_address_is_named(url: str) -> None:
+def test_invalid_triton_addresses_are_named(url: str) -> None:
     with pytest.raises(ValidationError, match="8001"):
         Settings(triton_url=url)
 

@@ -33,7 +33,7 @@ WANTED = {200, 400, 413, 422, 429}
 
 
 @pytest.mark.slow
-def test_a_crowd(small_checkpoint: Path) -> None:
+def test_a_crowd_of_clients_is_served_and_leaves_nothing_behind(small_checkpoint: Path) -> None:
     statuses: Counter[int] = Counter()
     wrong: list[object] = []
     seconds: dict[int, list[float]] = {200: [], 429: []}

@@ -81,7 +81,7 @@ def test_files_that_do_not_fit_stop_the_start(tmp_path: Path) -> None:
         ("localhost.example.org", False),
     ],
 )
-def test_only_this_machine_may_ask_without_keys_unless_told_otherwise(host: str, loopback: bool, tmp_path: Path) -> None:
+def test_without_keys_the_server_listens_on_loopback_only(host: str, loopback: bool, tmp_path: Path) -> None:
     assert is_loopback(host) == loopback
     if not loopback:
         with pytest.raises(ValidationError, match=r"PROSCALE_KEYS_FILE .*PROSCALE_PUBLIC=true"):
@@ -100,7 +100,7 @@ def test_only_this_machine_may_ask_without_keys_unless_told_otherwise(host: str,
         ({"PROSCALE_TLS_CERT_FILE": "/nothing", "PROSCALE_TLS_KEY_FILE": "/nothing"}, "TLS certificate and key"),
     ],
 )
-def test_the_command_does_not_start_on_less(variables: dict[str, str], words: str) -> None:
+def test_the_command_does_not_start_with_insecure_or_missing_files(variables: dict[str, str], words: str) -> None:
     ended = subprocess.run([*COMMAND, "--port", "0"], env=os.environ | variables, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 2
     assert words in ended.stderr

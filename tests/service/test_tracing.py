@@ -44,7 +44,7 @@ def ask(server: Running, query: str = "", path: str = "/segment", **headers: str
     return http.post(f"{server.url}{path}{query}", content=PICTURE, headers=OCTETS | headers)
 
 
-def test_one_request_is_one_trace_that_goes_on_from_its_callers(traced: Running, collector: Collector) -> None:
+def test_a_request_continues_its_callers_trace(traced: Running, collector: Collector) -> None:
     answer = ask(traced, **TRACEPARENT)
     assert answer.status_code == 200
     until(lambda: len(collector.of_trace(TRACE)) == len(STAGES) + 1)
@@ -71,7 +71,7 @@ def in_order(spans: dict[str, Span], *names: str) -> bool:
     return all(abs(spans[f"proscale/{a}"].ended - spans[f"proscale/{b}"].began) < 10_000_000 for a, b in pairs)
 
 
-def test_a_failure_is_told_and_a_refusal_is_the_callers(traced: Running, collector: Collector) -> None:
+def test_failures_are_errors_in_the_trace_and_refusals_are_not(traced: Running, collector: Collector) -> None:
     ask(traced, "?threshold=7", traceparent=f"00-{'a' * 32}-{PARENT}-01")
     http.post(f"{traced.url}/hf", content=b"none", headers=OCTETS | {"traceparent": f"00-{'b' * 32}-{PARENT}-01"})
     poison = blob()
@@ -83,7 +83,7 @@ def test_a_failure_is_told_and_a_refusal_is_the_callers(traced: Running, collect
 
 
 @pytest.mark.parametrize("header", ["", "junk", f"00-{'0' * 32}-{PARENT}-01", f"ff-{TRACE}-{PARENT}-01", f"00-{TRACE[:-1]}-{PARENT}-01"])
-def test_a_traceparent_that_is_none_begins_a_trace(traced: Running, collector: Collector, header: str) -> None:
+def test_an_invalid_traceparent_begins_a_new_trace(traced: Running, collector: Collector, header: str) -> None:
     request_id = f"none-{len(header)}-{header[:2]}"
     assert ask(traced, **{"traceparent": header, "x-request-id": request_id}).status_code == 200
 
@@ -95,7 +95,7 @@ def test_a_traceparent_that_is_none_begins_a_trace(traced: Running, collector: C
     assert roots()[0].trace_id != TRACE
 
 
-def test_what_its_caller_does_not_keep_is_not_kept(traced: Running, collector: Collector) -> None:
+def test_the_callers_sampling_decision_is_kept(traced: Running, collector: Collector) -> None:
     assert ask(traced, traceparent=f"00-{'d' * 32}-{PARENT}-00").status_code == 200
     assert ask(traced, traceparent=f"00-{'e' * 32}-{PARENT}-01").status_code == 200
     until(lambda: bool(collector.of_trace("e" * 32)))
@@ -112,7 +112,7 @@ def test_histograms_name_traces_where_the_scraper_understands_it(traced: Running
     assert "trace_id" not in plain.text
 
 
-def test_without_an_endpoint_there_is_nothing(tmp_path: Path) -> None:
+def test_without_an_endpoint_nothing_is_traced_or_imported(tmp_path: Path) -> None:
     code = (
         "import sys; from proscale_service.app import create_app; from proscale_service.settings import Settings; create_app(Settings())\n"
         "assert not [name for name in sys.modules if name.startswith('opentelemetry.sdk')]"
@@ -131,12 +131,12 @@ def test_without_the_package_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch
         make_tracer("http://127.0.0.1:4318", "proscale")
 
 
-def test_a_collector_that_is_away_costs_nobody_an_answer() -> None:
+def test_an_unreachable_collector_affects_no_request() -> None:
     with serving(ThresholdPredictor(), otlp_endpoint="http://127.0.0.1:9") as server:
         assert [ask(server).status_code for _ in range(5)] == [200] * 5
 
 
-def test_the_log_tells_of_pictures_and_traces(traced: Running) -> None:
+def test_the_log_has_pictures_and_traces(traced: Running) -> None:
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logs.JsonFormatter())

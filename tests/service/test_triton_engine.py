@@ -104,7 +104,7 @@ async def test_the_least_loaded_of_those_that_are_up_is_asked() -> None:
     assert [server.in_flight for server in servers] == [2, 0, 0]
 
 
-async def test_equals_take_turns() -> None:
+async def test_equally_loaded_servers_take_turns() -> None:
     servers = [Scripted(), Scripted()]
     engine = engine_of(*servers)
     for _ in range(6):
@@ -166,7 +166,7 @@ def test_without_torch_and_without_a_server_it_starts_and_says_so() -> None:
         assert httpx.get(f"{url}/health/ready").status_code == 503
 
 
-def test_torch_is_not_even_looked_for() -> None:
+def test_torch_is_never_imported() -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"
         "import proscale.flops, proscale.config, proscale.planning, proscale.wire\n"

@@ -232,9 +232,7 @@ async def test_nothing_is_sent_after_the_deadline(server: TritonServer, client: 
 
 
 @pytest.mark.parametrize("fate", ["hangs", "dies", "is healed by another gateway"])
-async def test_pictures_that_are_lost_are_given_up_and_those_of_a_busy_server_are_not(
-    server: TritonServer, client: Client, fate: str
-) -> None:
+async def test_lost_pictures_are_cancelled_and_those_of_a_busy_server_are_not(server: TritonServer, client: Client, fate: str) -> None:
     forever = asyncio.Event()
     canary, client.answer = client.infer, LATE
     cancelled: list[str] = []

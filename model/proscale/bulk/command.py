@@ -20,26 +20,36 @@ from proscale.tiles import parse_tiling
 @click.argument("sources", nargs=-1, required=True, metavar="INPUT...")
 @click.argument("output", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--task", "tasks", multiple=True, type=click.Choice(TASKS), help="May be repeated. Default: panoptic.")
-@click.option("--threshold", type=click.FloatRange(0, 1), help="Least score of a segment. Default: the model's own.")
+@click.option("--threshold", type=click.FloatRange(0, 1), help="Minimum score of a segment. Default: the model's own.")
 @click.option("--label", "labels", multiple=True, help="Keep only segments of this label. May be repeated.")
-@click.option("--max-segments", type=click.IntRange(min=1), help="Keep only so many per picture, the best.")
-@click.option("--tile", default="off", show_default=True, help="Window by window: off, auto, SIZE[,OVERLAP[,SCALE]] in pixels, or joint.")
-@click.option("--intensity", default="full", show_default=True, help="Black and white: full, minmax, percentile or LOW,HIGH.")
-@click.option("--max-pixels", type=click.IntRange(min=1), default=40_000_000, show_default=True, help="A larger picture is an error.")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Model folder; default: the model inside the package.")
+@click.option("--max-segments", type=click.IntRange(min=1), help="Keep only the N segments of highest score per picture.")
+@click.option(
+    "--tile", default="off", show_default=True, help="Cut pictures into windows: off, auto, SIZE[,OVERLAP[,SCALE]] in pixels, or joint."
+)
+@click.option(
+    "--intensity", default="full", show_default=True, help="Sample values of black and white: full, minmax, percentile or LOW,HIGH."
+)
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(min=1),
+    default=40_000_000,
+    show_default=True,
+    help="Largest picture in pixels; a larger one is an error.",
+)
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Model folder. Default: the model in the package.")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
-@click.option("--address", help="Of a Ray cluster, such as auto or ray://head:10001. Default: this machine.")
-@click.option("--actors", type=click.IntRange(min=1), default=1, show_default=True, help="Processes with a model each.")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Processors of each.")
-@click.option("--gpus", type=click.FloatRange(min=0), default=0.0, show_default=True, help="GPUs of each; a share is allowed.")
-@click.option("--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Pictures that an actor is given at once.")
-@click.option("--rows-per-file", type=click.IntRange(min=1), default=1000, show_default=True, help="Rows of a Parquet file.")
+@click.option("--address", help="Address of a Ray cluster, such as auto or ray://head:10001. Default: this machine.")
+@click.option("--actors", type=click.IntRange(min=1), default=1, show_default=True, help="Number of processes, each with its own model.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPUs per actor.")
+@click.option("--gpus", type=click.FloatRange(min=0), default=0.0, show_default=True, help="GPUs per actor; a fraction is allowed.")
+@click.option("--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Pictures that an actor gets at once.")
+@click.option("--rows-per-file", type=click.IntRange(min=1), default=1000, show_default=True, help="Rows per Parquet file.")
 @click.option(
     "--most-failed",
     type=click.FloatRange(0, 1),
     default=0.0,
     show_default=True,
-    help="Share of failed pictures up to which the exit status is 0.",
+    help="Largest share of failed pictures (0 to 1) with exit status 0.",
 )
 def bulk(sources: tuple[str, ...], output: Path, tasks: tuple[Task, ...], most_failed: float, **given: Any) -> None:
     """Segment all pictures of INPUT into Parquet files in the folder OUTPUT.
@@ -80,7 +90,7 @@ def bulk(sources: tuple[str, ...], output: Path, tasks: tuple[Task, ...], most_f
     except ProscaleError as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:
-        raise click.ClickException(f"{output} cannot be written: {error.strerror or error}; what was done stays") from error
+        raise click.ClickException(f"{output} cannot be written: {error.strerror or error}. The written files stay.") from error
     saved = 1 - summary.flops / summary.baseline_flops if summary.baseline_flops else 0.0
     rate = summary.pictures / summary.seconds if summary.seconds else 0.0
     click.echo(

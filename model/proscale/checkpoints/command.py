@@ -49,41 +49,45 @@ def parse_size(_: click.Context, __: click.Parameter, value: str | None) -> Stat
 @click.command()
 @click.argument("source")
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option(
-    "--to", "target", type=click.Choice(["proscale", "transformers"]), default="proscale", show_default=True, help="What OUT is for."
-)
+@click.option("--to", "target", type=click.Choice(["proscale", "transformers"]), default="proscale", show_default=True, help="Form of OUT.")
 @click.option(
     "--config",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="detectron2 YAML, mmsegmentation .py or transformers config.json that belongs to SOURCE; default: the one beside it.",
+    help="detectron2 YAML, mmsegmentation .py or transformers config.json that belongs to SOURCE. Default: the one beside it.",
 )
 @click.option("--labels", help=f"What the classes are: {', '.join(table_names())}, numbered, or a file. Default: what SOURCE says.")
 @click.option(
     "--order",
-    help="Move the classes, and their rows in the weights, into the order of this labels.json or table, whose ids and kinds then "
-    "count, or of a file with a name per line.",
+    help="Put the classes, and their rows in the weights, into the order of a table or labels.json, with its ids and things, or of a "
+    "file with a name per line.",
 )
-@click.option("--task", type=click.Choice(TASKS), help="What SOURCE was trained for, where nothing else says so.")
-@click.option("--name", help="Name of the model, as the service reports it.")
+@click.option("--task", type=click.Choice(TASKS), help="Task that SOURCE was trained for, if nothing else says so.")
+@click.option("--name", help="Name of the model in the service's answers.")
 @click.option(
     "--size",
     callback=parse_size,
-    help="How pictures are resized, whatever SOURCE says: SHORT,LONG sides, HEIGHTxWIDTH for all, or own for no resizing.",
+    help="How pictures are resized, instead of what SOURCE says: SHORT,LONG sides, one HEIGHTxWIDTH, or own for no resizing.",
 )
-@click.option("--weights", help="Which weights of a file that holds several: model, ema, or where they stand in it. [model]")
-@click.option("--temperature", type=float, help="Of PRO-SCALE's token re-calibration, where no YAML says it. [0.1, as published]")
-@click.option("--base", help="EoMT's DINOv3 deltas: DINOv3's own weights (a file, a folder, hf:OWNER/NAME), or none where they are whole.")
-@click.option("--allow-missing-auxiliary", is_flag=True, help="Take a SETR whose auxiliary heads, for training alone, were left out.")
-@click.option("--residual/--no-residual", default=None, help="Whether a PRO-SCALE encoder adds its stages' inputs. [no, as published]")
-@click.option("--encoder", type=click.Choice(["proscale"]), help="Warm start: make the Mask2Former encoder of SOURCE a PRO-SCALE one.")
-@click.option("--layers", callback=parse_layers, help="With --encoder: how many layers see 1, 2 and 3 levels. [3,3,3]")
+@click.option("--weights", help="Which weights of a file that holds several: model, ema, or their path in it.  [default: model]")
+@click.option(
+    "--temperature", type=float, help="Temperature of the token re-calibration, if no YAML states it.  [default: 0.1, as published]"
+)
+@click.option("--base", help="EoMT's DINOv3 deltas: DINOv3's weights (a file, a folder, hf:OWNER/NAME), or none if yours are complete.")
+@click.option("--allow-missing-auxiliary", is_flag=True, help="Accept a SETR without its auxiliary heads, which only training needs.")
+@click.option(
+    "--residual/--no-residual", default=None, help="Whether a PRO-SCALE encoder adds the inputs of its stages.  [default: no, as published]"
+)
+@click.option(
+    "--encoder", type=click.Choice(["proscale"]), help="Warm start: turn the Mask2Former encoder of SOURCE into a PRO-SCALE encoder."
+)
+@click.option("--layers", callback=parse_layers, help="With --encoder: numbers of layers that see 1, 2 and 3 levels.  [default: 3,3,3]")
 @click.option(
     "--recalibration",
     type=click.Choice(["linear", "conv", "none"]),
-    help="With --encoder: the gate of the coarse tokens. [linear]",
+    help="With --encoder: form of the token re-calibration.  [default: linear]",
 )
-@click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Of the weights on disk.")
-@click.option("--force", is_flag=True, help="Replace OUT when it exists.")
+@click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="dtype of the weights on disk.")
+@click.option("--force", is_flag=True, help="Replace OUT if it exists.")
 def convert(
     source: str,
     out: Path,
@@ -110,9 +114,9 @@ def convert(
     SOURCE is a file (.pkl, .pth, .bin, .safetensors), a folder, or hf:OWNER/NAME[@revision] on the Hugging Face hub. Nothing in it is run.
     """
     if encoder is None and (layers is not None or recalibration is not None):
-        raise click.UsageError("--layers and --recalibration go with --encoder proscale")
+        raise click.UsageError("--layers and --recalibration need --encoder proscale")
     if target == "transformers" and dtype != "float32":
-        raise click.UsageError("--dtype goes with --to proscale; for transformers weights are written as float32")
+        raise click.UsageError("--dtype needs --to proscale; for transformers weights are written as float32")
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not force:
         raise click.ClickException(f"{out} exists; give --force to replace it")
     import torch  # here: `--help` and mistakes in options should not wait for it
@@ -145,10 +149,10 @@ def convert(
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Everything that is known, as JSON.")
-@click.option("--dataset", help="Only models whose data set's name contains this, for instance coco.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@click.option("--dataset", help="Only models whose data set has this in its name, such as coco.")
 def models(as_json: bool, dataset: str | None) -> None:
-    """List published models, with the numbers their authors published, and the command that converts each."""
+    """List published models with their authors' figures, and the command that converts each."""
     listed = published_models()
     if dataset is not None:
         listed = tuple(model for model in listed if dataset.lower() in f"{model.dataset} {model.labels}".lower())

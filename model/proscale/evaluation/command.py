@@ -39,36 +39,38 @@ class Asked:
 
 
 @click.command()
-@click.option("--data", type=click.Path(path_type=Path), help="Data set: its folder as it was downloaded, or an index JSON.")
+@click.option("--data", type=click.Path(path_type=Path), help="Data set: its folder as downloaded, or an annotation JSON.")
 @click.option("--split", help="val, train, or what the data set calls it.  [default: val]")
-@click.option("--images", type=click.Path(path_type=Path), help="Folder of the pictures, where they do not lie with the data set.")
-@click.option("--labels", type=click.Path(path_type=Path), help="What class numbers mean, for a plain folder of PNGs.")
-@click.option("--reduce-labels", is_flag=True, help="In a plain folder of PNGs 0 is void and classes count from 1.")
-@click.option("--ignore-index", type=int, default=255, show_default=True, help="Void in a plain folder of PNGs.")
-@click.option("--scenes", type=click.IntRange(min=0), default=0, help="Measure on so many unseen drawn scenes instead of --data.")
-@click.option("--checkpoint", type=click.Path(), envvar="PROSCALE_CHECKPOINT", help="Model folder; default: the model inside the package.")
-@click.option("--url", help="Judge a running service, such as http://127.0.0.1:8000, through HTTP.")
-@click.option("--api-key", envvar="PROSCALE_CLIENT_KEY", help="Key for --url, where the service asks for one.")
-@click.option("--model", help="Which model of --url; default: its first.")
-@click.option("--at-once", type=click.IntRange(1, 64), default=4, show_default=True, help="Requests to --url at the same time.")
+@click.option("--images", type=click.Path(path_type=Path), help="Folder of the pictures, if they are not beside the annotation.")
+@click.option("--labels", type=click.Path(path_type=Path), help="File of class names, for a plain folder of PNGs.")
+@click.option("--reduce-labels", is_flag=True, help="Plain folder of PNGs: 0 is void, and class k is stored as k + 1.")
+@click.option("--ignore-index", type=int, default=255, show_default=True, help="Plain folder of PNGs: the value of void.")
+@click.option("--scenes", type=click.IntRange(min=0), default=0, help="Evaluate on this many unseen drawn scenes instead of --data.")
+@click.option("--checkpoint", type=click.Path(), envvar="PROSCALE_CHECKPOINT", help="Model folder. Default: the model in the package.")
+@click.option("--url", help="Evaluate a running service over HTTP, such as http://127.0.0.1:8000.")
+@click.option("--api-key", envvar=["PROSCALE_API_KEY", "PROSCALE_CLIENT_KEY"], help="API key for --url, or PROSCALE_API_KEY.")
+@click.option("--model", help="Model of --url. Default: its first.")
+@click.option("--at-once", type=click.IntRange(1, 64), default=4, show_default=True, help="Number of parallel requests to --url.")
 @click.option(
     "--predictions",
     type=click.Path(path_type=Path),
-    help="Judge results on disk: a COCO panoptic JSON with its folder of PNGs, a COCO results JSON, or a folder of semantic PNGs.",
+    help="Evaluate predictions in files: a COCO panoptic JSON with its folder of PNGs, a COCO results JSON, or a folder of semantic PNGs.",
 )
-@click.option("--prediction-offset", type=int, help="Semantic PNGs in --predictions hold the category id plus this.  [as the data set's]")
+@click.option(
+    "--prediction-offset", type=int, help="Value in semantic PNGs of --predictions minus category id.  [default: as in the data set]"
+)
 @click.option("--mapping", type=click.Path(path_type=Path), help='Names that differ: a JSON object {"model name": "data name"}.')
-@click.option("--threshold", type=click.FloatRange(0, 1), help="Of panoptic results. Default: the model's own.")
-@click.option("--overlap-threshold", type=click.FloatRange(0, 1), help="Of panoptic results. Default: the model's own.")
-@click.option("--limit", type=click.IntRange(min=1), help="Judge the first so many pictures alone.")
-@click.option("--no-boundary", is_flag=True, help="Leave boundary IoU out.")
+@click.option("--threshold", type=click.FloatRange(0, 1), help="For panoptic results. Default: the model's own.")
+@click.option("--overlap-threshold", type=click.FloatRange(0, 1), help="For panoptic results. Default: the model's own.")
+@click.option("--limit", type=click.IntRange(min=1), help="Evaluate the first N pictures only.")
+@click.option("--no-boundary", is_flag=True, help="Do not compute boundary IoU.")
 @click.option(
     "--pictures",
     "pictures_path",
     type=click.Path(path_type=Path),
-    help="Draw the best, median and worst picture by its own PQ into this folder: picture, truth, result.",
+    help="Draw the best, median and worst picture by PQ into this folder: picture, ground truth, prediction.",
 )
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures to this file as well.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write the figures to this JSON file.")
 @click.option("--device", default="cpu", show_default=True, envvar="PROSCALE_DEVICE", help="cpu, cuda or cuda:N.")
 @click.option(
     "--precision",

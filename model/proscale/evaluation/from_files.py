@@ -57,7 +57,7 @@ class FileSource:
         ]
         self.tasks: tuple[Task, ...] = tuple(task for task, there in kinds if there)
         if not self.tasks:
-            raise DataError(f"{path} holds no predictions that are known. Looked for:{KINDS}")
+            raise DataError(f"{path} has no known predictions. Looked for:{KINDS}")
 
     def predict(self, picture: AnnotatedPicture, tasks: Sequence[Task]) -> Predicted:
         """Results for one picture; a picture that a list of objects does not name has none.

@@ -16,15 +16,17 @@ from proscale.evaluation.reproduce import DATA_GB, SPLITS, compare, disk_needed,
 
 @click.command()
 @click.argument("name")
-@click.option("--data", type=click.Path(path_type=Path), required=True, help="The data set that the model was published for.")
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Data set of the published figures.")
 @click.option("--split", help="[default: the validation split]")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("reproduced"), show_default=True, help="Folder for model and figures.")
-@click.option("--weights", type=click.Path(exists=True), help="The checkpoint, where it is here already.")
-@click.option("--tolerance", type=click.FloatRange(min=0), default=0.1, show_default=True, help="Points that still pass.")
-@click.option("--limit", type=click.IntRange(min=1), help="The first so many pictures alone: figures will differ.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("reproduced"), show_default=True, help="Folder for the model and the figures."
+)
+@click.option("--weights", type=click.Path(exists=True), help="The checkpoint, if it is downloaded already.")
+@click.option("--tolerance", type=click.FloatRange(min=0), default=0.1, show_default=True, help="Largest difference in points that passes.")
+@click.option("--limit", type=click.IntRange(min=1), help="Evaluate the first N pictures only: figures will differ.")
 @click.option("--device", default="cpu", show_default=True, envvar="PROSCALE_DEVICE", help="cpu, cuda or cuda:N.")
 @click.option("--precision", type=click.Choice(PRECISIONS), default="float32", show_default=True)
-@click.option("--dry-run", is_flag=True, help="Print the commands and the disk that they need; do nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the commands and the disk space they need, and do nothing.")
 def reproduce(
     name: str,
     data: Path,
@@ -37,7 +39,7 @@ def reproduce(
     precision: Precision,
     dry_run: bool,
 ) -> None:
-    """Fetch the published model NAME, convert it, evaluate it, and compare with its authors' figures.
+    """Download the published model NAME, convert it, evaluate it, and compare with its authors' figures.
 
     NAME is one of `proscale models`, or its repository on the hub. Exit status 0: every figure passes; 1: one does not.
     """
@@ -95,7 +97,7 @@ def _converted(model: PublishedModel, out: Path, weights: str | None) -> Path:
     elif weights is None and model.file is not None:
         weights = str(fetch_file(model.file, out / model.file.rsplit("/", 1)[1]))
     elif weights is None:
-        raise CheckpointError(f"{model.name} is handed out by its authors alone ({model.reference}); get it there and give --weights FILE")
+        raise CheckpointError(f"{model.name} is only available from its authors ({model.reference}); get it there and give --weights FILE")
 
     from proscale.checkpoints.convert import Request, convert
     from proscale.checkpoints.write_folders import write

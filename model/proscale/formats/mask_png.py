@@ -1,7 +1,7 @@
 """Masks -> PNGs of the picture's size, from the pixels of their boxes alone: what lies above and below a box is written without being made.
 
 A PNG's pixels are one zlib stream (RFC 1950, 1951). Rows of zeros are pieces of such a stream that are the same in every picture, so that
-a hundred masks of a huge picture cost what their boxes cost. The slow twin is Pillow: what it reads here are the pixels it would write.
+a hundred masks of a huge picture cost what their boxes cost. The reference form is Pillow: it reads these files back to the same pixels.
 """
 
 import struct

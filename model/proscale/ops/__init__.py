@@ -1,1 +1,1 @@
-"""The deformable attention operator and its pure-torch twin."""
+"""The deformable attention operator and its reference form in pure torch."""

@@ -1,6 +1,6 @@
 """Multi-scale deformable attention, the operator that every encoder layer calls.
 
-The one place where an implementation is chosen: the compiled operator where there is one, else its pure-torch twin.
+The one place where an implementation is chosen: the compiled operator where there is one, else its reference form in pure torch.
 """
 
 from collections.abc import Sequence

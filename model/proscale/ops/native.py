@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 LIBRARY, CUDA_LIBRARY = HERE / "_native.so", HERE / "_native_cuda.so"
 REMEDY = "pip install --no-build-isolation -e . (needs a C++20 compiler and torch's headers; a GPU also needs nvcc)"
 FORCE = "MS_DEFORM_ATTN"
-"""Environment variable; `reference` makes every call run the pure-torch twin."""
+"""Environment variable; `reference` makes every call use the reference form."""
 MAX_CHANNELS, MAX_SAMPLES, MAX_CUDA_SAMPLES = 64, 512, 128
 """Channels per head, and levels times points, that the compiled kernels cover. On CUDA also: multiples of 8 channels, at most 16 levels."""
 
@@ -30,7 +30,7 @@ class Status:
     """What runs on each device, and why."""
 
     cpu: str | None
-    """Instruction set of the compiled CPU kernels, None where the twin runs."""
+    """Instruction set of the compiled CPU kernels, None if the reference form runs."""
     cpu_reason: str
     cuda: bool
     """Whether the compiled CUDA kernels are loaded."""

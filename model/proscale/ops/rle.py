@@ -1,8 +1,8 @@
 """Maps and masks -> runs -> COCO RLE, on the device that made them: only runs leave it.
 
 Runs are (R, 3) int32: start, end and code. Positions count column by column from the top left pixel down; `end` is behind the last pixel.
-The code is a map's value or a mask's index. The compiled forms (`csrc/rle_op.cpp`) have twins in torch, which also serve other devices,
-and in numpy.
+The code is a map's value or a mask's index. The compiled forms (`csrc/rle_op.cpp`) have reference forms in torch, which also serve other
+devices, and in numpy.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ def map_runs(ids: Tensor) -> Tensor:
 
 
 def map_runs_reference(ids: Tensor) -> Tensor:
-    """The twin of `map_runs` for every device and integer type."""
+    """The reference form of `map_runs` for every device and integer type."""
     flat = ids.T.reshape(-1)
     if not len(flat):
         return torch.empty(0, 3, dtype=torch.int32, device=ids.device)
@@ -45,7 +45,7 @@ def mask_runs(masks: Tensor) -> Tensor:
 
 
 def mask_runs_reference(masks: Tensor) -> Tensor:
-    """The twin of `mask_runs` for every device: all masks in one pass, with one synchronisation."""
+    """The reference form of `mask_runs` for every device: all masks in one pass, with one synchronisation."""
     flat = masks.transpose(1, 2).reshape(len(masks), -1)
     # A zero before and behind every mask: changes then come in pairs, start and end.
     edged = torch.nn.functional.pad(flat, (1, 1))

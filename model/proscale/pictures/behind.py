@@ -31,8 +31,8 @@ def check_single(data: bytes, end: int | None, segments: Segments | None = None)
     if segments is not None and (announced := _announced_end(data, end, segments)) is not None:
         if not data.startswith(_SIGNATURES, announced):
             return
-        raise UndecodablePictureError("the file holds more pictures than it announces; send one picture per request")
-    raise UndecodablePictureError("the data holds two pictures, one behind the other; send one picture per request")
+        raise UndecodablePictureError("the file has more pictures than it announces; send one picture per request")
+    raise UndecodablePictureError("the data has two pictures, one after the other; send one picture per request")
 
 
 def _announced_end(data: bytes, end: int, segments: Segments) -> int | None:

@@ -10,7 +10,7 @@ def check_size(height: int, width: int, max_pixels: int) -> None:
     if height < 1 or width < 1:
         raise UndecodablePictureError(f"the picture has no pixels: it is {width}x{height}")
     if height * width > max_pixels:
-        raise PictureSizeError(f"the picture has {width}x{height} = {height * width} pixels, more than the {max_pixels} taken here")
+        raise PictureSizeError(f"the picture has {width}x{height} = {height * width} pixels, more than the limit of {max_pixels}")
 
 
 def check_canvas(data: bytes, form: str, max_pixels: int) -> None:

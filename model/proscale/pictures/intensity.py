@@ -61,7 +61,7 @@ def to_eight_bits(samples: Samples, intensity: Intensity = FULL) -> NDArray[np.u
     if intensity.kind == "full":
         if samples.white is None:
             raise UndecodablePictureError(
-                f"{_named(pixels.dtype)} pixels have no fixed range; say what is black and white with "
+                f"{_named(pixels.dtype)} pixels have no fixed range; set black and white with "
                 "intensity=minmax, intensity=percentile or intensity=LOW,HIGH, or convert to 8 or 16 bits per channel"
             )
         if samples.white == 255 and pixels.dtype == np.uint8:

@@ -97,7 +97,7 @@ def decode_jpeg(image: Image.Image, data: bytes, segments: Segments) -> Samples:
         UndecodablePictureError: scans are missing, or libjpeg warned about the pixels.
     """
     if missing_scans(segments):
-        raise UndecodablePictureError("the JPEG is cut off: not all of its scans are there")
+        raise UndecodablePictureError("the JPEG is cut off: some of its scans are missing")
     if segments.end is None:  # pixels matter: a picture that lacks its end marker alone is whole
         data += b"\xff\xd9"
     space = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}[image.mode]

@@ -97,7 +97,7 @@ class OpenedPicture:
         elif form == "JPEG":
             self._segments = jpeg.read_segments(data)
             if self._segments.precision != 8:
-                raise UndecodablePictureError(f"JPEGs of {self._segments.precision} bits per sample are not read; save it with 8")
+                raise UndecodablePictureError(f"JPEGs of {self._segments.precision} bits per sample are not supported; save it with 8")
         try:
             # Of a JPEG the first picture alone is wanted: Pillow's own choice may fail over a broken index of further ones.
             image: Image.Image | PlanesTiff
@@ -107,7 +107,7 @@ class OpenedPicture:
             else:
                 image = JpegImageFile(io.BytesIO(data)) if form == "JPEG" else Image.open(io.BytesIO(data), formats=(form,))
         except UnidentifiedImageError as error:
-            raise UndecodablePictureError(f"the data begins like {form}, but is broken, cut off or of a kind that is not read") from error
+            raise UndecodablePictureError(f"the data begins like {form}, but is broken, cut off or of an unsupported kind") from error
         bounds.check_size(image.height, image.width, self._max_pixels)
         return form, image
 

@@ -62,17 +62,19 @@ def check_readable(page: Page, mode: str) -> None:
     separate = page.get(Tag.PLANAR, 1) == 2 and page.get(Tag.SAMPLES, 1) > 1
     uncompressed = page.get(Tag.COMPRESSION, _UNCOMPRESSED) == _UNCOMPRESSED
     if photometric in (_CFA, _LINEAR_RAW):
-        raise UndecodablePictureError("the TIFF holds a camera's raw data; develop it first")
+        raise UndecodablePictureError("the TIFF has raw camera data; convert it first")
     if photometric == _CMYK and page.get(Tag.INKS, 1) != 1:
-        raise UndecodablePictureError("the TIFF holds inks other than cyan, magenta, yellow and black; convert it to RGB")
+        raise UndecodablePictureError("the TIFF has inks other than cyan, magenta, yellow and black; convert it to RGB")
     plain = uncompressed and not separate and page.tags.get(Tag.SUBSAMPLING, (2, 2)) == (1, 1)
     if photometric == _YCBCR and mode != "L" and not plain and page.get(Tag.COMPRESSION, 1) not in (_OLD_JPEG, _JPEG):
-        raise UndecodablePictureError("YCbCr without JPEG compression is not read; convert the TIFF to RGB")
+        raise UndecodablePictureError("YCbCr without JPEG compression is not supported; convert the TIFF to RGB")
     if separate and mode in ("LA", "La", "PA"):
-        raise UndecodablePictureError("a grey plane with a plane of alpha is not read; save the TIFF with interleaved samples")
+        raise UndecodablePictureError("a grey plane with an alpha plane is not supported; save the TIFF with interleaved samples")
     usual = max(bits) <= 8 and mode in ("RGB", "RGBA", "CMYK") and page.tags.get(Tag.EXTRA, ()) in ((), (2,))
     if separate and ((uncompressed and not usual) or page.get(Tag.SAMPLES, 1) > _MOST_PLANES):
-        raise UndecodablePictureError("planes of this kind are not read; save the TIFF with interleaved samples (PlanarConfiguration 1)")
+        raise UndecodablePictureError(
+            "planes of this kind are not supported; save the TIFF with interleaved samples (PlanarConfiguration 1)"
+        )
 
 
 def decode_tiff(image: Image.Image, page: Page) -> Samples:

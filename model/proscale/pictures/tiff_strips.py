@@ -45,13 +45,13 @@ def _strips(image: Image.Image, data: bytes) -> Iterator[tuple[int, bytes]]:
     for number, (offset, count) in enumerate(zip(offsets, counts, strict=False)):
         strip = data[offset : offset + count]
         if len(strip) < count:
-            raise UndecodablePictureError(f"the TIFF is broken or cut off: its strip or tile {number} is not there")
+            raise UndecodablePictureError(f"the TIFF is broken or cut off: its strip or tile {number} is missing")
         yield number, strip
 
 
 def _check_jpeg(image: Image.Image, number: int, strip: bytes) -> None:
     if not strip.startswith(_START):
-        raise UndecodablePictureError(f"the TIFF is broken or cut off: its JPEG strip or tile {number} is not there")
+        raise UndecodablePictureError(f"the TIFF is broken or cut off: its JPEG strip or tile {number} is missing")
     # Tables that all strips share stand in a JPEG of their own, without pixels.
     tables = bytes(image.tag_v2.get(_TABLES, b""))  # type: ignore[attr-defined]
     whole = tables.removesuffix(_END) + strip[len(_START) :] if tables.startswith(_START) else strip

@@ -165,7 +165,7 @@ def lay_out(tiling: Tiling, height: int, width: int, plan: PlanPicture, tasks: S
         shared = [_up_to_multiple(side, 5, 32) for side in sides]
     else:
         if own is None and tiling.scale != 1:
-            raise ParameterError("tile: this model sees pictures as they are, so there is no scale to choose; leave SCALE out")
+            raise ParameterError("tile: this model does not resize pictures, so it has no scale; leave SCALE out")
         sides, shared = (tiling.window, tiling.window), [tiling.shared, tiling.shared]
     rows, columns = (_axis(length, side, least) for length, side, least in zip((height, width), sides, shared, strict=True))
     return Layout(rows, columns, plan(rows.window, columns.window, tasks))

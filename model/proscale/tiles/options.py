@@ -67,17 +67,18 @@ def parse_tiling(text: str) -> Tiling:
     if len(parts) > 3 or not math.isfinite(scale):
         raise _unreadable(text)
     if size < LEAST_SIZE:
-        raise ParameterError(f"tile: a window of {size} pixels a side shows a network too little; take {LEAST_SIZE} or more")
+        raise ParameterError(f"tile: a window of {size} pixels is too small for the network; use {LEAST_SIZE} or more")
     if not 0.01 <= scale <= 16:
         raise ParameterError(f"tile: the scale must lie in 0.01..16, not {scale:g}")
     if overlap is not None and not 0 <= overlap <= size * MOST_OVERLAP:
         raise ParameterError(
-            f"tile: windows of {size} pixels cannot overlap by {overlap}; take 0 to {int(size * MOST_OVERLAP)}, half of the window"
+            f"tile: windows of {size} pixels cannot overlap by {overlap}; use 0 to {int(size * MOST_OVERLAP)}, half of the window"
         )
     tiling = Tiling(kind, size, overlap, scale)
     if tiling.window < LEAST_SIZE:
         raise ParameterError(
-            f"tile: at a scale of {scale:g} a window of {size} pixels shows {tiling.window} of the picture; take {LEAST_SIZE} or more"
+            f"tile: at a scale of {scale:g} a window of {size} pixels covers {tiling.window} pixels of the picture; "
+            f"use {LEAST_SIZE} or more"
         )
     return tiling
 

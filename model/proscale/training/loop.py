@@ -301,7 +301,7 @@ def check_batch(config: TrainingConfig, processes: int) -> None:
     """Raise DataError unless the batch can be shared out, and is large enough for batch normalisation at the coarsest level."""
     parts = config.accumulate * processes
     if config.batch_size % parts:
-        raise DataError(f"a batch of {config.batch_size} cannot be shared out to {parts} equal parts (accumulate x processes)")
+        raise DataError(f"a batch of {config.batch_size} cannot be divided into {parts} equal parts (accumulate x processes)")
     cells = config.batch_size // parts * (config.crop // 32) ** 2
     if not config.frozen_batch_norm and cells < 2:
         raise DataError(

@@ -149,7 +149,7 @@ def _chosen_model(path: Path | None, start: Start | None, classes: int) -> Model
     if not isinstance(config, ModelConfig):
         raise CheckpointError(f"{path}: only Mask2Former and PRO-SCALE networks can be trained here")
     if start is not None and not same_body(config, start.config):
-        raise CheckpointError(f"{path} describes another network than the one of --init. Leave --config away to train that network.")
+        raise CheckpointError(f"{path} describes another network than the one of --init. Leave out --config to train that network.")
     return replace(config, classes=classes)
 
 

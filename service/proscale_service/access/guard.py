@@ -48,7 +48,7 @@ class Guard:
             raise Unauthorized(_NO_KEY)
         right = "admin" if path == ADMIN or path.startswith(f"{ADMIN}/") else _RIGHTS.get(path)
         if right is not None and right not in caller.key.rights:
-            raise Forbidden("this API key may not do this")
+            raise Forbidden("this API key does not have the right to do this")
         caller.quota.take_request()
         return caller
 
@@ -67,7 +67,7 @@ def check_right(scope: Scope, right: Right) -> None:
     """Raise Forbidden when the caller of a request has a key without this right."""
     caller: Caller | None = scope["state"].get("caller")
     if caller is not None and right not in caller.key.rights:
-        raise Forbidden("this API key may not do this")
+        raise Forbidden("this API key does not have the right to do this")
 
 
 def with_priority(scope: Scope, parameters: P) -> P:
@@ -80,7 +80,7 @@ def with_priority(scope: Scope, parameters: P) -> P:
     if caller is None or parameters.priority in caller.key.priorities:
         return parameters
     if "priority" in parameters.model_fields_set:
-        raise Forbidden(f"priority: this API key may ask with {' or '.join(caller.key.priorities)} alone")
+        raise Forbidden(f"priority: this API key may only use {' or '.join(caller.key.priorities)}")
     return parameters.model_copy(update={"priority": caller.key.priorities[0]})
 
 

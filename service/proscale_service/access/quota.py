@@ -64,7 +64,7 @@ class Quota:
         """Hold a place for one picture. Raises QuotaExceeded when the key has as many in the service as it may."""
         if self._most_pictures is not None and self.pictures >= self._most_pictures:
             raise QuotaExceeded(
-                f"{self.pictures} pictures of this key are being worked on, as many as it may have", retry_after=_BUSY_RETRY_S
+                f"{self.pictures} pictures of this API key are in progress, which is its limit; try again later", retry_after=_BUSY_RETRY_S
             )
         self.pictures += 1
         try:
@@ -75,7 +75,7 @@ class Quota:
 
 def _take(bucket: Bucket | None, amount: float, what: str) -> None:
     if bucket is not None and (wait := bucket.take(amount)):
-        raise QuotaExceeded(f"this key has used up its {what} per second; try again later", retry_after=max(1, math.ceil(wait)))
+        raise QuotaExceeded(f"this API key has used up its {what} per second; try again later", retry_after=max(1, math.ceil(wait)))
 
 
 UNLIMITED = Quota()

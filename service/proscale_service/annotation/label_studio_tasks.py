@@ -107,7 +107,7 @@ class Source:
         # A personal access token is exchanged for one that is good for minutes.
         answer = await self._http.post(urljoin(f"{self._url}/", "/api/token/refresh"), json={"refresh": self._key})
         if not answer.is_success:
-            raise TaskError(f"Label Studio does not take the key: HTTP status {answer.status_code} at /api/token/refresh")
+            raise TaskError(f"Label Studio refuses the key: HTTP status {answer.status_code} at /api/token/refresh")
         return {"authorization": f"Bearer {answer.json()['access']}"}
 
 

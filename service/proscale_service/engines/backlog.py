@@ -198,6 +198,6 @@ class Backlog:
 
 def _refusal(seconds: float) -> BacklogTooLong:
     return BacklogTooLong(
-        "so much work waits that the picture would not be done by its deadline; try again later, or give it a later deadline",
+        "too much work waits: the picture would not be done by its deadline; try again later, or set a later deadline_ms",
         retry_after=max(1, min(60, math.ceil(seconds))),
     )

@@ -170,6 +170,6 @@ def failure_for_caller(error: Exception) -> ServiceError:
         return error
     if isinstance(error, ProscaleError):
         return Unprocessable(str(error))
-    failure = EngineFailure("the network failed on this picture; the server's log tells more under this request's id")
+    failure = EngineFailure("the network failed on this picture; the server's log has the cause under this request's id")
     failure.__cause__ = error
     return failure

@@ -62,10 +62,10 @@ class Fetcher:
             async with asyncio.timeout(self._rules.timeout_s):
                 return await self._follow(text, claim)
         except TimeoutError as error:
-            raise UnfetchablePicture(f"the picture did not come within {self._rules.timeout_s:g} seconds") from error
+            raise UnfetchablePicture(f"the picture was not received within {self._rules.timeout_s:g} seconds") from error
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError) as error:
             raise UnfetchablePicture(
-                "the picture's host closed the connection or answered nonsense, or its certificate is not trusted"
+                "the picture's host closed the connection, sent an invalid response, or has an untrusted certificate"
             ) from error
         finally:
             self._running -= 1
@@ -77,7 +77,7 @@ class Fetcher:
             if isinstance(found, bytes):
                 return found
             url = checked_url(_joined(url, found), self._rules)
-        raise UnfetchablePicture(f"the picture's URL leads on more than {self._rules.max_redirects} times")
+        raise UnfetchablePicture(f"the picture's URL redirects more than {self._rules.max_redirects} times")
 
     async def _ask(self, url: httpx.URL, claim: Callable[[int], None]) -> bytes | str:
         """The body, or where the answer says to look instead."""
@@ -92,7 +92,7 @@ class Fetcher:
             if response.status != 200:
                 raise UnfetchablePicture(f"the picture's host answered with status {response.status} instead of 200")
             if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-                raise UnfetchablePicture("the picture's host sent it compressed, although it was asked not to")
+                raise UnfetchablePicture("the picture's host sent a compressed response, which is not supported")
             length = headers.get(b"content-length", b"")
             if length.isdigit() and int(length) > self._rules.max_bytes:
                 raise self._too_large()
@@ -105,7 +105,7 @@ class Fetcher:
             return bytes(body)
 
     def _too_large(self) -> BodyTooLarge:
-        return BodyTooLarge(f"the picture at the URL has more than the {self._rules.max_bytes} bytes taken here")
+        return BodyTooLarge(f"the picture at the URL has more than the limit of {self._rules.max_bytes} bytes")
 
 
 class _JudgedConnections(httpcore.AsyncNetworkBackend):
@@ -146,4 +146,4 @@ def _joined(url: httpx.URL, location: str) -> str:
     try:
         return str(url.join(location))
     except (httpx.InvalidURL, UnicodeError, ValueError) as error:
-        raise UnfetchablePicture("the picture's host answered with a redirection that cannot be read") from error
+        raise UnfetchablePicture("the picture's host sent an invalid redirect") from error

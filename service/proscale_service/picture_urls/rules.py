@@ -43,7 +43,7 @@ def checked_url(text: str, rules: UrlRules) -> httpx.URL:
         raise UnfetchablePicture(f"the picture's URL has more than {MAX_CHARACTERS} characters")
     # What parsers disagree about is what attacks are made of.
     if any(ord(character) <= 0x20 or character in "\\\x7f" for character in text.strip()):
-        raise UnfetchablePicture("the picture's URL holds white space, control characters or backslashes")
+        raise UnfetchablePicture("the picture's URL has white space, control characters or backslashes")
     try:
         url = httpx.URL(text.strip())
         port = url.port
@@ -51,14 +51,14 @@ def checked_url(text: str, rules: UrlRules) -> httpx.URL:
     except (httpx.InvalidURL, UnicodeError, ValueError) as error:
         raise UnfetchablePicture("the picture's URL cannot be read") from error
     if url.scheme not in rules.schemes:
-        raise UnfetchablePicture(f"pictures are fetched by {' or '.join(rules.schemes)} alone, not by {url.scheme[:20]!r}")
+        raise UnfetchablePicture(f"pictures are fetched by {' or '.join(rules.schemes)} only, not by {url.scheme[:20]!r}")
     if url.userinfo or "@" in url.netloc.decode("ascii", "replace"):
-        raise UnfetchablePicture("the picture's URL holds a user name or password, which are not taken")
+        raise UnfetchablePicture("the picture's URL has a user name or password, which is not allowed")
     _check_host(host)
     if port is not None and not 0 < port < 65536:
-        raise UnfetchablePicture("the port in the picture's URL is none")
+        raise UnfetchablePicture("the port in the picture's URL is invalid")
     if not _is_listed(host.rstrip("."), port or DEFAULT_PORTS[url.scheme], DEFAULT_PORTS[url.scheme], rules.hosts):
-        raise UnfetchablePicture("the host or port in the picture's URL is none of those that are allowed here")
+        raise UnfetchablePicture("the host or port in the picture's URL is not allowed here")
     return url
 
 

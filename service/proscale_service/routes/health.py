@@ -15,15 +15,15 @@ from proscale_service.routes.openapi import problems
 router = APIRouter(tags=["operations"])
 
 
-@router.get("/health/live", summary="Does the process answer?", responses=problems(guarded=False))
+@router.get("/health/live", summary="Liveness", responses=problems(guarded=False))
 async def live() -> HealthResponse:
-    """200 as long as the event loop turns, also while loading and draining."""
+    """200 as long as the process responds, also while loading and draining."""
     return HealthResponse(status="ok")
 
 
-@router.get("/health/startup", summary="Is the model loaded?", responses=problems(503, guarded=False))
+@router.get("/health/startup", summary="Startup", responses=problems(503, guarded=False))
 async def startup(lifecycle: GetLifecycle) -> HealthResponse:
-    """200 once the model is loaded and warm, 503 before. In front of Triton: once its servers were looked for."""
+    """200 once the model is loaded and warm, 503 before. In front of Triton: 200 once the gateway runs, with or without a worker."""
     if lifecycle.state == "loading":
         raise Loading("the model is being loaded", retry_after=5)
     if lifecycle.state == "failed":
@@ -31,9 +31,9 @@ async def startup(lifecycle: GetLifecycle) -> HealthResponse:
     return HealthResponse(status="ok")
 
 
-@router.get("/health/ready", summary="Should traffic be sent here?", responses=problems(503, guarded=False))
+@router.get("/health/ready", summary="Readiness", responses=problems(503, guarded=False))
 async def ready(lifecycle: GetLifecycle) -> HealthResponse:
-    """200 when requests are served, 503 while loading, while no worker can compute, and while shutting down."""
+    """200 if requests are served. 503 while loading, while no worker can compute, and while shutting down."""
     if lifecycle.state == "draining":
         raise Draining("the server is shutting down", retry_after=5)
     await startup(lifecycle)
@@ -48,7 +48,7 @@ async def ready(lifecycle: GetLifecycle) -> HealthResponse:
     responses=problems(guarded=False) | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 async def metrics(request: Request, pipeline: GetPipeline) -> Response:
-    """The text exposition format; with exemplars in OpenMetrics where spans are made and `Accept` asks for it."""
+    """Metrics in the text exposition format; in OpenMetrics with exemplars if tracing is on and `Accept` asks for it."""
     if pipeline.settings.otlp_endpoint and "application/openmetrics-text" in request.headers.get("accept", ""):
         return Response(pipeline.metrics.openmetrics(), media_type="application/openmetrics-text; version=1.0.0; charset=utf-8")
     return Response(pipeline.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -68,7 +68,7 @@ async def read_input(
         ServiceError: whatever limits.BodyLimit raises while the body comes in.
     """
     if request.headers.get("content-encoding", "").strip().lower() not in ("", "identity"):
-        raise UnsupportedMedia("compressed request bodies are not taken; send the picture as it is")
+        raise UnsupportedMedia("compressed request bodies are not supported; send the picture without Content-Encoding")
     content_type = request.headers.get("content-type", "")
     kind = content_type.partition(";")[0].strip().lower()
     pictures: Sequence[bytes | PictureUrl]

@@ -35,7 +35,7 @@ def read_json(body: bytes, max_pictures: int, *, urls: bool = False) -> tuple[li
     try:
         values = json.loads(body, parse_constant=_no_constant)
     except RecursionError as error:
-        raise MalformedRequest("the body is not JSON that is taken: it is nested too deeply") from error
+        raise MalformedRequest("the JSON body is nested too deeply") from error
     except ValueError as error:
         raise MalformedRequest(f"the body is not JSON: {error}{_cut(error)}") from error
     if not isinstance(values, dict):
@@ -45,8 +45,8 @@ def read_json(body: bytes, max_pictures: int, *, urls: bool = False) -> tuple[li
     name, other = ("image", "images") if one else ("images", "image")
     if other in values:
         raise InvalidParameter(
-            f"`{other}` is not taken here: one picture is called `image` and goes to /segment, several are a list `images` and go to "
-            f"/segment/batch; this path takes {_form(one)}"
+            f"`{other}` does not belong here: /segment takes one picture `image`, /segment/batch takes a list "
+            f"`images`; this path takes {_form(one)}"
         )
     given = values.pop(name, None)
     if given is None:
@@ -68,7 +68,7 @@ def _picture(picture: Any, one: bool, urls: bool) -> bytes | PictureUrl:
     if kind == "url" and isinstance(value, str):
         if urls:
             return PictureUrl(value)
-        raise MalformedRequest('pictures by URL are not taken here; send {"base64": "..."}')
+        raise MalformedRequest('pictures by URL are turned off here; send {"base64": "..."}')
     several = "; several pictures go to /segment/batch" if one and isinstance(picture, list) else ""
     or_url = ' or {"url": "https://..."}' if urls else ""
     raise MalformedRequest(f'a picture in JSON must be {{"base64": "..."}}{or_url} and nothing else{several}')

@@ -12,6 +12,6 @@ router = APIRouter(tags=["models"])
 
 @router.get("/models", summary="Models and their labels", responses=problems(503))
 async def models(pipeline: GetPipeline) -> ModelsResponse:
-    """The models that can compute now, the one for requests without `model` first, and the labels that `labels` may name."""
+    """The models that can compute now, with the labels for the parameter `labels`. The first one is the default."""
     pipeline.models.any()
     return models_response(pipeline.models)

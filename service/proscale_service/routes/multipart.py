@@ -111,12 +111,12 @@ class _Form:
         if not part.is_file:
             if part.name == PICTURE:
                 raise MalformedRequest(
-                    f"the part `{PICTURE}` is a text field, for it has no file name and no content type of a picture; send it as "
+                    f"the part `{PICTURE}` is a text field, because it has no file name and no content type of a picture; send it as "
                     "a file, with filename= in its Content-Disposition (curl: -F image=@picture.jpg)"
                 )
             if part.size + end - start > MAX_FIELD_BYTES:
                 raise MalformedRequest(
-                    f"the field {part.name[:80]!r} has more than {MAX_FIELD_BYTES} bytes; a part without a file name is taken for text, "
+                    f"the field {part.name[:80]!r} has more than {MAX_FIELD_BYTES} bytes; a part without a file name is text, "
                     f"so send a picture as a file, in a part called {PICTURE!r}"
                 )
         elif part.filename == "" and part.size == 0:  # not the file input that nobody chose a file for
@@ -168,7 +168,7 @@ class _Part:
         self.name, self.filename = options["name"], options.get("filename")
         if self._encoding() not in _PLAIN_ENCODINGS | {"base64"}:
             raise MalformedRequest(
-                f"Content-Transfer-Encoding {self._encoding()[:40]!r} of part {self.name[:80]!r} is not taken; send binary"
+                f"Content-Transfer-Encoding {self._encoding()[:40]!r} of part {self.name[:80]!r} is not supported; send binary"
             )
 
     def content(self) -> bytes:

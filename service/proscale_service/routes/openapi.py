@@ -121,18 +121,18 @@ FILES: dict[int | str, dict[str, Any]] = {
 
 MEANING = {
     400: "The body is empty or not what its content type says",
-    401: "An API key is asked for here, and none that is known was sent",
-    403: "The API key may not do this",
-    404: "There is no such model here",
-    406: "Accept-Encoding forbids every way to write an answer",
+    401: "The API key is missing or unknown",
+    403: "The API key does not have the right to do this",
+    404: "No such model is served here",
+    406: "Accept-Encoding forbids both gzip and no compression",
     408: "The body came too slowly",
-    409: "This cannot be done to a model now",
+    409: "The model cannot be changed now",
     413: "Too many bytes or pixels",
-    415: "Content type or encoding not taken",
+    415: "Content type or encoding is not supported",
     422: "Not a picture, a broken one, or a wrong parameter",
-    429: "Too much work is waiting, or the API key has used what it may; see Retry-After",
-    500: "The service's own fault",
-    503: "Loading, shutting down, or nobody can compute; see Retry-After",
+    429: "Too much work is waiting, or the API key's quota is used up; see Retry-After",
+    500: "A fault of the service",
+    503: "Loading, shutting down, or no worker can compute; see Retry-After",
     504: "Not done by the deadline",
     507: "The model would not fit into memory",
 }
@@ -150,7 +150,7 @@ def _headers(status: int) -> dict[str, Any]:
         "X-Request-Id": {"description": "Id of the request, also in the log.", "schema": {"type": "string"}, "example": EXAMPLE_ID}
     }
     if status in (429, 503):
-        headers["Retry-After"] = {"description": "Seconds until it is worth asking again.", "schema": {"type": "integer", "minimum": 1}}
+        headers["Retry-After"] = {"description": "Seconds after which to try again.", "schema": {"type": "integer", "minimum": 1}}
     if status == 401:
         headers["WWW-Authenticate"] = {"description": "How to send the key.", "schema": {"type": "string"}}
     return headers

@@ -51,7 +51,7 @@ router = APIRouter(tags=["segmentation"])
     openapi_extra=picture_request(PictureParameters),
 )
 async def segment(request: Request, pipeline: GetPipeline) -> Response:
-    """Masks of everything in a picture: what it is, how sure that is, and where, as COCO run-length encoding or in `format`."""
+    """The segments of a picture: label, score and mask, as COCO run-length encoding or in `format`."""
     context = context_of(request.scope)
     given, parameters = await _given(request, pipeline, PictureParameters)
     tasks = parameters.tasks_of(pipeline.models.find(parameters.model).info)
@@ -128,7 +128,7 @@ def _response(body: Body) -> Response:
     openapi_extra=picture_request(SegmentParameters, many=True),
 )
 async def segment_batch(request: Request, pipeline: GetPipeline) -> Response:
-    """Several pictures with the same parameters. Every picture has its own answer or its own problem; one that fails spoils no other."""
+    """Segments of several pictures with the same parameters. Each picture has its own result or its own error."""
     context = context_of(request.scope)
     pipeline.enter()
     given, parameters = await _given(request, pipeline, SegmentParameters, max(2, pipeline.settings.max_items))
@@ -160,7 +160,7 @@ async def segment_batch(request: Request, pipeline: GetPipeline) -> Response:
 async def _render(
     pipeline: Pipeline, done: Sequence[SegmentedPicture], render: Callable[A, Body], *args: A.args, **kwargs: A.kwargs
 ) -> Body:
-    """Write the answer on a reading thread, and count what writing and the masks' own encoding took, shared out evenly."""
+    """Write the answer on a reading thread. Writing and encoding masks is timed and divided evenly among the pictures."""
 
     def timed() -> tuple[Body, float]:
         started = time.perf_counter()
@@ -176,7 +176,7 @@ async def _render(
 
 @router.get(
     "/segment/plan",
-    summary="What a picture of some size would cost",
+    summary="Cost of a picture of a given size",
     response_model=PlanResponse,
     responses=problems(404, 422, 503),
     openapi_extra=query_request(PlanParameters, required=("width", "height")),
@@ -188,13 +188,13 @@ async def plan_size(request: Request, pipeline: GetPipeline) -> PlanResponse:
 
 @router.post(
     "/segment/plan",
-    summary="What a picture would cost",
+    summary="Cost of a picture",
     response_model=PlanResponse,
     responses=problems(400, 404, 408, 413, 415, 422, 503),
     openapi_extra=picture_request(PlanParameters, instead=("width", "height")),
 )
 async def plan(request: Request, pipeline: GetPipeline) -> PlanResponse:
-    """Padded size, FLOPs and expected time, from a picture's header (the first bytes of its file suffice), or from `width` and `height`."""
+    """Padded size, FLOPs and expected time, from the first bytes of a picture's file, or from `width` and `height`."""
     pipeline.models.any()
     given, parameters = await _given(request, pipeline, PlanParameters)
     if given.pictures:
@@ -206,7 +206,7 @@ async def plan(request: Request, pipeline: GetPipeline) -> PlanResponse:
     elif parameters.width is not None or parameters.height is not None:
         raise InvalidParameter("width and height: give both or neither")
     else:
-        raise MalformedRequest(f"there is no picture, and no width and height to plan for; send {KINDS}")
+        raise MalformedRequest(f"there is neither a picture nor width and height; send {KINDS}")
     model = pipeline.models.find(parameters.model)
     engine, tasks = model.engine, tasks_of(parameters, model.info)
     planned, layout = plan_of(parameters, (header.height, header.width), engine, tasks)

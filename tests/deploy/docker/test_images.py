@@ -37,7 +37,7 @@ def final_stage(dockerfile: Path) -> str:
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
-def test_hadolint_has_nothing_to_say(dockerfile: Path) -> None:
+def test_hadolint_reports_nothing(dockerfile: Path) -> None:
     hadolint = Path(sys.executable).with_name("hadolint")
     command = [str(hadolint), "--config", str(ROOT / ".hadolint.yaml"), "--failure-threshold", "style", str(dockerfile)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
@@ -45,7 +45,7 @@ def test_hadolint_has_nothing_to_say(dockerfile: Path) -> None:
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
-def test_images_run_as_nobody_special_and_end_when_told(dockerfile: Path) -> None:
+def test_images_run_unprivileged_and_stop_on_sigterm(dockerfile: Path) -> None:
     final = final_stage(dockerfile)
     assert re.search(r"^USER 10001:10001$", final, re.MULTILINE)
     assert 'ENTRYPOINT ["tini", "--"]' in final
@@ -127,7 +127,7 @@ def test_the_worker_is_on_an_internal_network_alone() -> None:
     assert "ports" not in SERVICES["triton"]
 
 
-def test_gpus_are_asked_for_only_on_request() -> None:
+def test_gpus_are_used_only_on_request() -> None:
     assert "deploy" not in SERVICES["triton"]
     device = GPU_SERVICES["triton"]["deploy"]["resources"]["reservations"]["devices"][0]
     assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
@@ -149,7 +149,7 @@ def test_the_workers_lock_is_the_services_without_http() -> None:
 
 
 @pytest.mark.parametrize("lock", ["gateway.txt", "worker.txt"])
-def test_locks_are_closed(lock: str) -> None:
+def test_locks_contain_every_dependency(lock: str) -> None:
     """Everything that a locked package needs is locked too, so that an installation resolves nothing by itself."""
     locked = pins(lock)
     for name in locked:

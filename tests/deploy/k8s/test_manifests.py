@@ -260,7 +260,7 @@ def names_of_config_maps(overlay: str) -> dict[str, str]:
     return {name: pod["containers"][0]["envFrom"][0]["configMapRef"]["name"] for name, pod in pods(overlay)}
 
 
-def test_gpus() -> None:
+def test_the_gpu_overlay_requests_gpus() -> None:
     pod = dict(pods("gpu"))["triton"]
     assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1
     assert variables("gpu", "triton")["PROSCALE_DEVICE"] == "cuda"

@@ -125,6 +125,6 @@ def test_the_worker_uses_as_many_threads_as_it_has_processors(podman: Podman) ->
 
 
 @pytest.mark.parametrize("name", ["gateway", "triton"])
-def test_pods_end_in_order_when_told(podman: Podman, name: str) -> None:
+def test_pods_shut_down_in_order(podman: Podman, name: str) -> None:
     podman("stop", "--time", "60", f"{name}-{name}")
     assert podman("inspect", "--format", "{{.State.ExitCode}}", f"{name}-{name}").strip() == "0"

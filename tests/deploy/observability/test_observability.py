@@ -100,7 +100,7 @@ def test_the_operators_rules_are_the_same() -> None:
     assert operator["spec"] == yaml.safe_load(RULES.read_text()), "run `make manifests`"
 
 
-def test_the_dashboard_is_whole() -> None:
+def test_the_dashboard_is_complete() -> None:
     panels = dashboard()["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     taken: set[tuple[int, int]] = set()

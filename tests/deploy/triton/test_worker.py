@@ -70,7 +70,7 @@ def test_answers_are_the_predictors_own(client: grpc.InferenceServerClient, smal
         assert answer.prediction.results == expected.results
 
 
-def test_it_says_what_it_serves(client: grpc.InferenceServerClient, small_predictor: Predictor) -> None:
+def test_the_worker_describes_its_model(client: grpc.InferenceServerClient, small_predictor: Predictor) -> None:
     description = wire.description_from_json(infer(client, tensors(np.zeros((32, 32, 3), np.uint8), (32, 32, 32, 32), wire.DESCRIBE)))
     assert description.info.categories == small_predictor.info.categories
     assert description.config["name"] == small_predictor.config.name

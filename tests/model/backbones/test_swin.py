@@ -40,7 +40,7 @@ def test_relative_positions_pair_by_pair() -> None:
 
 @pytest.mark.parametrize("shift", [0, 3])
 @pytest.mark.parametrize("size", [(2, 3), (7, 7), (7, 20), (23, 9), (21, 28)])
-def test_a_block_agrees_with_the_plain_way(size: tuple[int, int], shift: int) -> None:
+def test_a_block_agrees_with_the_reference(size: tuple[int, int], shift: int) -> None:
     """Also on maps smaller than a window, which does not shrink."""
     block = SwinBlock(8, 2, window=7, shift=shift)
     for parameter in block.parameters():
@@ -52,7 +52,7 @@ def test_a_block_agrees_with_the_plain_way(size: tuple[int, int], shift: int) ->
         assert torch.allclose(block(x), expected, atol=1e-4)
 
 
-def test_gradients_agree_with_the_plain_way() -> None:
+def test_gradients_agree_with_the_reference() -> None:
     block = SwinBlock(8, 2, window=4, shift=2).double()
     x = torch.randn(2, 9, 6, 8, dtype=torch.float64, requires_grad=True)
     weights = torch.randn(2, 9, 6, 8, dtype=torch.float64)
@@ -61,7 +61,7 @@ def test_gradients_agree_with_the_plain_way() -> None:
         assert torch.allclose(got, want)
 
 
-def test_every_token_has_one_place_and_most_windows_share_no_mask() -> None:
+def test_every_token_is_in_one_window_and_most_windows_need_no_mask() -> None:
     layout = window_layout(2, 23, 30, 7, 3, torch.device("cpu"))
     assert torch.equal(layout.gather[layout.scatter], torch.arange(2 * 23 * 30))
     padded = 2 * 28 * 35

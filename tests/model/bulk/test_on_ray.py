@@ -82,7 +82,7 @@ def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "RAY_DISABLE_IMPORT_WARNING": "1"}
 
 
-def test_a_killed_job_goes_on_and_loses_and_doubles_nothing(source: Path, tmp_path: Path, small_checkpoint: Path) -> None:
+def test_a_killed_job_continues_and_loses_or_repeats_no_picture(source: Path, tmp_path: Path, small_checkpoint: Path) -> None:
     output = tmp_path / "out"
     command = [*COMMAND, str(source), str(output), "--checkpoint", str(small_checkpoint), "--batch", "2", "--rows-per-file", "2"]
     with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True) as first:
@@ -104,14 +104,14 @@ def test_a_killed_job_goes_on_and_loses_and_doubles_nothing(source: Path, tmp_pa
     assert "25 done before" in again.stdout
 
 
-def test_nodes_that_die_in_the_middle(source: Path, tmp_path: Path, small_checkpoint: Path) -> None:
+def test_lost_nodes_are_replaced_and_their_pictures_computed_again(source: Path, tmp_path: Path, small_checkpoint: Path) -> None:
     command = [sys.executable, "-c", ON_A_CLUSTER, str(source), str(tmp_path / "out"), str(small_checkpoint)]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=400)
     assert re.search("^25 1$", done.stdout, re.MULTILINE), done.stdout + done.stderr
     same(rows_of(tmp_path / "out"), expected(source, small_checkpoint))
 
 
-def test_where_no_cluster_is_that_is_said(source: Path, tmp_path: Path, small_checkpoint: Path) -> None:
+def test_a_missing_cluster_is_an_error(source: Path, tmp_path: Path, small_checkpoint: Path) -> None:
     command = [*COMMAND, str(source), str(tmp_path / "out"), "--checkpoint", str(small_checkpoint), "--address", "127.0.0.1:1"]
     environ = environment() | {"RAY_gcs_server_request_timeout_seconds": "2", "RAY_gcs_rpc_server_reconnect_timeout_s": "2"}
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=200)

@@ -110,7 +110,7 @@ def test_the_folder_knows_what_is_done_and_belongs_to_one_job(tmp_path: Path) ->
         (["nowhere"], "Missing argument"),
     ],
 )
-def test_mistakes_are_said_before_anything_starts(
+def test_wrong_options_are_refused_before_anything_starts(
     arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

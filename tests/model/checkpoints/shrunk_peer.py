@@ -1,4 +1,4 @@
-"""SegViT Shrunk made of torch's own layers, under the names that its checkpoints have: an independent twin of ours."""
+"""SegViT Shrunk made of torch's own layers, under the names that its checkpoints have: an independent implementation to compare with."""
 
 import math
 

@@ -33,7 +33,7 @@ ARRAYS = {
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_arrays_of_every_protocol(protocol: int, tmp_path: Path) -> None:
+def test_arrays_of_every_pickle_protocol_are_read(protocol: int, tmp_path: Path) -> None:
     path = tmp_path / "model.pkl"
     path.write_bytes(pickle.dumps({"model": OrderedDict(ARRAYS), "__author__": "us", "matching_heuristics": True}, protocol=protocol))
     read = read_pickle(path)
@@ -138,7 +138,7 @@ ATTACKS: dict[str, tuple[Callable[[Path], bytes], str]] = {
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_refused_and_nothing_run(attack: str, tmp_path: Path) -> None:
+def test_attacks_are_refused_and_nothing_is_run(attack: str, tmp_path: Path) -> None:
     make, message = ATTACKS[attack]
     path = tmp_path / "model.pkl"
     path.write_bytes(make(tmp_path))

@@ -26,7 +26,7 @@ print(len(sys.modules) - before)
 
 
 @pytest.mark.parametrize("config", [SMALL, MASK2FORMER_SMALL], ids=["proscale", "mask2former"])
-def test_names_and_shapes(config: ModelConfig) -> None:
+def test_a_blank_network_has_all_names_and_shapes(config: ModelConfig) -> None:
     blank, whole = blank_network(config).state_dict(), SegmentationNetwork(config).state_dict()
     assert {name: (tensor.shape, tensor.dtype) for name, tensor in blank.items()} == {
         name: (tensor.shape, tensor.dtype) for name, tensor in whole.items()
@@ -42,7 +42,7 @@ def test_initialisation_elsewhere_is_untouched() -> None:
 
 
 @pytest.mark.slow
-def test_nothing_is_imported_for_it() -> None:
+def test_a_blank_network_imports_nothing() -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3] / "model")}
     done = subprocess.run([sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, check=True)
     assert int(done.stdout) < 20, "making a blank network imports modules, which a server waits for when it starts"

@@ -19,7 +19,7 @@ COUNTS = {
 }
 
 
-def test_every_table_is_counted() -> None:
+def test_every_table_is_tested() -> None:
     assert set(table_names()) == set(COUNTS)
 
 
@@ -70,7 +70,7 @@ def test_own_names_get_the_data_sets_ids() -> None:
     assert not names_agree(tuple(reversed(own)), table)
 
 
-def test_names_of_nobody_are_things_and_said_so() -> None:
+def test_unknown_names_become_things_with_a_note() -> None:
     labels = choose_labels(19, StatedSettings(label_names=tuple(f"part {i}" for i in range(19))), None)
     assert labels.categories[3].name == "part 3"
     assert all(category.isthing for category in labels.categories)

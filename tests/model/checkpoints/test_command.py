@@ -20,7 +20,7 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(convert, [str(argument) for argument in arguments])
 
 
-def test_everything_read_and_assumed_is_said(tmp_path: Path) -> None:
+def test_everything_read_and_assumed_is_printed(tmp_path: Path) -> None:
     source = detectron2_file(tmp_path)
     done = run(source, tmp_path / "out")
     assert done.exit_code == 0, done.output
@@ -35,7 +35,7 @@ def test_everything_read_and_assumed_is_said(tmp_path: Path) -> None:
         assert said in done.output
 
 
-def test_out_is_not_overwritten_unasked(tmp_path: Path) -> None:
+def test_out_is_not_overwritten_without_force(tmp_path: Path) -> None:
     source = detectron2_file(tmp_path)
     (tmp_path / "out").mkdir()
     assert run(source, tmp_path / "out").exit_code == 0
@@ -60,10 +60,10 @@ def test_warm_start_states_which_layer_feeds_which(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--layers", "3,3,3"], "go with --encoder proscale"),
+        (["--layers", "3,3,3"], "need --encoder proscale"),
         (["--encoder", "proscale", "--layers", "3,3"], "is not P1,P2,P3"),
         (["--encoder", "proscale", "--layers", "3,3,0"], "at least one layer that sees all levels"),
-        (["--to", "transformers", "--dtype", "float16"], "--dtype goes with --to proscale"),
+        (["--to", "transformers", "--dtype", "float16"], "--dtype needs --to proscale"),
         (["--to", "transformers"], "its encoder is PRO-SCALE's"),
         (["--encoder", "proscale"], "needs a Mask2Former checkpoint"),
         (["--labels", "cityscapes"], "the weights have 133 classes"),
@@ -89,7 +89,7 @@ def test_models_lists_numbers_licences_and_commands() -> None:
     assert all(entry["commands"] for entry in everything)
 
 
-def test_known_models_are_whole() -> None:
+def test_entries_of_published_models_are_complete() -> None:
     names = [model.name for model in published_models()]
     assert len(set(names)) == len(names)
     for model in published_models():

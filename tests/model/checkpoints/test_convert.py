@@ -66,7 +66,7 @@ def test_coco_panoptic_is_served_with_its_category_ids(tmp_path: Path) -> None:
         (65, "mapillary_vistas", (2048, 2048)),
     ],
 )
-def test_data_set_by_its_number_of_classes(classes: int, table: str, sides: tuple[int, int], tmp_path: Path) -> None:
+def test_a_data_set_is_recognised_by_its_number_of_classes(classes: int, table: str, sides: tuple[int, int], tmp_path: Path) -> None:
     converted = convert(str(detectron2_file(tmp_path, replace(SMALL, classes=classes))), Request())
     assert converted.categories == label_table(table).categories
     assert (converted.config.preprocess.short_side, converted.config.preprocess.long_side) == sides
@@ -91,7 +91,7 @@ def test_semantic_models_combine_their_scores_first(task: Task, tmp_path: Path) 
     assert sum(segment.area for segment in result.segments) == 40 * 60
 
 
-def test_unknown_classes_are_asked_for(tmp_path: Path) -> None:
+def test_unknown_classes_need_labels(tmp_path: Path) -> None:
     source = str(detectron2_file(tmp_path, replace(SMALL, classes=3)))
     with pytest.raises(CheckpointError, match=r"nothing says what the 3 classes are. Give --labels with one of ade20k"):
         convert(source, Request())
@@ -133,7 +133,7 @@ def test_mean_and_deviation_among_the_weights(tmp_path: Path) -> None:
     assert (converted.config.preprocess.mean, converted.config.preprocess.std) == ((1, 2, 3), (4, 5, 6.5))
 
 
-def test_constants_are_dropped_and_strangers_listed(tmp_path: Path) -> None:
+def test_constants_are_dropped_and_unknown_names_listed(tmp_path: Path) -> None:
     constants = {"criterion.empty_weight": torch.ones(134), "backbone.stem.conv1.norm.num_batches_tracked": torch.tensor(3)}
     convert(str(detectron2_file(tmp_path, **constants)), Request())
     strangers = {"sem_seg_head.predictor.lora_A": torch.ones(1), "teacher.weight": torch.ones(1)}

@@ -59,7 +59,7 @@ def assert_same(written: dict[str, Tensor], peer: Any) -> None:
     assert all(torch.equal(written[name], tensor) for name, tensor in state.items())
 
 
-def test_segformer_of_transformers(tmp_path: Path) -> None:
+def test_segformer_of_transformers_is_converted(tmp_path: Path) -> None:
     peer = peer_segformer()
     folder = pretrained(tmp_path, peer, SegformerImageProcessor(size={"height": 96, "width": 128}, image_mean=[0.5] * 3))
     converted = convert(str(folder), NUMBERED)
@@ -74,7 +74,7 @@ def test_segformer_of_transformers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["segformer_hf_small", "segformer_mmseg"])
-def test_other_layouts_of_segformer(tmp_path: Path, name: str) -> None:
+def test_other_layouts_of_segformer_are_converted(tmp_path: Path, name: str) -> None:
     case = json.loads((VECTORS / f"{name}.json").read_text())
     converted = convert(str(VECTORS / f"{name}.weights.safetensors"), NUMBERED)
     expected = semantic_config(case, name)
@@ -118,7 +118,7 @@ def nvidia_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return out | {"decode_head.conv_seg.weight": torch.zeros(5, 2), "decode_head.conv_seg.bias": torch.zeros(5)}
 
 
-def test_segformer_of_nvidia(tmp_path: Path) -> None:
+def test_segformer_of_nvidia_is_converted(tmp_path: Path) -> None:
     peer = peer_segformer(num_attention_heads=[1, 2, 1, 8], hidden_sizes=[8, 16, 25, 32])
     torch.save({"state_dict": nvidia_names(peer.state_dict()), "meta": {"CLASSES": ("a", "b", "c", "d", "e")}}, tmp_path / "b0.pth")
     (tmp_path / "b0.py").write_text("norm_cfg = dict(type='BN')\nmodel = dict(backbone=dict(num_heads=[1, 2, 1, 8]))\n")
@@ -151,7 +151,7 @@ def mmseg_config_text(case: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("name", ["setr_naive", "setr_mla_slide", "segvit_slide"])
-def test_setr_and_segvit(tmp_path: Path, name: str) -> None:
+def test_setr_and_segvit_are_converted(tmp_path: Path, name: str) -> None:
     case = json.loads((VECTORS / f"{name}.json").read_text())
     weights = load_file(VECTORS / f"{name}.weights.safetensors")
     save_file(weights | {"auxiliary_head.0.conv_seg.bias": torch.zeros(2)}, tmp_path / "model.safetensors")
@@ -169,7 +169,7 @@ def test_setr_and_segvit(tmp_path: Path, name: str) -> None:
     assert load_folder(tmp_path / "ours")[0] == converted.config
 
 
-def test_pup_is_told_from_naive() -> None:
+def test_setr_pup_is_distinguished_from_naive() -> None:
     from proscale.checkpoints.recognise_networks import recognise_setr
     from proscale.heads.setr import SetrHead
 
@@ -201,7 +201,7 @@ def test_files_of_mmengine_are_read_without_running_them(tmp_path: Path) -> None
     [{}, {"dinov3": True}, {"use_swiglu_ffn": True}, {"masked": 1.0, "num_register_tokens": 0}, {"num_upscale_blocks": 1, "num_blocks": 4}],
     ids=["dinov2", "dinov3", "swiglu", "masked", "one step"],
 )
-def test_eomt_of_transformers(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_eomt_of_transformers_is_converted(tmp_path: Path, changes: dict[str, Any]) -> None:
     dinov3, peer = changes.get("dinov3", False), peer_eomt(**changes)
     size = {"shortest_edge": 64, "longest_edge": 64}
     converted = convert(str(pretrained(tmp_path, peer, EomtImageProcessor(size=size, do_pad=True))), NUMBERED)
@@ -216,7 +216,7 @@ def test_eomt_of_transformers(tmp_path: Path, changes: dict[str, Any]) -> None:
         assert torch.equal(loaded(images).masks_queries_logits, peer(images).masks_queries_logits)
 
 
-def test_eomt_for_semantic_segmentation_looks_through_windows(tmp_path: Path) -> None:
+def test_eomt_for_semantic_segmentation_uses_windows(tmp_path: Path) -> None:
     processor = EomtImageProcessor(size={"shortest_edge": 64, "longest_edge": None}, do_split_image=True)
     converted = convert(str(pretrained(tmp_path, peer_eomt(), processor)), NUMBERED)
     assert isinstance(converted.config, EomtModelConfig)
@@ -246,7 +246,7 @@ def authors_names(state: dict[str, Tensor], blocks: dict[str, str]) -> dict[str,
     return out | {"network.encoder.pixel_mean": torch.zeros(1, 3, 1, 1), "network.encoder.pixel_std": torch.ones(1, 3, 1, 1)}
 
 
-def test_eomt_of_the_authors(tmp_path: Path) -> None:
+def test_eomt_of_its_authors_is_converted(tmp_path: Path) -> None:
     peer = peer_eomt(hidden_size=128, num_attention_heads=2)
     direct = convert(str(pretrained(tmp_path, peer)), NUMBERED)
     blocks = {
@@ -275,7 +275,7 @@ def test_eomt_of_the_authors(tmp_path: Path) -> None:
     there_and_back(converted, tmp_path)
 
 
-def test_dinov3_deltas_and_their_base(tmp_path: Path) -> None:
+def test_dinov3_deltas_are_added_to_their_base(tmp_path: Path) -> None:
     peer = peer_eomt(True, hidden_size=64, num_attention_heads=1, intermediate_size=80)
     base = DINOv3ViTModel(
         DINOv3ViTConfig(
@@ -347,7 +347,7 @@ def authors_setr(weights: dict[str, Tensor]) -> None:
     ],
     ids=["sigmoid", "no head", "patch", "authors' SETR", "lost block", "no heads"],
 )
-def test_what_is_nearly_known_is_refused(tmp_path: Path, name: str, change: Any, message: str) -> None:
+def test_similar_but_unsupported_networks_are_refused(tmp_path: Path, name: str, change: Any, message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         convert(changed(name, tmp_path, change), NUMBERED)
 
@@ -361,7 +361,7 @@ def test_segvit_needs_its_colours(tmp_path: Path) -> None:
         convert(weights, Request(config=tmp_path / "c.py", labels="numbered"))
 
 
-def test_labels_that_do_not_fit_and_a_base_without_deltas(tmp_path: Path) -> None:
+def test_labels_that_do_not_fit_and_a_base_without_deltas_are_refused(tmp_path: Path) -> None:
     folder = str(pretrained(tmp_path, peer_segformer()))
     with pytest.raises(CheckpointError, match="has 150 categories, the weights have 5 classes"):
         convert(folder, Request(labels="ade20k"))
@@ -369,7 +369,7 @@ def test_labels_that_do_not_fit_and_a_base_without_deltas(tmp_path: Path) -> Non
         convert(folder, Request(labels="numbered", base="none"))
 
 
-def test_the_command_says_what_was_found(tmp_path: Path) -> None:
+def test_the_command_prints_what_was_recognised(tmp_path: Path) -> None:
     folder = pretrained(tmp_path, peer_segformer())
     result = CliRunner().invoke(main, ["convert", str(folder), str(tmp_path / "out"), "--labels", "numbered"])
     assert result.exit_code == 0, result.output

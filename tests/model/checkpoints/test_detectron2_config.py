@@ -77,7 +77,7 @@ def test_proscale_settings_and_a_base_that_is_not_there(tmp_path: Path) -> None:
         "!custom [1]",
     ],
 )
-def test_nothing_is_run(payload: str, tmp_path: Path) -> None:
+def test_code_in_a_yaml_is_never_run(payload: str, tmp_path: Path) -> None:
     text = BASE + f"  EXTRA: {payload.format(ran=tmp_path / 'ran')}\n"
     assert read_detectron2_config(write(tmp_path, "x.yaml", text)).short_side == 512
     assert not (tmp_path / "ran").exists()
@@ -96,6 +96,6 @@ def test_nothing_is_run(payload: str, tmp_path: Path) -> None:
         ("_BASE_: x.yaml", "more than 8 configurations build on each other"),
     ],
 )
-def test_refusals(text: str, message: str, tmp_path: Path) -> None:
+def test_unsupported_settings_are_refused(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=message):
         read_detectron2_config(write(tmp_path, "x.yaml", text))

@@ -116,7 +116,7 @@ def refusals(done: subprocess.CompletedProcess[str]) -> list[str]:
 
 
 @pytest.mark.slow
-def test_fetched_recognised_written(hub: str, tmp_path: Path) -> None:
+def test_a_checkpoint_of_the_hub_is_downloaded_recognised_and_written(hub: str, tmp_path: Path) -> None:
     out, source = tmp_path / "out", f"hf:{REPOSITORY}@v1"
     done = convert_each(hub, tmp_path / "home", out, source, source, *UNFETCHABLE)
     assert done.returncode == 0, done.stderr

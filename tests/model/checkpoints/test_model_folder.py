@@ -15,11 +15,11 @@ from proscale.labels import contiguous_categories
 
 
 @pytest.mark.parametrize("config", [SMALL_CONFIG, ModelConfig("big", 133, SWIN_B, MASK2FORMER)], ids=["proscale", "mask2former"])
-def test_configuration_there_and_back(config: ModelConfig) -> None:
+def test_configurations_are_written_and_read_unchanged(config: ModelConfig) -> None:
     assert config_from_json(json.loads(json.dumps(config_to_json(config)))) == config
 
 
-def test_folder_there_and_back(tmp_path: Path) -> None:
+def test_folders_are_written_and_read_unchanged(tmp_path: Path) -> None:
     state = {"a": torch.randn(3), "b": torch.arange(2)}
     save_folder(tmp_path / "model", SMALL_CONFIG, SMALL_CATEGORIES, state, torch.float16)
     config, categories, loaded = load_folder(tmp_path / "model")

@@ -42,7 +42,7 @@ def config_of(name: str) -> str:
     return mmseg_config_text(json.loads((VECTORS / f"{name}.json").read_text()))
 
 
-def test_a_setr_without_its_auxiliary_heads(tmp_path: Path) -> None:
+def test_a_setr_without_its_auxiliary_heads_needs_an_option(tmp_path: Path) -> None:
     source = mmseg_file(tmp_path, "setr_naive", config=config_of("setr_naive"))
     with pytest.raises(CheckpointError, match=r"lacks its auxiliary heads \(auxiliary_head.\*\).*--allow-missing-auxiliary"):
         convert(source, NUMBERED)
@@ -88,7 +88,9 @@ def test_a_configuration_may_say_that_there_are_none(tmp_path: Path) -> None:
     ],
     ids=["class token", "no head", "up", "classes", "layers", "corners", "decoder", "depths", "sigmoid"],
 )
-def test_mmsegmentations(tmp_path: Path, name: str, change: Any, config: Any, message: str) -> None:
+def test_mmsegmentation_configurations_that_do_not_fit_are_refused(
+    tmp_path: Path, name: str, change: Any, config: Any, message: str
+) -> None:
     text = config(config_of(name) if "segformer" not in name else "")
     source = mmseg_file(tmp_path, name, lambda state: change(state | AUXILIARY), text)
     with pytest.raises(CheckpointError, match=message):
@@ -112,7 +114,9 @@ def test_mmsegmentations(tmp_path: Path, name: str, change: Any, config: Any, me
     ],
     ids=["queries", "upscale", "masks", "last layer", "scale", "patch", "blocks", "width", "few labels", "null labels"],
 )
-def test_eomt(tmp_path: Path, dinov3: bool, lost: str, changes: dict[str, Any], message: str) -> None:
+def test_eomt_configurations_that_do_not_fit_are_refused(
+    tmp_path: Path, dinov3: bool, lost: str, changes: dict[str, Any], message: str
+) -> None:
     folder = pretrained(tmp_path, peer_eomt(dinov3))
     save_file(without(lost)(load_file(folder / "model.safetensors")), folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()) | changes))
@@ -120,7 +124,7 @@ def test_eomt(tmp_path: Path, dinov3: bool, lost: str, changes: dict[str, Any], 
         convert(str(folder), Request() if "id2label" in changes else NUMBERED)
 
 
-def test_eomt_of_another_patch_size(tmp_path: Path) -> None:
+def test_eomt_of_another_patch_size_is_refused(tmp_path: Path) -> None:
     folder = pretrained(tmp_path, peer_eomt(patch_size=8))
     (folder / "config.json").unlink()
     with pytest.raises(CheckpointError, match="patches of 8x8 pixels; 16x16 is supported"):
@@ -145,7 +149,7 @@ def test_blocks_with_queries_are_read_where_weights_do_not_show_them(tmp_path: P
     ],
     ids=["depths", "channels", "reductions", "head", "heads", "type"],
 )
-def test_a_configuration_of_another_segformer(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_a_configuration_of_another_segformer_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     folder = pretrained(tmp_path, peer_segformer())
     (folder / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()) | changes))
     with pytest.raises(CheckpointError, match=message):
@@ -171,7 +175,7 @@ def with_colours(state: State) -> State:
     [same, wrapped("module."), wrapped("model."), with_averages, with_colours],
     ids=["plain", "module", "model", "averages", "colours"],
 )
-def test_what_trainers_add_is_taken_off(tmp_path: Path, change: Callable[[State], State]) -> None:
+def test_additions_of_trainers_are_removed(tmp_path: Path, change: Callable[[State], State]) -> None:
     expected = convert(str(VECTORS / "segformer_mmseg.weights.safetensors"), NUMBERED)
     found: Converted = convert(mmseg_file(tmp_path, "segformer_mmseg", change), NUMBERED)
     assert found.state.keys() == expected.state.keys()

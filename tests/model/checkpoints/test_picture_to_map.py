@@ -80,7 +80,7 @@ SEGFORMERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("size", PICTURES)
 @pytest.mark.parametrize("name", SEGFORMERS)
-def test_segformer(tmp_path: Path, name: str, size: tuple[int, int]) -> None:
+def test_segformer_gives_the_map_of_transformers(tmp_path: Path, name: str, size: tuple[int, int]) -> None:
     network, pixels = SEGFORMERS[name]
     peer, processor = peer_segformer(**network), SegformerImageProcessorPil(**pixels)
     given = picture(size)
@@ -117,7 +117,7 @@ EOMTS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("size", PICTURES)
 @pytest.mark.parametrize("name", EOMTS)
-def test_eomt_panoptic(tmp_path: Path, name: str, size: tuple[int, int]) -> None:
+def test_eomt_gives_the_panoptic_map_of_transformers(tmp_path: Path, name: str, size: tuple[int, int]) -> None:
     peer = peer_eomt(**EOMTS[name])
     side = peer.config.image_size
     processor = EomtImageProcessorPil(size={"shortest_edge": side, "longest_edge": side}, do_pad=True)
@@ -135,7 +135,7 @@ def test_eomt_panoptic(tmp_path: Path, name: str, size: tuple[int, int]) -> None
 
 
 @pytest.mark.parametrize("size", [(101, 77), (64, 200)], ids=str)
-def test_eomt_semantic_in_windows(tmp_path: Path, size: tuple[int, int]) -> None:
+def test_eomt_in_windows_gives_the_semantic_map_of_transformers(tmp_path: Path, size: tuple[int, int]) -> None:
     peer = peer_eomt()
     processor = EomtImageProcessorPil(size={"shortest_edge": 64, "longest_edge": None}, do_split_image=True)
     given = picture(size)
@@ -149,7 +149,7 @@ def test_eomt_semantic_in_windows(tmp_path: Path, size: tuple[int, int]) -> None
     assert_same_classes(class_map(ours), theirs.segmentation, theirs.segmentation_scores)
 
 
-def test_sizes_are_cut_off_as_transformers_does() -> None:
+def test_sizes_are_rounded_down_as_in_transformers() -> None:
     generator = np.random.default_rng(0)
     for short, long in ((640, 640), (64, 64), (512, 2048), (800, 1333)):
         config = PreprocessConfig(short, long, rounding="transformers")
@@ -158,7 +158,7 @@ def test_sizes_are_cut_off_as_transformers_does() -> None:
             assert resized_size(height, width, config) == tuple(max(1, side) for side in theirs), (height, width)
 
 
-def test_an_asked_size_counts_before_the_files(tmp_path: Path) -> None:
+def test_the_option_size_overrides_the_files(tmp_path: Path) -> None:
     from proscale.checkpoints.stated_settings import StatedSettings
 
     peer, processor = peer_segformer(), SegformerImageProcessorPil(size={"height": 64, "width": 64})

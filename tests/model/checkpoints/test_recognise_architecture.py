@@ -31,7 +31,7 @@ def meta_state(config: ModelConfig) -> State:
 
 @pytest.mark.parametrize("name", PUBLISHED_BACKBONES)
 @pytest.mark.parametrize("pixel_decoder", [MASK2FORMER, PROSCALE], ids=["mask2former", "proscale"])
-def test_published_networks(name: str, pixel_decoder: PixelDecoderConfig) -> None:
+def test_published_networks_are_recognised(name: str, pixel_decoder: PixelDecoderConfig) -> None:
     config = ModelConfig("x", 133, PUBLISHED_BACKBONES[name], pixel_decoder, TransformerDecoderConfig(queries=200))
     found = recognise(meta_state(config))
     assert (found.backbone, found.pixel_decoder, found.transformer_decoder, found.classes) == (
@@ -45,7 +45,7 @@ def test_published_networks(name: str, pixel_decoder: PixelDecoderConfig) -> Non
 
 @pytest.mark.parametrize("layers", [(1, 2, 3), (0, 0, 4), (3, 0, 1), (2, 2, 0)])
 @pytest.mark.parametrize("recalibration", ["linear", "conv", "none"])
-def test_every_proscale_form(layers: tuple[int, int, int], recalibration: str) -> None:
+def test_every_form_of_proscale_is_recognised(layers: tuple[int, int, int], recalibration: str) -> None:
     encoder = ProScaleEncoderConfig(layers, recalibration, 0.3, residual=True)
     config = ModelConfig("x", 7, SWIN_T, replace(PROSCALE, encoder=encoder, pixel_embedding="conv"))
     assert recognise(meta_state(config), temperature=0.3, residual=True).pixel_decoder == config.pixel_decoder
@@ -86,14 +86,14 @@ def test_what_is_missing_is_named(start: str, message: str) -> None:
         recognise(without(meta_state(ModelConfig("x", 7, SWIN_T)), start))
 
 
-def test_windows_of_different_sizes() -> None:
+def test_windows_of_different_sizes_are_refused() -> None:
     state = meta_state(ModelConfig("x", 7, SWIN_T))
     state["backbone.stages.1.blocks.0.attention.relative_position_bias"] = torch.zeros(121, 6)
     with pytest.raises(CheckpointError, match="not those of one window size"):
         recognise(state)
 
 
-def test_encoder_that_sees_fewer_levels_later() -> None:
+def test_an_encoder_that_sees_fewer_levels_later_is_refused() -> None:
     state = meta_state(ModelConfig("x", 7, SWIN_T))
     first, last = (f"pixel_decoder.encoder.layers.{i}.attention.sampling_offsets.weight" for i in (0, 8))
     state[first], state[last] = state[last], state[first]
@@ -101,6 +101,6 @@ def test_encoder_that_sees_fewer_levels_later() -> None:
         recognise(state)
 
 
-def test_encoder_names() -> None:
+def test_encoders_have_readable_names() -> None:
     assert encoder_name(Mask2FormerEncoderConfig()) == "Mask2Former (6 layers)"
     assert encoder_name(ProScaleEncoderConfig()) == "PRO-SCALE (3, 3, 3)"

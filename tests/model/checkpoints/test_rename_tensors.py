@@ -26,7 +26,7 @@ def test_names_of_other_networks_are_refused() -> None:
         from_detectron2({"fc.weight": torch.zeros(1), "criterion.empty_weight": torch.zeros(1)})
 
 
-def test_loading_tells_everything_that_does_not_fit() -> None:
+def test_loading_lists_every_mismatch() -> None:
     network = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
     state = {"0.weight": torch.zeros(3, 2), "0.bias": torch.zeros(4), "1.weight": torch.zeros(1, 3), "2.bias": torch.zeros(1)}
     with pytest.raises(CheckpointError) as error:

@@ -103,12 +103,12 @@ def foreign(state: dict[str, torch.Tensor]) -> None:
     ],
     ids=["no block", "block 9", "windows", "class token", "queries", "attention", "edge-aware"],
 )
-def test_what_is_nearly_it_is_refused(tmp_path: Path, config: str, change: Any, message: str) -> None:
+def test_similar_but_different_networks_are_refused(tmp_path: Path, config: str, change: Any, message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         convert(str(saved(tmp_path, config, change)), NUMBERED)
 
 
-def test_folders_of_other_networks_stay_as_they_were(tmp_path: Path) -> None:
+def test_model_folders_of_other_networks_are_unchanged(tmp_path: Path) -> None:
     """Fields that only Shrunk has are written for Shrunk alone, so that older versions read the rest."""
     write(convert(str(saved(tmp_path)), NUMBERED), tmp_path / "ours")
     values = json.loads((tmp_path / "ours" / "config.json").read_text())

@@ -26,7 +26,7 @@ def assert_same_tensors(back: dict[str, Tensor], original: dict[str, Tensor]) ->
 
 
 @pytest.mark.parametrize("size", [(64, 64), (101, 133), (96, 32)], ids=str)
-def test_segformer(size: tuple[int, int]) -> None:
+def test_segformer_has_the_logits_of_transformers_and_goes_back(size: tuple[int, int]) -> None:
     peer = peer_segformer()
     state = dict(peer.state_dict())
     assert segformer_layout(state) == "transformers"
@@ -54,7 +54,7 @@ def test_segformer(size: tuple[int, int]) -> None:
     ],
     ids=["dinov2", "masked", "swiglu", "one step", "dinov3", "dinov3, all blocks"],
 )
-def test_eomt(arguments: dict[str, Any], vit: dict[str, Any]) -> None:
+def test_eomt_has_the_logits_of_transformers_and_goes_back(arguments: dict[str, Any], vit: dict[str, Any]) -> None:
     peer = peer_eomt(**arguments)
     state = dict(peer.state_dict())
     layout = eomt_layout(state)

@@ -46,7 +46,7 @@ ALONE: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("wrapped", ALONE.values(), ids=ALONE)
-def test_wrappers(wrapped: dict[str, Any], tmp_path: Path) -> None:
+def test_wrappers_of_trainers_are_removed(wrapped: dict[str, Any], tmp_path: Path) -> None:
     torch.save(wrapped, tmp_path / "x.pth")
     read = read_checkpoint(tmp_path / "x.pth")
     assert read.state.keys() == STATE.keys()
@@ -64,7 +64,7 @@ BOTH: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("wrapped", "path"), BOTH.values(), ids=BOTH)
-def test_weights_and_their_average(wrapped: dict[str, Any], path: str, tmp_path: Path) -> None:
+def test_weights_or_their_average_are_chosen(wrapped: dict[str, Any], path: str, tmp_path: Path) -> None:
     torch.save(wrapped, tmp_path / "x.pth")
     plain = read_checkpoint(tmp_path / "x.pth")
     assert plain.state.keys() == STATE.keys()
@@ -79,7 +79,7 @@ def test_weights_and_their_average(wrapped: dict[str, Any], path: str, tmp_path:
         read_checkpoint(tmp_path / "x.pth", "best")
 
 
-def test_an_average_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_average_is_an_error(tmp_path: Path) -> None:
     torch.save({"model": STATE}, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match="no weights 'ema'; it holds 'model'"):
         read_checkpoint(tmp_path / "x.pth", "ema")
@@ -89,7 +89,7 @@ def test_an_average_that_is_not_there(tmp_path: Path) -> None:
     assert len(read_checkpoint(tmp_path / "x.pth", "other").state) == 3
 
 
-def test_shards_of_torch_files(tmp_path: Path) -> None:
+def test_shards_of_torch_files_are_joined(tmp_path: Path) -> None:
     first, second = tmp_path / "pytorch_model-00001-of-00002.bin", tmp_path / "pytorch_model-00002-of-00002.bin"
     torch.save({NAMES[0]: STATE[NAMES[0]]}, first)
     torch.save({name: STATE[name] for name in NAMES[1:]}, second)
@@ -110,7 +110,7 @@ class Evil:
         return self.call, self.arguments
 
 
-def test_nothing_is_run_for_what_lies_beside(tmp_path: Path) -> None:
+def test_nothing_in_files_beside_the_weights_is_run(tmp_path: Path) -> None:
     torch.save({"model": STATE, "hook": Evil(os.mkdir, str(tmp_path / "ran"))}, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match=r"it wants to use \w+.mkdir"):
         read_checkpoint(tmp_path / "x.pth")

@@ -16,7 +16,7 @@ BACKBONES = {"swin": TINY_SWIN, "resnet": TINY_RESNET}
 
 
 @pytest.mark.parametrize("kind", BACKBONES)
-def test_there_and_back_is_identical(kind: str, tmp_path: Path) -> None:
+def test_converting_to_transformers_and_back_is_identical(kind: str, tmp_path: Path) -> None:
     save_peer(peer_network(kind, BACKBONES[kind], SMALL_HEAD), tmp_path / "theirs")
     ours = convert(str(tmp_path / "theirs"), Request(labels="numbered"))
     write(ours, tmp_path / "ours")
@@ -58,7 +58,7 @@ def test_names_in_memory_and_in_files_mean_the_same(tmp_path: Path) -> None:
     assert to_transformers(first).keys() == in_file.keys()
 
 
-def test_sharded_folder(tmp_path: Path) -> None:
+def test_sharded_folders_are_read(tmp_path: Path) -> None:
     peer = peer_network("resnet", TINY_RESNET, SMALL_HEAD)
     whole = convert(str(save_peer(peer, tmp_path / "whole")), Request(labels="numbered"))
     save_peer(peer, tmp_path / "shards", max_shard_size="500KB")
@@ -83,7 +83,7 @@ def test_sharded_folder(tmp_path: Path) -> None:
         (lambda state: state.update({"class_predictor.bias": torch.ones(3)}), r"of another shape: .*class_head.bias is \(3,\)"),
     ],
 )
-def test_strict_both_ways(change: object, message: str, tmp_path: Path) -> None:
+def test_unknown_and_missing_names_are_refused(change: object, message: str, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     save_peer(peer_network("swin", TINY_SWIN, SMALL_HEAD), tmp_path)

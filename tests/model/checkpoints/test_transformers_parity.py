@@ -40,8 +40,8 @@ CASES = {
 
 @pytest.fixture(autouse=True)
 def _the_peers_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The peer samples with grid_sample, whose coordinates are 1e-5 off float64. The twin does the same; the compiled operator is closer
-    # to float64 than to either, and is held to it in its own tests.
+    # The peer samples with grid_sample, whose coordinates are 1e-5 off float64. The reference form does the same; the compiled
+    # operator is closer to float64 than to either, and is held to it in its own tests.
     monkeypatch.setattr(native, "covers", lambda *_: False)
 
 
@@ -60,7 +60,7 @@ def within_tolerance(difference: Difference) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_same_logits_and_masks(name: str, tmp_path: Path) -> None:
+def test_logits_and_masks_equal_those_of_transformers(name: str, tmp_path: Path) -> None:
     kind, backbone, head, sizes = CASES[name]
     peer = peer_network(kind, backbone, head)
     converted = convert(str(save_peer(peer, tmp_path)), Request(labels="numbered"))

@@ -40,7 +40,7 @@ def as_pickle(state: dict[str, torch.Tensor], folder: Path) -> Path:
 
 @pytest.mark.parametrize("make", [as_safetensors, as_torch, as_pickle])
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
-def test_reference_outputs(path: Path, make: Maker, tmp_path: Path) -> None:
+def test_converted_checkpoints_reproduce_the_reference_outputs(path: Path, make: Maker, tmp_path: Path) -> None:
     case = json.loads(path.read_text())
     source = make(load_file(path.with_suffix(".weights.safetensors")), tmp_path)
     request = Request(labels="numbered", temperature=case["excite_temperature"], residual=case["residual"])
@@ -62,7 +62,7 @@ def test_reference_outputs(path: Path, make: Maker, tmp_path: Path) -> None:
     assert not report.failed, "\n".join(report.lines)
 
 
-def test_older_names(tmp_path: Path) -> None:
+def test_older_names_of_transformers_are_converted(tmp_path: Path) -> None:
     path = next(path for path in CASES if path.stem == "mask2former_swin_6")
     state = load_file(path.with_suffix(".weights.safetensors"))
     older = {

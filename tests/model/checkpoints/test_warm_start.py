@@ -38,7 +38,7 @@ def test_rows_kept_are_those_of_the_coarse_levels(levels: int) -> None:
 
 
 @pytest.mark.parametrize("levels", [1, 2])
-def test_cut_attention_looks_where_the_whole_one_looks(levels: int) -> None:
+def test_reduced_attention_samples_the_same_places(levels: int) -> None:
     """With the finer levels' weights at minus infinity, three-level attention is the cut one."""
     heads, points, dim = 2, 4, 16
     whole, cut = DeformableAttention(dim, heads, 3, points), DeformableAttention(dim, heads, levels, points)
@@ -60,7 +60,7 @@ def test_cut_attention_looks_where_the_whole_one_looks(levels: int) -> None:
 
 
 @pytest.mark.parametrize("recalibration", ["linear", "conv", "none"])
-def test_started_network_loads_and_runs(recalibration: str) -> None:
+def test_a_warm_started_network_loads_and_runs(recalibration: str) -> None:
     source = SegmentationNetwork(MASK2FORMER_SMALL)
     encoder = ProScaleEncoderConfig((1, 2, 1), recalibration)
     started = warm_start(MASK2FORMER_SMALL, source.state_dict(), encoder)
@@ -74,7 +74,7 @@ def test_started_network_loads_and_runs(recalibration: str) -> None:
     assert all(torch.equal(network.state_dict()[name], source.state_dict()[name]) for name in kept)
 
 
-def test_all_levels_and_no_gate_is_the_source_itself() -> None:
+def test_with_all_levels_and_no_gate_the_source_is_unchanged() -> None:
     source = SegmentationNetwork(MASK2FORMER_SMALL).eval()
     started = warm_start(MASK2FORMER_SMALL, source.state_dict(), ProScaleEncoderConfig((0, 0, 2), "none"))
     network = SegmentationNetwork(started.config).eval()

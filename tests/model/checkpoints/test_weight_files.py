@@ -17,7 +17,7 @@ STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
 
 @pytest.mark.parametrize("nesting", [None, "model", "state_dict", "model_state_dict"])
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_torch_file(nesting: str | None, prefix: str, tmp_path: Path) -> None:
+def test_torch_files_are_read(nesting: str | None, prefix: str, tmp_path: Path) -> None:
     state = {prefix + name: tensor for name, tensor in STATE.items()}
     torch.save(state if nesting is None else {nesting: state, "iteration": 7, "optimizer": {"lr": 0.1}}, tmp_path / "x.pth")
     read = read_checkpoint(tmp_path / "x.pth").state
@@ -25,19 +25,19 @@ def test_torch_file(nesting: str | None, prefix: str, tmp_path: Path) -> None:
     assert all(torch.equal(read[name], STATE[name]) for name in STATE)
 
 
-def test_ending_does_not_matter(tmp_path: Path) -> None:
+def test_the_file_name_does_not_matter(tmp_path: Path) -> None:
     save_file(STATE, tmp_path / "x.pkl")
     torch.save(STATE, tmp_path / "x.safetensors")
     for name in ("x.pkl", "x.safetensors"):
         assert torch.equal(read_checkpoint(tmp_path / name).state["a.weight"], STATE["a.weight"])
 
 
-def test_hash_is_of_the_bytes(tmp_path: Path) -> None:
+def test_the_hash_is_that_of_the_files_bytes(tmp_path: Path) -> None:
     save_file(STATE, tmp_path / "x.safetensors")
     assert sha256(find_files(tmp_path)) == hashlib.sha256((tmp_path / "x.safetensors").read_bytes()).hexdigest()
 
 
-def test_messages(tmp_path: Path) -> None:
+def test_unusable_files_are_refused_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="neither a file nor a folder"):
         read_checkpoint(tmp_path / "missing")
     with pytest.raises(CheckpointError, match="it holds no such file"):

@@ -126,7 +126,7 @@ def test_preprocessing_is_followed(said: dict[str, Any]) -> None:
         ({"rescale_factor": 0}, "rescale_factor is 0"),
     ],
 )
-def test_what_is_not_done_is_refused(said: dict[str, Any], message: str) -> None:
+def test_unsupported_preprocessing_is_refused(said: dict[str, Any], message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         preprocessing(said, Path("preprocessor_config.json"))
 
@@ -156,7 +156,7 @@ def test_to_transformers_and_back_is_identical(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "ours" / "labels.json").read_text())[2] == {"id": 13, "name": "ground", "isthing": False}
 
 
-def test_what_was_changed_there_counts(tmp_path: Path) -> None:
+def test_changes_in_transformers_files_are_used(tmp_path: Path) -> None:
     write_transformers(model(), tmp_path)
     processor = json.loads((tmp_path / "preprocessor_config.json").read_text())
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor | {"size": {"height": 64, "width": 96}}))

@@ -16,7 +16,7 @@ from proscale.rle import decode
 DATA = Path(__file__).parents[3] / "data" / "nuclei"
 
 
-def test_our_nuclei() -> None:
+def test_the_nuclei_of_this_repository_are_read() -> None:
     dataset = open_dataset(DATA)
     assert (dataset.layout, dataset.split, dataset.tasks) == ("COCO panoptic", "val", ("panoptic", "instance", "semantic"))
     index = json.loads((DATA / "panoptic_val.json").read_text())
@@ -29,7 +29,7 @@ def test_our_nuclei() -> None:
     assert picture.data()[:2] == b"\xff\xd8"
 
 
-def test_coco_as_downloaded(tmp_path: Path) -> None:
+def test_coco_is_read_as_downloaded(tmp_path: Path) -> None:
     write_coco(tmp_path)
     dataset = open_dataset(tmp_path, "val")
     assert (dataset.layout, dataset.split) == ("COCO panoptic and instances", "val2017")
@@ -53,7 +53,7 @@ def test_coco_as_downloaded(tmp_path: Path) -> None:
     assert 70000 in [segment.id for segment in picture.read_panoptic().segments]
 
 
-def test_a_file_is_what_it_holds(tmp_path: Path) -> None:
+def test_a_files_content_decides_its_layout(tmp_path: Path) -> None:
     write_coco(tmp_path)
     panoptic = open_dataset(tmp_path / "annotations" / "panoptic_val2017.json")
     assert panoptic.layout == "COCO panoptic"
@@ -65,7 +65,7 @@ def test_a_file_is_what_it_holds(tmp_path: Path) -> None:
     assert open_dataset(tmp_path, images=tmp_path / "elsewhere").pictures[0].path.parent == tmp_path / "elsewhere"
 
 
-def test_pictures_without_annotation_are_told(tmp_path: Path) -> None:
+def test_pictures_without_annotation_are_noted(tmp_path: Path) -> None:
     write_coco(tmp_path)
     (tmp_path / "annotations" / "instances_val2017.json").unlink()
     dataset = open_dataset(tmp_path)
@@ -153,7 +153,7 @@ def test_instances_need_sizes(tmp_path: Path) -> None:
         open_dataset(tmp_path)
 
 
-def test_what_was_looked_for(tmp_path: Path) -> None:
+def test_an_unknown_layout_lists_what_was_looked_for(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing")
     with pytest.raises(DataError) as error:
         open_dataset(tmp_path)
@@ -165,7 +165,7 @@ def test_what_was_looked_for(tmp_path: Path) -> None:
         open_dataset(tmp_path / "notes.txt")
 
 
-def test_a_split_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_split_is_an_error(tmp_path: Path) -> None:
     write_coco(tmp_path)
     with pytest.raises(DataError, match="no split 'test'; it has val2017"):
         open_dataset(tmp_path, "test")

@@ -34,7 +34,7 @@ def write_cityscapes(root: Path) -> None:
     save_picture(root / "leftImg8bit" / "val" / "frankfurt" / f"{STEM}_leftImg8bit.png", 4, 7)
 
 
-def test_cityscapes(tmp_path: Path) -> None:
+def test_cityscapes_is_read(tmp_path: Path) -> None:
     write_cityscapes(tmp_path)
     dataset = open_dataset(tmp_path)
     assert (dataset.layout, dataset.split, len(dataset.categories)) == ("Cityscapes gtFine", "val", 19)
@@ -49,7 +49,7 @@ def test_cityscapes(tmp_path: Path) -> None:
     assert [(i.category_id, i.iscrowd) for i in picture.read_instances()] == [(26, True), (26, False), (26, False)]
 
 
-def test_official_cityscapes_panoptic_json(tmp_path: Path) -> None:
+def test_the_official_cityscapes_panoptic_json_is_read(tmp_path: Path) -> None:
     write_cityscapes(tmp_path)
     index = tmp_path / "gtFine" / "cityscapes_panoptic_val.json"
     segments = [{"id": 7, "category_id": 7, "area": 4, "iscrowd": 0}, {"id": 26000, "category_id": 26, "area": 4, "iscrowd": 0}]
@@ -64,13 +64,13 @@ def test_official_cityscapes_panoptic_json(tmp_path: Path) -> None:
         assert semantic_of(dataset.pictures[0])[0].tolist() == [7, VOID, 26, VOID, VOID, VOID, VOID]
 
 
-def test_cityscapes_without_label_ids(tmp_path: Path) -> None:
+def test_cityscapes_without_label_ids_is_refused(tmp_path: Path) -> None:
     save_map(tmp_path / "gtFine" / "val" / "frankfurt" / f"{STEM}_gtFine_labelTrainIds.png", np.zeros((2, 2), int))
     with pytest.raises(DataError, match=r"no \*_gtFine_labelIds.png .* only gtFine_labelTrainIds.png"):
         open_dataset(tmp_path)
 
 
-def test_ade20k(tmp_path: Path) -> None:
+def test_ade20k_is_read(tmp_path: Path) -> None:
     save_map(tmp_path / "annotations" / "validation" / "ADE_val_00000001.png", np.array([[0, 1, 2, 150]]))
     save_picture(tmp_path / "images" / "validation" / "ADE_val_00000001.jpg", 1, 4)
     dataset = open_dataset(tmp_path, "val")
@@ -126,7 +126,7 @@ def test_ade20k_objects(tmp_path: Path) -> None:
         open_dataset(tmp_path, "val")
 
 
-def test_ade20k_panoptic(tmp_path: Path) -> None:
+def test_ade20ks_panoptic_files_are_read(tmp_path: Path) -> None:
     save_picture(tmp_path / "images" / "validation" / "ADE_val_00000001.jpg", 1, 2)
     save_map(tmp_path / "annotations" / "validation" / "ADE_val_00000001.png", np.array([[1, 13]]))
     save_ids(tmp_path / "ade20k_panoptic_val" / "ADE_val_00000001.png", np.array([[256, 12]]))
@@ -156,7 +156,7 @@ def test_ade20k_panoptic(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("config", "below"), [("config.json", ""), ("config_v2.0.json", "v2.0")])
-def test_mapillary(tmp_path: Path, config: str, below: str) -> None:
+def test_mapillary_vistas_is_read(tmp_path: Path, config: str, below: str) -> None:
     labels = [("Bird", True, True), ("Road", False, True), ("Unlabeled", False, False)]
     rows = [{"readable": name, "instances": things, "evaluate": evaluate} for name, things, evaluate in labels]
     write_json(tmp_path / config, {"labels": rows})
@@ -179,7 +179,7 @@ def test_mapillary(tmp_path: Path, config: str, below: str) -> None:
         semantic_of(dataset.pictures[0])
 
 
-def test_folders_of_pngs(tmp_path: Path) -> None:
+def test_folders_of_pngs_are_read(tmp_path: Path) -> None:
     save_picture(tmp_path / "images" / "val" / "a.jpg", 1, 4)
     save_map(tmp_path / "masks" / "val" / "a.png", np.array([[0, 1, 2, 255]]))
     with pytest.raises(DataError, match=r"nothing says what the class numbers .* classes.txt"):

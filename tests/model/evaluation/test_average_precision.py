@@ -50,7 +50,7 @@ def test_both_libraries_agree(seed: int) -> None:
     assert judge.figures("hotcoco") == judge.figures("pycocotools")
 
 
-def test_against_pycocotools_own_summary(capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_equals_the_summary_of_pycocotools(capsys: pytest.CaptureFixture[str]) -> None:
     judge = InstanceJudge(CATEGORIES)
     fill(judge, 7)
     truth = COCO()
@@ -71,7 +71,7 @@ def test_against_pycocotools_own_summary(capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().out.count("Average Precision") == 6
 
 
-def test_nothing_found_and_nothing_to_find() -> None:
+def test_no_predictions_and_no_objects_are_handled() -> None:
     mask = encode(np.ones(SIZE, bool))
     for library in ("hotcoco", "pycocotools"):
         judge = InstanceJudge(CATEGORIES)

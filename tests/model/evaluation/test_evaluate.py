@@ -91,7 +91,7 @@ def test_best_median_and_worst_are_drawn(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("at_once", [1, 3])
-def test_what_is_measured(at_once: int) -> None:
+def test_the_report_has_every_metric(at_once: int) -> None:
     right = truth()
     half = right.ids.copy()
     half[10:18, 12:24] = 1  # the dog is missed, the grass takes its place
@@ -153,7 +153,7 @@ def test_predictions_on_disk_of_every_kind(tmp_path: Path) -> None:
         ({}, ["no list 'annotations'"]),
     ],
 )
-def test_malformed_predictions(tmp_path: Path, content: Any, parts: list[str]) -> None:
+def test_malformed_predictions_are_named(tmp_path: Path, content: Any, parts: list[str]) -> None:
     write_coco(tmp_path / "coco")
     write_json(tmp_path / "results.json", content)
     result = run("--data", tmp_path / "coco", "--predictions", tmp_path / "results.json")
@@ -225,7 +225,7 @@ def test_classes_that_the_model_lacks_are_void(small_checkpoint: Path, tmp_path:
     assert report["pq_stuff"] is None
 
 
-def test_pictures_are_turned_as_the_service_turns_them(small_checkpoint: Path, tmp_path: Path) -> None:
+def test_pictures_are_oriented_as_in_the_service(small_checkpoint: Path, tmp_path: Path) -> None:
     write_coco(tmp_path)
     path = tmp_path / "val2017" / "000000000001.jpg"
     exif = Image.Exif()
@@ -264,7 +264,7 @@ def test_the_command_explains_itself(small_checkpoint: Path, tmp_path: Path) -> 
         (["--data", NUCLEI, "--checkpoint", small_checkpoint], "no class in common"),
         (["--data", NUCLEI, "--checkpoint", small_checkpoint, "--url", "http://127.0.0.1:1"], "name one of --checkpoint, --url"),
         (["--data", NUCLEI, "--url", "http://127.0.0.1:9"], "no answer from http://127.0.0.1:9"),
-        (["--data", NUCLEI, "--predictions", tmp_path], "holds no predictions that are known"),
+        (["--data", NUCLEI, "--predictions", tmp_path], "has no known predictions"),
     ):
         result = run(*arguments)
         assert result.exit_code != 0
@@ -272,7 +272,7 @@ def test_the_command_explains_itself(small_checkpoint: Path, tmp_path: Path) -> 
     assert "Cityscapes" in run("--help").output
 
 
-def test_a_limit_and_scenes(tmp_path: Path) -> None:
+def test_limit_and_drawn_scenes_are_evaluated(tmp_path: Path) -> None:
     report = figures(tmp_path, "--data", NUCLEI, "--limit", 2)
     assert (report["pictures"], report["layout"]) == (2, "COCO panoptic")
     assert 0 < report["classes"]["nucleus"]["ap"] < 1
@@ -293,7 +293,7 @@ def test_the_embedded_model_finds_nuclei(tmp_path: Path) -> None:
     assert nucleus["found"] > 0.5
 
 
-def test_a_data_set_for_other_tasks(tmp_path: Path) -> None:
+def test_a_data_set_for_other_tasks_is_refused(tmp_path: Path) -> None:
     write_coco(tmp_path)
     dataset = open_dataset(tmp_path / "annotations" / "instances_val2017.json")
     with pytest.raises(DataError, match="annotation for instance; the results are panoptic alone"):
@@ -301,7 +301,7 @@ def test_a_data_set_for_other_tasks(tmp_path: Path) -> None:
     assert replace(dataset, pictures=dataset.pictures[:1]).tasks == ("instance",)
 
 
-def test_files_are_judged_without_torch(tmp_path: Path) -> None:
+def test_predictions_in_files_are_evaluated_without_torch(tmp_path: Path) -> None:
     import subprocess
     import sys
 

@@ -25,11 +25,11 @@ def count(predicted: list, classes: list[int], true: list, true_classes: list[in
     return {c: (round(v.iou, 4), v.true_positives, v.false_positives, v.false_negatives) for c, v in counts.items()}
 
 
-def test_a_match_a_miss_and_an_invention() -> None:
+def test_matches_misses_and_false_positives_are_counted() -> None:
     assert count([[1, 1, 1, 0, 0, 2]], [7, 7], [[1, 1, 1, 1, 2, 2]], [7, 7]) == {7: (0.75, 1, 1, 1)}
 
 
-def test_half_overlap_is_no_match() -> None:
+def test_an_iou_of_one_half_is_no_match() -> None:
     assert count([[1, 1, 0, 0]], [7], [[1, 1, 1, 1]], [7]) == {7: (0, 0, 1, 1)}
 
 
@@ -37,7 +37,7 @@ def test_the_class_must_agree() -> None:
     assert count([[1, 1]], [3], [[1, 1]], [7]) == {7: (0, 0, 0, 1), 3: (0, 0, 1, 0)}
 
 
-def test_void_is_not_held_against_a_segment() -> None:
+def test_void_pixels_do_not_count_against_a_segment() -> None:
     assert count([[1, 1, 1, 1]], [7], [[1, 1, 0, 0]], [7]) == {7: (1.0, 1, 0, 0)}
     assert count([[1, 1, 1, 1]], [7], [[0, 0, 0, 1]], [7]) == {7: (1.0, 1, 0, 0)}
     assert count([[0, 1, 1, 1]], [7], [[1, 0, 0, 1]], [7]) == {7: (0, 0, 0, 1)}
@@ -116,7 +116,7 @@ def plainly(truth: PanopticMap, predicted: PanopticMap) -> dict[int, ClassCount]
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_against_the_definition_on_adversarial_maps(seed: int) -> None:
+def test_it_equals_the_definition_on_adversarial_maps(seed: int) -> None:
     rng = np.random.default_rng(seed)
     shape = tuple(rng.integers(1, 9, 2))
     # Large ids, ids 0 that are listed, crowds of one class, segments without pixels, pixels that nobody lists, blocks that tie at 0.5.

@@ -68,7 +68,7 @@ def test_dry_run_says_what_it_takes() -> None:
     assert "disk: 1.7 GB" in result.output
 
 
-def test_names(tmp_path: Path) -> None:
+def test_models_are_found_by_name_and_ambiguous_names_refused(tmp_path: Path) -> None:
     for model in published_models():
         assert find_model(model.name) is model
         assert find_model(model.slug) is model
@@ -77,7 +77,7 @@ def test_names(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"may be 'Mask2Former Swin-T COCO panoptic', .* write one of them whole"):
         find_model("swin-t")
     arguments = ["reproduce", "PRO-SCALE (3, 3, 3) Swin-T COCO panoptic", "--data", str(NUCLEI), "--out", str(tmp_path)]
-    assert "handed out by its authors alone" in CliRunner().invoke(main, arguments).output
+    assert "only available from its authors" in CliRunner().invoke(main, arguments).output
 
 
 def test_every_figure_is_compared_with_its_own_kind() -> None:

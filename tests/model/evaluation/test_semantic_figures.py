@@ -34,7 +34,7 @@ def test_mean_iou(seed: int) -> None:
     assert matrix.pixels.sum() == truth.size
 
 
-def test_nothing_to_judge() -> None:
+def test_metrics_without_pixels_are_undefined() -> None:
     matrix = ConfusionMatrix([1])
     matrix.add(np.full((2, 2), VOID), np.ones((2, 2), int))
     assert (matrix.mean_iou(), matrix.accuracy()) == (None, None)
@@ -43,7 +43,7 @@ def test_nothing_to_judge() -> None:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_rims_of_all_classes_at_once(seed: int) -> None:
+def test_boundaries_of_all_classes_are_found_at_once(seed: int) -> None:
     rng = np.random.default_rng(seed)
     classes = np.kron(rng.integers(-1, 4, (4, 5)), np.ones((6, 7), int))[: rng.integers(1, 24), : rng.integers(1, 35)]
     distance = int(rng.integers(1, 4))
@@ -69,7 +69,7 @@ def test_boundary_iou_of_one_mask() -> None:
     assert counts.mean() == pytest.approx(np.mean([counts.ious()[1], counts.ious()[2]]))
 
 
-def test_void_has_no_rim_to_miss() -> None:
+def test_void_has_no_boundary() -> None:
     truth = np.full((60, 60), 1)
     truth[:, 30:] = VOID
     counts = BoundaryCount([1, 2])

@@ -62,7 +62,7 @@ def test_the_largest_piece_of_things_is_kept() -> None:
         assert cleaned.removed_pixels == mask.sum() - segment.area
 
 
-def test_near_duplicates_go_and_the_best_stays() -> None:
+def test_near_duplicates_are_dropped_and_the_best_is_kept() -> None:
     a, b, c = np.zeros((3, 20, 20), bool)
     a[2:12, 2:12] = b[2:12, 3:12] = c[2:12, 10:20] = True
     segmentation = instances(a, b, c, scores=[0.7, 0.9, 0.1])
@@ -71,7 +71,7 @@ def test_near_duplicates_go_and_the_best_stays() -> None:
     assert clean(segmentation, CleaningOptions(deduplicate=0.8)).dropped_duplicates == 1
 
 
-def test_small_segments_go() -> None:
+def test_small_segments_are_dropped() -> None:
     small, large = np.zeros((2, 5, 5), bool)
     small[0, :2] = large[2:] = True
     cleaned = clean(instances(small, large), CleaningOptions(min_area=3))

@@ -65,7 +65,7 @@ class TestGeoJSON:
         assert len(simple.geoms[0].interiors) == 1
         assert shapely.hausdorff_distance(exact.boundary, simple.boundary) <= tolerance + 1e-9
 
-    def test_uuids_repeat_with_the_seed_alone(self) -> None:
+    def test_uuids_depend_on_the_seed_only(self) -> None:
         def ids(seed: str) -> list[str]:
             return [feature["id"] for feature in feature_collection(partition(IDS), seed=seed)["features"]]
 
@@ -120,7 +120,7 @@ class TestCOCO:
 
 
 class TestLabelMaps:
-    def test_ids(self) -> None:
+    def test_id_maps_have_the_segments_ids(self) -> None:
         assert (id_map(partition(IDS)) == IDS).all()
 
     def test_the_higher_score_is_on_top(self) -> None:
@@ -134,7 +134,7 @@ class TestLabelMaps:
         with pytest.raises(ValueError, match="max_segments"):
             id_map(Segmentation("instance", (2, 2), (segment(70_000, np.ones((2, 2), bool)),)))
 
-    def test_categories_and_void(self) -> None:
+    def test_label_maps_have_category_ids_and_void(self) -> None:
         values, void = category_map(partition(IDS))
         assert values.dtype == np.uint8
         assert (values == np.where(IDS, IDS, void)).all()
@@ -149,7 +149,7 @@ class TestLabelMaps:
 
 
 class TestTable:
-    def test_measures_are_scikit_images(self) -> None:
+    def test_measures_equal_those_of_scikit_image(self) -> None:
         rng = np.random.default_rng(1)
         image = rng.integers(0, 256, (9, 12, 3), np.uint8)
         for _ in range(60):

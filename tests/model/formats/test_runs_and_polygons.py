@@ -75,7 +75,7 @@ def test_rings_have_corners_only() -> None:
     assert perimeter(trace(encode(drawn(RING_AROUND_AN_ISLAND)))) == 4 * 5 + 4 * 3 + 4
 
 
-def test_components_are_scipys() -> None:
+def test_components_equal_those_of_scipy() -> None:
     for mask in MASKS:
         runs = column_runs(encode(mask))
         labels = components(runs)

@@ -119,7 +119,7 @@ def test_products_of_eomt(rotary: bool, gated: bool) -> None:
         assert backbone.products + head.products == counted(EomtNetwork(config).eval(), torch.randn(1, 3, 48, 64), forward=False)
 
 
-def test_what_folding_saves() -> None:
+def test_folding_saves_the_expected_flops() -> None:
     """The figures of SegFormer-B2 at 512x512 with 150 classes: 62.3 as published, 23.7 folded."""
     config = SemanticModelConfig("B2", 150, MixTransformerConfig((64, 128, 320, 512), (3, 4, 6, 3)), SegformerHeadConfig(768))
     published, folded = (sum(cost.products for cost in network_cost(config, (512, 512), flag)) / 1e9 for flag in (True, False))
@@ -127,7 +127,7 @@ def test_what_folding_saves() -> None:
     assert folded == pytest.approx(23.68, abs=0.01)
 
 
-def test_shrunk_costs_what_is_published() -> None:
+def test_the_cost_of_segvit_shrunk_equals_the_published_one() -> None:
     """SegViT-L Shrunk on ADE20K at 640: 373.5 GFLOPs, as its authors publish."""
     config = PUBLISHED["segvit-l-shrunk"](150)
     assert count_baseline(config, (640, 640)).total / 1e9 == pytest.approx(373.5, abs=0.05)

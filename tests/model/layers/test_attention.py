@@ -22,6 +22,6 @@ def test_equals_torch_multihead_attention_with_the_same_weights() -> None:
     assert torch.allclose(ours(query, key, value, allowed), expected, atol=1e-6)
 
 
-def test_a_query_that_may_look_nowhere_looks_everywhere() -> None:
+def test_a_fully_masked_query_attends_to_everything() -> None:
     allowed = torch.tensor([[[True, False], [False, False]]])
     assert unblock_empty_rows(allowed).tolist() == [[[True, False], [True, True]]]

@@ -29,7 +29,7 @@ def test_fused_agrees_with_plain(activation: Activation, dtype: torch.dtype, bia
         assert torch.allclose(fused.double(), exact, atol=1e-5)
 
 
-def test_processors_without_avx512_take_torchs_own_way() -> None:
+def test_processors_without_avx512_use_torchs_layers() -> None:
     """There oneDNN's GELU costs more than it saves; each capability is tried in a process of its own."""
     code = "import torch; from proscale.layers.linear import _has_fused; print(_has_fused(torch.float32))"
     for capability, fused in (("avx2", "False"), ("default", "False")):
@@ -40,7 +40,7 @@ def test_processors_without_avx512_take_torchs_own_way() -> None:
     assert module._has_fused(torch.float32) == (torch.backends.cpu.get_cpu_capability() == "AVX512")
 
 
-def test_gradients_autocast_and_other_dtypes_take_the_plain_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_autocast_and_other_dtypes_use_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise AssertionError("the fused layer has no gradient")
 

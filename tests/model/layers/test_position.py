@@ -7,7 +7,7 @@ import pytest
 from proscale.layers.position import sine_position
 
 
-def test_every_entry() -> None:
+def test_every_entry_equals_the_formula() -> None:
     height, width, dim = 3, 5, 8
     encoding = sine_position(height, width, dim).view(height, width, dim)
     for y in range(height):

@@ -12,7 +12,7 @@ SHAPES = {
     "4 levels, one row, one column, one pixel": [1, 6, 7, 1, 1, 1, 13, 11],
 }
 GATES = {torch.float64: 1e-13, torch.float32: 1e-6, torch.float16: 5e-4, torch.bfloat16: 4e-3}
-"""Largest allowed |error|, relative to the norm, against the twin in float64 with the same (rounded) inputs."""
+"""Largest allowed |error|, relative to the norm, against the reference form in float64 with the same (rounded) inputs."""
 
 
 def inputs(
@@ -53,7 +53,7 @@ def expected(
     reference_points: Tensor | None = None,
     gradient: Tensor | None = None,
 ) -> list[Tensor]:
-    """The twin in float64 on the CPU: output, and with `gradient` of the output those of value, offsets and logits."""
+    """The reference form in float64 on the CPU: output, and with `gradient` of the output those of value, offsets and logits."""
     leaves = [x.detach().double().cpu().requires_grad_() for x in (value, offsets, logits)]
     out = ms_deform_attn_reference(*leaves, shapes, None if reference_points is None else reference_points.double().cpu())  # type: ignore[call-arg]
     if gradient is None:

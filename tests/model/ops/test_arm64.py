@@ -1,4 +1,4 @@
-"""The plain CPU kernels on arm64: compiled by a cross compiler, run by an emulator, against the pure-torch twin in float64."""
+"""The plain CPU kernels on arm64: compiled by a cross compiler, run by an emulator, against the reference form in float64."""
 
 import shutil
 import struct

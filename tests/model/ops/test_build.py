@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[3]
 
 
-def test_a_missing_compiler_leaves_a_note_and_breaks_nothing(tmp_path: Path) -> None:
+def test_a_missing_compiler_is_noted_and_the_installation_succeeds(tmp_path: Path) -> None:
     command = [sys.executable, "setup.py", "build_ext", f"--build-lib={tmp_path}", f"--build-temp={tmp_path / 'work'}"]
     environment = os.environ | {"CXX": "no-such-compiler", "MS_DEFORM_ATTN_CUDA": "0"}
     subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)

@@ -24,7 +24,7 @@ def test_made_once_and_usable_in_training_after_inference() -> None:
     assert weight.grad.tolist() == [0, 1, 2]
 
 
-def test_what_is_handed_out_is_collected_whether_new_or_cached() -> None:
+def test_constants_are_collected_whether_new_or_cached() -> None:
     @constant_tensor(maxsize=1)
     def number(value: int) -> torch.Tensor:
         return torch.tensor([value])

@@ -1,4 +1,4 @@
-"""The CUDA operator on a GPU against the pure-torch twin in float64. `benchmarks/gpu_checks.py` runs this and the benchmarks."""
+"""The CUDA operator on a GPU against the reference form in float64. `benchmarks/gpu_checks.py` runs this and the benchmarks."""
 
 from collections.abc import Iterator
 
@@ -89,7 +89,7 @@ def test_autocast_and_compile() -> None:
     assert error(compiled(tokens, tokens, shapes), want.detach().double().cpu()) < 1e-4
 
 
-def test_past_2_to_the_31_elements() -> None:
+def test_tensors_may_have_more_than_2_to_the_31_elements() -> None:
     """Batch x tokens x channels beyond 32 bits: 20 GB of memory."""
     if torch.cuda.mem_get_info()[0] < 24 << 30:
         pytest.skip("not enough GPU memory")

@@ -1,4 +1,4 @@
-"""The CUDA kernels' own source, compiled for the host with emulated lanes and shuffles, against the pure-torch twin in float64."""
+"""The CUDA kernels' own source, compiled for the host with emulated lanes and shuffles, against the reference form in float64."""
 
 import shutil
 import subprocess
@@ -101,7 +101,7 @@ def test_float_sampling_beside_half_values(emulated: object) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-def test_reference(emulated: object, batch: int) -> None:
+def test_with_reference_points_it_agrees_with_the_reference(emulated: object, batch: int) -> None:
     shapes = SHAPES["3 levels"]
     value, offsets, logits = inputs(shapes, torch.float32, queries=19)
     reference_points = torch.rand(batch, 19, 2, generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""The compiled operator on the CPU against its pure-torch twin in float64."""
+"""The compiled operator on the CPU against its reference form in float64."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ def names(dtype: torch.dtype) -> str:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=names)
 @pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES.keys())
-def test_forward_and_backward(shapes: list[int], dtype: torch.dtype) -> None:
+def test_forward_and_backward_agree_with_the_reference(shapes: list[int], dtype: torch.dtype) -> None:
     value, offsets, logits = inputs(shapes, dtype)
     offsets = clear_of_kinks(offsets, shapes)
     leaves = [x.requires_grad_() for x in (value, offsets, logits)]
@@ -40,7 +40,7 @@ def test_forward_and_backward(shapes: list[int], dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(("channels", "points"), [(8, 1), (12, 3), (16, 4), (24, 8), (40, 5), (48, 2), (64, 4)])
-def test_any_head_size_and_number_of_points(channels: int, points: int) -> None:
+def test_any_head_size_and_number_of_points_agrees_with_the_reference(channels: int, points: int) -> None:
     shapes = SHAPES["2 levels, odd"]
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
         value, offsets, logits = inputs(shapes, dtype, channels=channels, points=points)
@@ -72,7 +72,7 @@ def test_gradcheck() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=names)
-def test_views_of_one_product(dtype: torch.dtype) -> None:
+def test_offsets_and_logits_may_be_views_of_one_product(dtype: torch.dtype) -> None:
     shapes, heads = SHAPES["2 levels, odd"], 2
     value, offsets, logits = inputs(shapes, dtype, heads=heads)
     batch, tokens = value.shape[:2]
@@ -85,7 +85,7 @@ def test_views_of_one_product(dtype: torch.dtype) -> None:
     assert torch.equal(ms_deform_attn(turned, offsets, logits, shapes), ms_deform_attn(value, offsets, logits, shapes))
 
 
-def test_far_samples_are_zero_and_broken_offsets_are_harmless() -> None:
+def test_samples_outside_are_zero_and_nan_offsets_do_no_harm() -> None:
     shapes = [3, 5]
     value, offsets, logits = inputs(shapes, torch.float32)
     for far in (1e4, -1e9, 3e38, float("inf")):
@@ -93,7 +93,7 @@ def test_far_samples_are_zero_and_broken_offsets_are_harmless() -> None:
     assert ms_deform_attn(value, torch.full_like(offsets, float("nan")), logits, shapes).shape == (2, 15, 64)
 
 
-def test_threads_give_the_same_bits() -> None:
+def test_results_do_not_depend_on_the_number_of_threads() -> None:
     shapes = [32, 32, 16, 16]
     leaves = [x.requires_grad_() for x in inputs(shapes, torch.float32)]
     before = torch.get_num_threads()
@@ -147,7 +147,7 @@ def test_autocast_and_mixed_precision() -> None:
     assert ms_deform_attn(value.half(), offsets, logits.half(), shapes).dtype == torch.float16
 
 
-def test_what_no_kernel_covers_runs_the_twin() -> None:
+def test_shapes_without_a_kernel_use_the_reference() -> None:
     shapes = [2, 3]
     value, offsets, logits = inputs(shapes, torch.float32, channels=80)
     assert torch.equal(ms_deform_attn(value, offsets, logits, shapes), ms_deform_attn_reference(value, offsets, logits, shapes))
@@ -195,7 +195,7 @@ print(native.STATUS.cpu)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", ["plain", "avx2"])
-def test_every_instruction_set(capability: str) -> None:
+def test_every_instruction_set_agrees_with_the_reference(capability: str) -> None:
     """The kernels that this machine would not choose by itself."""
     run = subprocess.run(
         [sys.executable, "-c", CHECK], env=os.environ | {"MS_DEFORM_ATTN_CPU": capability}, capture_output=True, text=True, check=True
@@ -205,7 +205,7 @@ def test_every_instruction_set(capability: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("force", "present"), list(product(["reference", ""], [True, False])))
-def test_without_the_library_the_twin_runs_and_says_so_once(force: str, present: bool) -> None:
+def test_without_the_library_the_reference_runs_with_one_warning(force: str, present: bool) -> None:
     code = """
 import pathlib, sys, torch
 from unittest import mock

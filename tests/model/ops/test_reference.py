@@ -1,4 +1,4 @@
-"""The deformable attention, whichever form runs here, and its pure-torch twin against plain loops in float64."""
+"""The deformable attention, whichever form runs here, and its reference form in pure torch against plain loops in float64."""
 
 import math
 
@@ -38,14 +38,14 @@ def inputs(shapes: list[int], queries: int, dtype: torch.dtype = torch.float64) 
 
 
 @pytest.mark.parametrize("shapes", CASES.values(), ids=CASES.keys())
-def test_against_loops(shapes: list[int]) -> None:
+def test_reference_agrees_with_loops(shapes: list[int]) -> None:
     reference_points = torch.rand(2, 5, 2, dtype=torch.float64)
     value, offsets, logits = inputs(shapes, 5)
     expected = loops(value, offsets, logits, shapes, reference_points)
     assert np.allclose(ms_deform_attn(value, offsets, logits, shapes, reference_points), expected, atol=1e-12)
 
 
-def test_without_reference_queries_sit_on_their_own_tokens() -> None:
+def test_without_reference_points_queries_are_at_their_tokens() -> None:
     shapes = CASES["two levels, odd sizes"]
     value, offsets, logits = inputs(shapes, queries=2 * 3 + 5 * 7)
     centres = token_centres(tuple(shapes)).double()[None]
@@ -66,6 +66,6 @@ def test_gradients() -> None:
     )
 
 
-def test_shapes_that_do_not_add_up_are_refused() -> None:
+def test_inconsistent_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="do not add up to the 12 tokens"):
         ms_deform_attn(*inputs([3, 4], 2), [3, 5], torch.rand(1, 2, 2, dtype=torch.float64))

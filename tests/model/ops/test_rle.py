@@ -37,7 +37,7 @@ def same_as_pycocotools(mask: MeasuredMask, pixels: NDArray[np.bool_]) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(maps(), st.sampled_from([torch.int32, torch.int16, torch.uint8, torch.int64]), st.booleans())
-def test_maps(ids: NDArray[np.int32], dtype: torch.dtype, column_major: bool) -> None:
+def test_runs_of_maps_agree_with_the_reference(ids: NDArray[np.int32], dtype: torch.dtype, column_major: bool) -> None:
     tensor = torch.tensor(ids).to(dtype)
     if column_major:
         tensor = tensor.T.contiguous().T
@@ -53,7 +53,7 @@ def test_maps(ids: NDArray[np.int32], dtype: torch.dtype, column_major: bool) ->
 
 @settings(max_examples=100, deadline=None)
 @given(maps(), st.integers(0, 7))
-def test_overlapping_masks(ids: NDArray[np.int32], bits: int) -> None:
+def test_runs_of_overlapping_masks_agree_with_the_reference(ids: NDArray[np.int32], bits: int) -> None:
     pixels = np.stack([ids & bits > 0, ids > 1, ids < 3, np.zeros_like(ids, bool), np.ones_like(ids, bool)])
     runs = mask_runs(torch.from_numpy(pixels))
     assert torch.equal(runs, mask_runs_reference(torch.from_numpy(pixels)))
@@ -63,7 +63,7 @@ def test_overlapping_masks(ids: NDArray[np.int32], bits: int) -> None:
     assert encode_run_table(runs.numpy(), np.arange(5), 5, ids.shape) == masks
 
 
-def test_more_runs_than_16_bits_count_and_long_ones() -> None:
+def test_more_than_65536_runs_and_long_runs_are_encoded() -> None:
     noise = np.random.default_rng(0).integers(0, 3, (700, 500), dtype=np.int32)
     noise[:, 100:300] = 1
     for mask, wanted in zip(encode_runs(map_runs(torch.from_numpy(noise)), [0, 1, 2], 3, noise.shape), range(3), strict=True):

@@ -59,7 +59,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_the_operator_is_inside(wheel: Path) -> None:
+def test_the_wheel_contains_the_operator(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "proscale/ops/_native.so" in names
     assert ("proscale/ops/_native_cuda.so" in names) == (NVCC is not None)
@@ -114,11 +114,11 @@ class TestCudaLibrary:
 
     pytestmark = needs_nvcc
 
-    def test_architectures(self, cuda_library: Path) -> None:
+    def test_the_binary_has_the_requested_architectures(self, cuda_library: Path) -> None:
         code = list(device_code(sections(cuda_library.read_bytes())[".nv_fatbin"]))
         assert sorted(code) == [*(("elf", a) for a in ARCHITECTURES), ("ptx", ARCHITECTURES[-1])]
 
-    def test_size(self, cuda_library: Path) -> None:
+    def test_the_cuda_library_is_small(self, cuda_library: Path) -> None:
         assert cuda_library.stat().st_size < 1_400_000
 
     @pytest.mark.skipif(shutil.which("nm") is None, reason="no nm")
@@ -132,7 +132,7 @@ class TestCudaLibrary:
         versions = {name.partition("@")[2].split("_")[0] for name in names if "@" in name}
         assert versions <= {"GLIBC", "GLIBCXX", "CXXABI", "GCC"}
 
-    def test_loads_beside_a_torch_without_cuda(self, cuda_library: Path, installed: Path, tmp_path: Path) -> None:
+    def test_the_cuda_part_does_no_harm_beside_a_torch_without_cuda(self, cuda_library: Path, installed: Path, tmp_path: Path) -> None:
         """Every symbol is found, and both operators are registered for CUDA."""
         code = f"""
 import ctypes, os, torch

@@ -55,14 +55,14 @@ ANNOUNCED = {
 
 
 @pytest.mark.parametrize("data", ANNOUNCED.values(), ids=ANNOUNCED)
-def test_what_is_announced_is_let_pass(data: bytes) -> None:
+def test_announced_further_pictures_are_ignored(data: bytes) -> None:
     picture = read_picture(data, LIMIT)
     np.testing.assert_array_equal(picture.rgb, read_picture(PRIMARY, LIMIT).rgb)
     assert picture.header.format == "JPEG"
 
 
 @pytest.mark.parametrize("name", ["gain map by MPF", "gain map by MPF, big endian", "depth map by a container"])
-def test_a_further_one_that_is_not_announced_is_refused(name: str) -> None:
+def test_an_unannounced_further_picture_is_refused(name: str) -> None:
     with pytest.raises(UndecodablePictureError, match="more pictures than it announces"):
         read_picture(ANNOUNCED[name] + encoded(gradient(), "JPEG"), LIMIT)
 
@@ -92,6 +92,6 @@ def test_an_index_of_the_first_picture_alone_announces_nothing() -> None:
     assert read_picture(with_gain_map, LIMIT).rgb.shape == (60, 80, 3)
 
 
-def test_a_broken_index_does_not_cost_the_picture() -> None:
+def test_a_broken_index_is_ignored() -> None:
     for block in (b"MPF\0", b"MPF\0II*\0\xff\xff\xff\xff", b"MPF\0MM\0*\0\0\0\x08\0\x03" + bytes(20), b"MPF\0XX"):
         np.testing.assert_array_equal(read_picture(with_segment(0xE2, block), LIMIT).rgb, read_picture(PRIMARY, LIMIT).rgb)

@@ -15,19 +15,19 @@ ENDS = {"JPEG": end_of_jpeg, "PNG": end_of_png, "WEBP": end_of_webp, "BMP": end_
 
 
 @pytest.mark.parametrize("form", ENDS)
-def test_the_end_is_the_end(form: str) -> None:
+def test_the_end_of_a_picture_is_found(form: str) -> None:
     data = encoded(NOISE, form)
     assert ENDS[form](data) == len(data)
     assert ENDS[form](data + b"more") == len(data)
 
 
 @pytest.mark.parametrize("options", [{"progressive": True}, {"restart_marker_rows": 1}, {"quality": 1}, {"optimize": True}])
-def test_the_end_of_jpegs_of_all_kinds(options: dict[str, int]) -> None:
+def test_the_end_is_found_in_every_kind_of_jpeg(options: dict[str, int]) -> None:
     data = encoded(NOISE, "JPEG", **options)
     assert end_of_jpeg(data + b"\xff\xd8\xff rest") == len(data)
 
 
-def test_a_thumbnail_inside_is_not_the_end() -> None:
+def test_an_embedded_thumbnail_does_not_end_the_picture() -> None:
     data = encoded(NOISE, "JPEG", exif=b"Exif\x00\x00" + encoded(gradient(), "JPEG"))
     assert end_of_jpeg(data) == len(data)
     assert read_picture(data, 10_000).rgb.shape == NOISE.shape
@@ -42,7 +42,7 @@ def test_two_pictures_in_one_are_refused(first: str, second: str) -> None:
 
 @pytest.mark.parametrize("form", ENDS)
 @pytest.mark.parametrize("tail", [b"\0" * 9, b"\n", b"\0\0\0\x18ftypmp42", b"PK\x03\x04"])
-def test_other_things_behind_a_picture_are_let_pass(form: str, tail: bytes) -> None:
+def test_other_data_behind_a_picture_is_ignored(form: str, tail: bytes) -> None:
     assert read_picture(encoded(NOISE, form) + tail, 10_000).rgb.shape == NOISE.shape
 
 
@@ -62,7 +62,7 @@ def test_a_scan_bomb_is_refused() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff\xd8", b"\xff\xd8\xff\xda\x00\x02abc", b"\x89PNG\r\n\x1a\n\xff\xff\xff\xffIDAT"])
-def test_what_has_no_end_has_none(data: bytes) -> None:
+def test_a_cut_off_picture_has_no_end(data: bytes) -> None:
     assert end_of_jpeg(data) is None
     assert end_of_png(data) is None
 

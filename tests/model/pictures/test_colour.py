@@ -57,7 +57,7 @@ def by_little_cms(pixels: NDArray[np.uint8], profile: bytes) -> NDArray[np.uint8
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("name", PROFILES)
-def test_wide_colours_are_converted(form: str, name: str) -> None:
+def test_wide_gamut_profiles_are_converted(form: str, name: str) -> None:
     options = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}.get(form, {})
     plain = encoded(gradient(), form, **options)
     stored = read_picture(plain, LIMIT).rgb
@@ -66,7 +66,7 @@ def test_wide_colours_are_converted(form: str, name: str) -> None:
     assert np.abs(converted.astype(int) - stored).max() > 20
 
 
-def test_a_well_known_colour() -> None:
+def test_a_known_colour_is_converted_correctly() -> None:
     """Display P3's (0, 127, 0) lies outside sRGB: less red and blue than none. Adobe RGB's greys are sRGB's."""
     pixels = np.array([[[0, 200, 0], [128, 128, 128]]], np.uint8)
     green, grey = to_srgb(pixels, PROFILES["Display P3"])[0].astype(int)
@@ -75,12 +75,12 @@ def test_a_well_known_colour() -> None:
     assert np.abs(grey - 128).max() <= 2
 
 
-def test_srgb_itself_changes_nothing() -> None:
+def test_an_srgb_profile_changes_nothing() -> None:
     np.testing.assert_array_equal(read_picture(encoded(gradient(), icc_profile=SRGB), LIMIT).rgb, gradient())
 
 
 @pytest.mark.parametrize("depth", [np.uint8, np.uint16])
-def test_greys_with_a_grey_profile_and_with_one_of_colours(depth: type) -> None:
+def test_grey_is_converted_by_a_grey_profile_and_ignores_a_colour_profile(depth: type) -> None:
     grey = np.linspace(0, 255, 240).astype(np.uint8).reshape(12, 20)
     stored: np.ndarray = grey.astype(depth) * (257 if depth is np.uint16 else 1)
     light = read_picture(encoded(stored, icc_profile=grey_profile(1.0)), LIMIT).rgb
@@ -95,7 +95,7 @@ LINEAR = (D65, (0.64, 0.33), (0.30, 0.60), (0.15, 0.06))
 
 
 @pytest.mark.parametrize("form", ["TIFF", "JPEG"])
-def test_inks_by_their_profile(form: str) -> None:
+def test_cmyk_is_converted_by_its_profile(form: str) -> None:
     inks = Image.new("CMYK", (16, 16), (200, 30, 90, 0))
     rgb = read_picture(encoded(inks, form, icc_profile=ink_profile()), LIMIT).rgb
     assert rgb.min() >= 252  # by this profile only black darkens
@@ -110,7 +110,7 @@ def test_inks_by_their_profile(form: str) -> None:
     ids=["text", "cut", "zeros", "empty", "of greys", "of inks"],
 )
 @pytest.mark.parametrize("form", ["PNG", "TIFF"])
-def test_broken_profiles_and_those_of_other_colours_are_ignored(profile: bytes, form: str) -> None:
+def test_broken_profiles_and_those_for_other_colour_spaces_are_ignored(profile: bytes, form: str) -> None:
     np.testing.assert_array_equal(read_picture(encoded(gradient(), form, icc_profile=profile), LIMIT).rgb, gradient())
 
 

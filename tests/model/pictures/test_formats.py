@@ -36,7 +36,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("form", FILES)
-def test_they_are_read(form: str) -> None:
+def test_every_format_is_read(form: str) -> None:
     data = FILES[form](SMOOTH)
     picture = read_picture(data, LIMIT)
     assert picture.header.format == form
@@ -126,7 +126,7 @@ def test_heic_is_turned_upright(orientation: int) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "top"), [(np.uint8, 255), (np.uint16, 65535)])
-def test_greys_of_jpeg_2000(dtype: type, top: int) -> None:
+def test_grey_jpeg_2000_is_read(dtype: type, top: int) -> None:
     grey: np.ndarray = np.linspace(0, top, 64 * 80).astype(dtype).reshape(64, 80)
     rgb = read_picture(imagecodecs.jpeg2k_encode(grey, reversible=True), LIMIT).rgb
     assert np.abs(rgb[:, :, 0].astype(int) - grey * 255.0 / top).max() <= 1
@@ -151,7 +151,7 @@ def test_bmp_alpha_counts_unless_it_is_zero_everywhere() -> None:
     np.testing.assert_array_equal(read_picture(encoded(Image.fromarray(gradient()), "BMP"), LIMIT).rgb, gradient())
 
 
-def test_formats_are_told_by_their_bytes() -> None:
+def test_formats_are_recognised_by_their_bytes() -> None:
     for form in ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF"):
         assert sniff(encoded(gradient(), form)) == form
     for data in (b"", b"text", b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom", b"%PDF-1.7", b"RIFF\0\0\0\0WAVE"):

@@ -8,14 +8,14 @@ from proscale.errors import ParameterError
 from proscale.pictures import INTENSITY_PATTERN, Intensity, parse_intensity, read_picture
 
 
-def test_what_can_be_asked() -> None:
+def test_every_intensity_is_parsed() -> None:
     assert [parse_intensity(text).kind for text in ("full", " MinMax", "percentile")] == ["full", "minmax", "percentile"]
     assert parse_intensity("0,4095") == Intensity("range", 0, 4095)
     assert parse_intensity("-1.5, 2e3") == Intensity("range", -1.5, 2000)
 
 
 @pytest.mark.parametrize("text", ["", "auto", "5", "1,2,3", "nan,1", "0,inf"])
-def test_what_cannot(text: str) -> None:
+def test_invalid_intensities_are_refused(text: str) -> None:
     with pytest.raises(ParameterError, match="intensity: should be full, minmax, percentile or LOW,HIGH "):
         parse_intensity(text)
 
@@ -37,7 +37,7 @@ def test_a_range_from_high_to_low_makes_a_negative() -> None:
     np.testing.assert_array_equal(read_picture(encoded(gradient()), 10_000, parse_intensity("255,0")).rgb, 255 - gradient())
 
 
-def test_all_that_requests_may_hold_is_understood() -> None:
+def test_the_schemas_pattern_agrees_with_the_parser() -> None:
     for text in ("full", "minmax", "percentile", "0,4095", "-1.5,2.25", "3,3", "9,1"):
         assert re.match(INTENSITY_PATTERN, text)
         assert parse_intensity(text)

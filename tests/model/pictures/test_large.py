@@ -74,7 +74,7 @@ EXACT = ("tif-tiled", "tif-strips", "tif-grey", "tif-deep", "tif-inverted", "tif
 
 
 @pytest.mark.parametrize("kind", [*EXACT, "jpg", "tif-jpeg"])
-def test_windows_are_what_the_whole_is(tmp_path: Path, kind: str) -> None:
+def test_bands_equal_the_whole_picture(tmp_path: Path, kind: str) -> None:
     path = written(tmp_path, kind)
     whole = read_picture(path.read_bytes(), 10**6)
     with open_large(path) as file:
@@ -110,14 +110,14 @@ def test_floats_need_limits_and_get_no_percentiles(tmp_path: Path) -> None:
     tifffile.imwrite(path, colours(channels=1).astype(np.float32) / 7)
     with pytest.raises(UndecodablePictureError, match="intensity=minmax"), open_large(path) as file:
         file.read(0, 0, 10, 10)
-    with pytest.raises(UndecodablePictureError, match="take intensity=minmax or intensity=LOW,HIGH"):
+    with pytest.raises(UndecodablePictureError, match="use intensity=minmax or intensity=LOW,HIGH"):
         open_large(path, parse_intensity("percentile"))
     spread = parse_intensity("minmax")
     with open_large(path, spread) as file:
         assert (whole_by_windows(file) == read_picture(path.read_bytes(), 10**6, spread).rgb).all()
 
 
-def test_of_many_bands_the_first_three_are_shown_and_that_is_said(tmp_path: Path) -> None:
+def test_of_many_bands_the_first_three_are_read_with_a_warning(tmp_path: Path) -> None:
     path = tmp_path / "bands.tif"
     tifffile.imwrite(path, colours(channels=6), tile=(64, 64), planarconfig="contig", photometric="minisblack", extrasamples=[0] * 5)
     with open_large(path) as file:
@@ -125,7 +125,7 @@ def test_of_many_bands_the_first_three_are_shown_and_that_is_said(tmp_path: Path
         assert (whole_by_windows(file) == colours(channels=6)[:, :, :3]).all()
 
 
-def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
+def test_unreadable_files_are_refused_with_the_reason(tmp_path: Path) -> None:
     broken = written(tmp_path, "tif-strips")
     broken.write_bytes(broken.read_bytes()[:20000])
     with pytest.raises(UndecodablePictureError, match="broken, cut off"), open_large(broken) as file:
@@ -134,7 +134,7 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
     with pytest.raises(EmptyPictureError):
         open_large(tmp_path / "empty.tif")
     (tmp_path / "text.tif").write_text("no picture at all")
-    with pytest.raises(UndecodablePictureError, match="none of what can be read in parts"):
+    with pytest.raises(UndecodablePictureError, match="no format that can be read in parts"):
         open_large(tmp_path / "text.tif")
     (tmp_path / "broken.svs").write_bytes(b"II*\0" + bytes(100))
     with pytest.raises(UndecodablePictureError, match="OpenSlide cannot read"):
@@ -190,7 +190,7 @@ def test_a_slide_that_is_broken_in_the_middle_is_said(tmp_path: Path) -> None:
             file.read(128, 0, 192, 330)
 
 
-def test_a_file_that_changes_and_rows_that_are_gone(tmp_path: Path) -> None:
+def test_changed_and_cut_off_files_are_refused(tmp_path: Path) -> None:
     path = written(tmp_path, "tif-tiled")
     with open_large(path) as file:
         file.read(100, 0, 150, 50)

@@ -68,7 +68,7 @@ def test_unused_bits_of_the_transparent_colour_do_not_count() -> None:
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8])
-def test_palettes_with_an_alpha_table(depth: int) -> None:
+def test_palettes_with_an_alpha_table_are_composited(depth: int) -> None:
     values = np.arange(8 * 16, dtype=np.uint16).reshape(8, 16) % (1 << depth)
     colours = np.random.default_rng(1).integers(0, 256, (1 << depth, 3)).astype(np.uint8)
     rgb = read_picture(png(values, depth, 3, (b"PLTE", colours.tobytes()), (b"tRNS", bytes([255, 0]))), LIMIT).rgb
@@ -145,7 +145,7 @@ def words(values: Sequence[int]) -> bytes:
     return struct.pack(f">{len(values)}I", *values)
 
 
-def test_an_exponent_of_one_is_light_and_is_shown_as_light() -> None:
+def test_a_gama_of_one_is_linear_light() -> None:
     """gAMA 100000: samples are proportional to light; sRGB's value of half the light is 188."""
     values = np.full((4, 4, 3), 128, np.uint16)
     assert abs(int(read_picture(png(values, 8, RGB, (b"gAMA", words([100_000]))), LIMIT).rgb[0, 0, 0]) - 188) <= 1
@@ -192,7 +192,7 @@ def test_sixteen_bits_of_interlaced_colours_are_exact_too(samples: int) -> None:
         assert white == [[3, 3]]
 
 
-def test_thousands_of_texts_cost_little() -> None:
+def test_thousands_of_text_chunks_are_skipped_quickly() -> None:
     text = (b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(bytes(1 << 20)))
     data = png(gradient().astype(np.uint16), 8, RGB, *[text] * 2000)
     np.testing.assert_array_equal(read_picture(data, LIMIT).rgb, gradient())

@@ -36,7 +36,7 @@ def test_lossless_formats_give_the_pixels_back(form: str) -> None:
     np.testing.assert_array_equal(rgb(encoded(gradient(), form, **LOSSLESS[form])), gradient())
 
 
-def test_jpeg_is_near() -> None:
+def test_jpeg_pixels_are_close() -> None:
     smooth = np.asarray(Image.fromarray(gradient(4, 4)).resize((64, 48), Image.Resampling.BICUBIC))
     assert np.abs(rgb(encoded(smooth, "JPEG", quality=95, subsampling=0)).astype(int) - smooth).max() < 12
 
@@ -56,19 +56,19 @@ def test_orientation_is_applied_and_reported(form: str, orientation: int) -> Non
 
 
 @pytest.mark.parametrize("value", [0, 9, 65535])
-def test_senseless_orientation_is_none(value: int) -> None:
+def test_invalid_orientation_is_ignored(value: int) -> None:
     picture = read_picture(encoded(gradient(), exif=exif(value)), LIMIT)
     array, header = picture.rgb, picture.header
     assert header.orientation == 1
     np.testing.assert_array_equal(array, gradient())
 
 
-def test_broken_exif_does_not_cost_the_picture() -> None:
+def test_broken_exif_is_ignored() -> None:
     data = encoded(gradient(), exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff")
     np.testing.assert_array_equal(rgb(data), gradient())
 
 
-def test_exif_behind_the_pixels_of_a_png_counts() -> None:
+def test_exif_behind_the_pixels_of_a_png_is_applied() -> None:
     with_exif, without = encoded(gradient(), exif=exif(3)), encoded(gradient())
     start = with_exif.index(b"eXIf") - 4
     chunk = with_exif[start : start + 12 + int.from_bytes(with_exif[start : start + 4], "big")]
@@ -88,7 +88,7 @@ def test_alpha_is_composited_on_white() -> None:
     np.testing.assert_array_equal(array[:, 20:], gradient()[:, 20:])
 
 
-def test_grey_with_alpha() -> None:
+def test_grey_with_alpha_is_composited() -> None:
     image = Image.new("LA", (8, 6), (10, 255))
     image.putpixel((0, 0), (10, 0))
     array = rgb(encoded(image))
@@ -96,7 +96,7 @@ def test_grey_with_alpha() -> None:
     assert array[5, 7].tolist() == [10, 10, 10]
 
 
-def test_palette_with_and_without_transparency() -> None:
+def test_palettes_with_and_without_transparency_are_read() -> None:
     image = Image.new("P", (8, 6), 1)
     image.putpalette([0, 0, 0, 200, 100, 50])
     image.putpixel((2, 1), 0)
@@ -107,13 +107,13 @@ def test_palette_with_and_without_transparency() -> None:
         assert array[1, 2].tolist() == [255, 255, 255], form
 
 
-def test_palette_with_alpha_table() -> None:
+def test_palettes_with_an_alpha_table_are_composited() -> None:
     image = Image.new("P", (4, 4), 1)
     image.putpalette([0, 0, 0, 200, 100, 50])
     assert rgb(encoded(image, transparency=bytes([255, 0])))[0, 0].tolist() == [255, 255, 255]
 
 
-def test_transparent_colour_of_an_rgb_png() -> None:
+def test_the_transparent_colour_of_an_rgb_png_is_white() -> None:
     picture = np.full((4, 4, 3), 9, np.uint8)
     picture[0, 0] = (1, 2, 3)
     array = rgb(encoded(picture, transparency=(1, 2, 3)))
@@ -121,7 +121,7 @@ def test_transparent_colour_of_an_rgb_png() -> None:
     assert array[1, 1].tolist() == [9, 9, 9]
 
 
-def test_grey_and_one_bit() -> None:
+def test_grey_and_one_bit_pictures_are_read() -> None:
     grey = gradient()[:, :, 0]
     np.testing.assert_array_equal(rgb(encoded(grey)), np.repeat(grey[:, :, None], 3, axis=2))
     bits = Image.fromarray(grey > 100)
@@ -134,7 +134,7 @@ def test_sixteen_bits_are_scaled_not_clipped(form: str) -> None:
     assert rgb(encoded(values, form))[0, :, 0].tolist() == [0, 1, 1, 128, 255, 0, 1]
 
 
-def test_sixteen_bits_of_the_other_byte_order() -> None:
+def test_sixteen_bits_of_both_byte_orders_are_read() -> None:
     values = np.arange(0, 65536, 257, dtype=np.uint16)[None]
     image = Image.frombytes("I;16B", (values.shape[1], 1), values.astype(">u2").tobytes())
     assert rgb(encoded(image, "TIFF"))[0, :, 2].tolist() == list(range(256))
@@ -162,7 +162,7 @@ def test_lab_is_converted() -> None:
 
 
 @pytest.mark.parametrize("form", ["GIF", "PNG", "WEBP", "TIFF"])
-def test_the_first_frame_of_many(form: str) -> None:
+def test_the_first_frame_is_read(form: str) -> None:
     first, second = Image.new("RGB", (8, 6), (200, 0, 0)), Image.new("RGB", (8, 6), (0, 200, 0))
     options = {"WEBP": {"lossless": True}}.get(form, {})
     data = encoded(first, form, save_all=True, append_images=[second], **options)
@@ -183,7 +183,7 @@ def test_around_a_gifs_small_frame_there_is_white() -> None:
     np.testing.assert_array_equal(shown, expected)
 
 
-def test_one_pixel_and_one_row() -> None:
+def test_pictures_of_one_pixel_and_one_row_are_read() -> None:
     assert rgb(encoded(gradient(1, 1))).shape == (1, 1, 3)
     assert rgb(encoded(gradient(1, 10000))).shape == (1, 10000, 3)
 
@@ -202,7 +202,7 @@ def test_limit_is_inclusive() -> None:
         read_picture(encoded(gradient(10, 11)), 100)
 
 
-def test_pillows_own_limits_stay_silent() -> None:
+def test_pillows_own_limits_do_not_warn() -> None:
     assert read_header(png_header(15000, 15000), 10**9).width == 15000
 
 
@@ -224,7 +224,7 @@ def test_cut_off_pictures_are_undecodable(form: str, share: float) -> None:
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "BMP", "GIF"])
-def test_header_survives_cutting(form: str) -> None:
+def test_the_header_of_a_cut_off_picture_is_read(form: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
     header = read_header(encoded(noise, form)[:20_000], LIMIT)
     assert (header.height, header.width) == (200, 300)
@@ -247,7 +247,7 @@ def test_damage_is_a_clear_error_or_a_picture(form: str, data: st.DataObject) ->
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes(data: bytes) -> None:
+def test_any_bytes_give_a_picture_or_a_clear_error(data: bytes) -> None:
     result = outcome(read_picture, data)
     assert isinstance(result, DecodedPicture | EmptyPictureError | PictureSizeError | UndecodablePictureError)
 

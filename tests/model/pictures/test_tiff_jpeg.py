@@ -50,7 +50,7 @@ def strips(data: bytes) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_whole_ones_are_read(name: str) -> None:
+def test_complete_files_are_read(name: str) -> None:
     picture = read_picture(FILES[name], LIMIT)
     assert picture.rgb.shape == (384, 400, 3)
     if name not in ("grey", "luma chroma tiles", "subsampled"):  # of the last two the pixels were taken for luma and chroma

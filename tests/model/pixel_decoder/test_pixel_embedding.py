@@ -9,7 +9,7 @@ from proscale.pixel_decoder.pixel_embedding import max_pool_3x3
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (2, 3), (16, 7), (17, 7), (40, 3)])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_strips_agree_with_the_whole(size: tuple[int, int], layout: torch.memory_format) -> None:
+def test_strips_equal_the_whole(size: tuple[int, int], layout: torch.memory_format) -> None:
     x = torch.randn(2, 4, *size).contiguous(memory_format=layout)
     with torch.inference_mode():
         out = max_pool_3x3(x)

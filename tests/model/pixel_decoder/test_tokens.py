@@ -6,7 +6,7 @@ from proscale.layers.position import sine_position
 from proscale.pixel_decoder.tokens import flatten_level, token_positions, unflatten_levels
 
 
-def test_there_and_back() -> None:
+def test_tokens_become_the_same_levels_again() -> None:
     levels = [torch.randn(2, 4, 2, 3), torch.randn(2, 4, 4, 6)]
     tokens = torch.cat([flatten_level(level) for level in levels], 1)
     assert torch.equal(tokens[1, 6 + 7], levels[1][1, :, 1, 1])

@@ -16,7 +16,7 @@ from proscale.results import SegmentationOptions
 from proscale.rle import decode
 
 
-def test_of_queries(small_predictor: Predictor, picture: np.ndarray) -> None:
+def test_confidence_of_networks_with_queries(small_predictor: Predictor, picture: np.ndarray) -> None:
     (prediction,) = small_predictor.segment([picture], [SegmentationOptions(("panoptic", "semantic"), confidence=True)])
     semantic = prediction.results["semantic"]
     assert prediction.results["panoptic"].confidence is None
@@ -33,7 +33,7 @@ def test_of_queries(small_predictor: Predictor, picture: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("resize_twice", [False, True])
-def test_of_networks_without_queries(resize_twice: bool) -> None:
+def test_confidence_of_networks_without_queries(resize_twice: bool) -> None:
     torch.manual_seed(3)
     prediction = DensePrediction(torch.randn(1, 4, 9, 11) * 3)
     frames = Frames((36, 44), (36, 44), (50, 61))

@@ -66,7 +66,7 @@ def agree(fast: Found, slow: Found, tolerance: float = 2e-4) -> None:
 @pytest.mark.parametrize("smooth", [False, True], ids=["noise", "blobs"])
 @pytest.mark.parametrize("name", FRAMES)
 @pytest.mark.parametrize("mask_threshold", [0.3, 0.5])
-def test_panoptic(name: str, smooth: bool, mask_threshold: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_panoptic_runs_agree_with_the_reference(name: str, smooth: bool, mask_threshold: float, monkeypatch: pytest.MonkeyPatch) -> None:
     fast, slow = both(monkeypatch, find_panoptic, *logits(FRAMES[name], smooth), FRAMES[name], IS_THING, 0.3, 0.05, mask_threshold)
     agree(fast, slow)
     if name in ("same size", "larger"):
@@ -76,7 +76,7 @@ def test_panoptic(name: str, smooth: bool, mask_threshold: float, monkeypatch: p
 @pytest.mark.parametrize("smooth", [False, True], ids=["noise", "blobs"])
 @pytest.mark.parametrize("name", FRAMES)
 @pytest.mark.parametrize("min_score", [None, 0.4])
-def test_instance(name: str, smooth: bool, min_score: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_instance_runs_agree_with_the_reference(name: str, smooth: bool, min_score: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     fast, slow = both(monkeypatch, find_instances, *logits(FRAMES[name], smooth), FRAMES[name], IS_THING, 100, 0.5, min_score)
     agree(fast, slow)
     if name in ("same size", "larger"):
@@ -86,7 +86,7 @@ def test_instance(name: str, smooth: bool, min_score: float | None, monkeypatch:
 @pytest.mark.parametrize("smooth", [False, True], ids=["noise", "blobs"])
 @pytest.mark.parametrize("name", FRAMES)
 @pytest.mark.parametrize("combine_first", [False, True], ids=["masks first", "scores first"])
-def test_semantic(name: str, smooth: bool, combine_first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_semantic_runs_agree_with_the_reference(name: str, smooth: bool, combine_first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     fast, slow = both(monkeypatch, find_semantic, *logits(FRAMES[name], smooth), FRAMES[name], combine_first)
     agree(fast, slow)
 
@@ -115,14 +115,14 @@ def test_runs_of_any_size_are_the_resized_masks(h: int, w: int, height: int, wid
     assert torch.allclose(sums[:, 1], (whole.double().sigmoid() * inside).flatten(1).sum(1), rtol=1e-4, atol=1e-3)
 
 
-def test_nothing_found() -> None:
+def test_pictures_without_segments_have_no_runs() -> None:
     class_logits, masks = logits(FRAMES["larger"], True)
     assert find_panoptic(class_logits, masks, FRAMES["larger"], IS_THING, 1.0, 0.8).encode() == []
     assert find_instances(class_logits, masks, FRAMES["larger"], IS_THING, min_score=1.0).encode() == []
     assert find_instances(class_logits, masks - 1000, FRAMES["larger"], IS_THING).encode() == []
 
 
-def test_threads_give_the_same_runs() -> None:
+def test_runs_do_not_depend_on_the_number_of_threads() -> None:
     class_logits, masks = logits(FRAMES["much larger"], True)
     before, results = torch.get_num_threads(), []
     try:
@@ -140,7 +140,7 @@ def test_threads_give_the_same_runs() -> None:
     assert results[0] == results[1]
 
 
-def test_what_is_not_compiled_takes_the_twin() -> None:
+def test_inputs_without_a_kernel_use_the_reference() -> None:
     frames = Frames((8, 8), (8, 8), (9, 9))
     assert not found.compiled(torch.zeros(1, 2, 2), frames)
     assert len(find_semantic(torch.randn(1, 3), torch.zeros(1, 2, 2), frames, False).encode()) == 1
@@ -161,8 +161,8 @@ def test_wrong_arguments_are_refused() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", [each for each in ("plain", "avx2") if each != native.STATUS.cpu])
-def test_every_instruction_set(capability: str) -> None:
-    """The kernels that this machine would not choose by itself: all of the tests above that compare with the twin."""
+def test_every_instruction_set_agrees_with_the_reference(capability: str) -> None:
+    """The kernels that this machine would not choose by itself: all of the tests above that compare with the reference form."""
     command = [
         sys.executable,
         "-m",
@@ -172,7 +172,7 @@ def test_every_instruction_set(capability: str) -> None:
         "no:cacheprovider",
         __file__,
         "-k",
-        "test_panoptic or test_instance or test_semantic or any_size",
+        "runs_agree_with_the_reference or any_size",
     ]
     run = subprocess.run(command, env=os.environ | {"MS_DEFORM_ATTN_CPU": capability}, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-2000:]

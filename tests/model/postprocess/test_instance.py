@@ -12,7 +12,7 @@ IS_THING = [True, False, True]
 @pytest.mark.parametrize("top", [4, 100])
 @pytest.mark.parametrize("mask_threshold", [0.3, 0.5])
 @pytest.mark.parametrize("at_once", [1, 10_000])
-def test_against_loops(top: int, mask_threshold: float, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_equals_plain_loops(top: int, mask_threshold: float, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(instance, "queries_at_once", lambda size: at_once)
     class_logits, mask_logits = torch.randn(6, 4), torch.randn(6, 5, 7) * 2
     masks, labels, scores = instance_inference(class_logits, lambda q: mask_logits[q], (5, 7), IS_THING, top, mask_threshold)

@@ -47,7 +47,7 @@ def loops(class_logits: Tensor, masks: Tensor, threshold: float, overlap: float,
     st.sampled_from([0.3, 0.5, 0.7]),
     st.sampled_from([1, 60, 10_000]),
 )
-def test_against_loops(seed: int, queries: int, threshold: float, overlap: float, mask_threshold: float, at_once: int) -> None:
+def test_it_equals_plain_loops(seed: int, queries: int, threshold: float, overlap: float, mask_threshold: float, at_once: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     class_logits = torch.randn(queries, 5, generator=generator) * 3
     masks = torch.randn(queries, 3, 4, generator=generator).repeat_interleave(2, 1).repeat_interleave(2, 2) * 3
@@ -70,7 +70,7 @@ def test_merged_stuff_has_the_highest_score_of_its_queries() -> None:
     assert [segment.score for segment in segments] == [class_logits[1].softmax(-1).max().item()]
 
 
-def test_only_kept_queries_are_asked_for() -> None:
+def test_only_kept_queries_are_computed() -> None:
     asked = []
 
     def masks_of(queries: Tensor) -> Tensor:

@@ -85,7 +85,7 @@ def joined_slowly(pieces: list[set[tuple[int, int]]], share: float) -> list[set[
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 9), st.integers(1, 9), st.sampled_from([0.2, 0.35, 2.0]), st.sampled_from([0, 3]))
-def test_against_pixels(seed: int, height: int, width: int, share: float, min_pixels: int) -> None:
+def test_it_equals_the_definition_on_pixels(seed: int, height: int, width: int, share: float, min_pixels: int) -> None:
     rng = np.random.default_rng(seed)
     ids = np.kron(rng.integers(0, 6, (height, width)), np.ones((1, 2))).astype(np.int32)
     classes = rng.integers(0, 3, 5).tolist()

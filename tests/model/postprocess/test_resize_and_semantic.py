@@ -14,7 +14,7 @@ PADDED, RESIZED = (64, 96), (50, 90)
 
 @pytest.mark.parametrize("output", [(50, 90), (123, 217), (31, 40)])
 @pytest.mark.parametrize("max_values", [1, 3000, 10**9])
-def test_strips_are_the_whole(output: tuple[int, int], max_values: int) -> None:
+def test_strips_equal_the_whole(output: tuple[int, int], max_values: int) -> None:
     masks = torch.randn(5, 16, 24) * 4
     whole = resize_mask_logits(masks, PADDED, RESIZED, output)
     strips = list(resize_in_strips(masks, PADDED, RESIZED, output, max_values))
@@ -40,7 +40,7 @@ def test_scores_combined_before_the_last_resizing(output: tuple[int, int], max_v
         assert (masks_first - whole).abs().max() > 0.01, "the order makes no difference here, so it is not tested"
 
 
-def test_padding_has_no_part_in_the_result() -> None:
+def test_padding_does_not_influence_the_result() -> None:
     masks = torch.zeros(1, 16, 24)
     masks[:, 14:] = 100
     masks[:, :, 23:] = 100

@@ -50,7 +50,7 @@ def test_a_map_of_ids_is_tiled_and_lies_where_the_picture_lies(tmp_path: Path, f
 
 
 @pytest.mark.usefixtures("_small_tiles")
-def test_of_instances_that_overlap_the_surer_is_on_top(tmp_path: Path, found: list[MergedSegment]) -> None:
+def test_of_overlapping_instances_the_higher_score_is_on_top(tmp_path: Path, found: list[MergedSegment]) -> None:
     things = [segment for segment in found if segment.isthing][:20]
     sure = [MergedSegment(s.category_id, s.label, True, score, s.runs) for s, score in zip(things, np.linspace(0.9, 0.1, 20), strict=True)]
     unsure = MergedSegment(1, "all", True, 0.5, found[0].runs)
@@ -109,7 +109,7 @@ def test_parquet_has_a_row_per_segment(tmp_path: Path, found: list[MergedSegment
     assert (about[b"height"], about[b"width"], about[b"crs"], about[b"task"]) == (b"300", b"420", b"EPSG:32632", b"panoptic")
 
 
-def test_what_fails_leaves_nothing(tmp_path: Path, found: list[MergedSegment]) -> None:
+def test_a_failed_write_leaves_no_files(tmp_path: Path, found: list[MergedSegment]) -> None:
     def breaking() -> "object":
         yield found[0]
         raise KeyboardInterrupt

@@ -106,7 +106,7 @@ def test_a_scale_is_that_of_the_picture_that_windows_are_cut_from() -> None:
         ("joint,512,64,0.5", Tiling("joint", 512, 64, 0.5)),
     ],
 )
-def test_what_users_may_say(text: str, expected: Tiling) -> None:
+def test_every_form_of_tile_is_parsed(text: str, expected: Tiling) -> None:
     assert parse_tiling(text) == expected
 
 
@@ -117,12 +117,12 @@ def test_an_overlap_that_is_left_out_is_a_fifth() -> None:
 @pytest.mark.parametrize(
     ("text", "remedy"),
     [
-        ("512,512", "take 0 to 256"),
+        ("512,512", "use 0 to 256"),
         ("512,600", "cannot overlap by 600"),
-        ("32", "take 64 or more"),
+        ("32", "use 64 or more"),
         ("512,64,0", "0.01..16"),
         ("512,64,100", "0.01..16"),
-        ("128,0,8", "shows 16 of the picture"),
+        ("128,0,8", "covers 16 pixels of the picture"),
         ("big", "SIZE[,OVERLAP[,SCALE]]"),
         ("512,", "SIZE[,OVERLAP[,SCALE]]"),
         ("joint,", "SIZE[,OVERLAP[,SCALE]]"),
@@ -132,7 +132,7 @@ def test_an_overlap_that_is_left_out_is_a_fifth() -> None:
         ("", "SIZE[,OVERLAP[,SCALE]]"),
     ],
 )
-def test_what_cannot_be_is_refused_with_the_remedy(text: str, remedy: str) -> None:
+def test_impossible_windows_are_refused_with_the_remedy(text: str, remedy: str) -> None:
     with pytest.raises(ParameterError) as error:
         parse_tiling(text)
     assert remedy in str(error.value)

@@ -52,7 +52,7 @@ def noisy(segments: list[Segment], rng: np.random.Generator, task: Task) -> list
 
 @pytest.mark.parametrize("task", ["panoptic", "instance", "semantic"])
 @pytest.mark.parametrize(("side", "overlap"), [(40, 16), (33, 0), (50, 25), (61, 7), (150, 9)])
-def test_merging_in_runs_is_the_definition_on_dense_masks(task: Task, side: int, overlap: int) -> None:
+def test_merging_runs_equals_the_definition_on_dense_masks(task: Task, side: int, overlap: int) -> None:
     rng = np.random.default_rng([side, overlap])
     ids = blobs(side, 97, 131, 40)
     layout = laid_out(ids, side, overlap)
@@ -68,7 +68,7 @@ def test_merging_in_runs_is_the_definition_on_dense_masks(task: Task, side: int,
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize(("side", "overlap"), [(64, 16), (48, 2), (90, 45)])
-def test_with_a_network_that_is_never_wrong_nothing_is_wrong_at_seams(seed: int, side: int, overlap: int) -> None:
+def test_perfect_predictions_are_merged_without_error(seed: int, side: int, overlap: int) -> None:
     ids = blobs(seed, 150, 210, 60, (3, 40))  # things larger than a window among them
     layout = laid_out(ids, side, overlap)
     remove_what_windows_see_in_pieces(ids, layout)
@@ -178,7 +178,7 @@ def test_the_prediction_has_ids_boxes_and_only_the_best() -> None:
         assert segment.segmentation.size == panoptic.size == (90, 120)
 
 
-def test_windows_of_earlier_rows_are_let_go() -> None:
+def test_windows_of_earlier_rows_are_freed() -> None:
     ids = blobs(5, 800, 90, 200)
     layout = laid_out(ids, 50, 10)
     merger, kept = Merger("panoptic", layout), []

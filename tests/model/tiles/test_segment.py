@@ -15,7 +15,7 @@ def large() -> np.ndarray:
     return coarse.repeat(20, 0).repeat(20, 1)
 
 
-def test_the_result_is_the_windows_predictions_merged(small_predictor: Predictor, large: np.ndarray) -> None:
+def test_the_result_is_the_merge_of_the_windows_predictions(small_predictor: Predictor, large: np.ndarray) -> None:
     options = SegmentationOptions(("panoptic", "semantic"))
     layout = lay_out(parse_tiling("120,24"), 240, 320, small_predictor.plan, options.tasks)
     assert layout is not None

@@ -61,7 +61,7 @@ def checkpoint(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_converted_model_goes_on_with_the_datas_own_classes(tmp_path: Path, checkpoint: Path) -> None:
+def test_a_converted_model_is_fine_tuned_with_the_classes_of_the_data(tmp_path: Path, checkpoint: Path) -> None:
     out = tmp_path / "run"
     result = train("--data", write_data(tmp_path / "data"), "--init", checkpoint, "--out", out, "--steps", 1, "--learning-rate", 1e-12)
     assert result.exit_code == 0, result.output
@@ -90,7 +90,7 @@ def test_classes_that_the_model_lacks_get_new_heads(tmp_path: Path, checkpoint: 
     assert [category.id for category in Predictor.load(out / "model").categories] == [3, 5, 8]
 
 
-def test_133_classes_become_two(tmp_path: Path) -> None:
+def test_a_head_of_133_classes_is_replaced_by_two(tmp_path: Path) -> None:
     table = label_table("coco_panoptic").categories
     torch.manual_seed(0)
     network = SegmentationNetwork(replace(SMALL_CONFIG, classes=len(table)))
@@ -121,7 +121,7 @@ def test_133_classes_become_two(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_it_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+def test_a_run_killed_at_any_moment_resumes_to_the_same_weights(tmp_path: Path) -> None:
     data = write_data(tmp_path / "data")
     config = tmp_path / "config.json"
     config.write_text(json.dumps(config_to_json(replace(SMALL_CONFIG, classes=3))))
@@ -185,7 +185,7 @@ def test_figures_overlays_and_the_best_model_appear_on_the_way(tmp_path: Path, c
     assert "no figure 'beauty'" in result.output
 
 
-def test_settings_come_from_yaml_and_flags_go_before_them(tmp_path: Path) -> None:
+def test_command_line_options_override_the_yaml_settings(tmp_path: Path) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text("steps: 1\nlearning_rate: 3e-4\nseed: 7\nlosses:\n  pilots: 3\ndata_augmentation:\n  scale: [1, 1.5]\n")
     data, out = write_data(tmp_path / "data"), tmp_path / "run"

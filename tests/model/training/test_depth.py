@@ -32,14 +32,14 @@ def trained(folder: Path, config: TrainingConfig, model: ModelConfig = DEEP) -> 
     return trainer
 
 
-def test_full_depth_alone_trains_as_without(tmp_path: Path) -> None:
+def test_training_at_full_depth_only_equals_training_without_depths(tmp_path: Path) -> None:
     without = trained(tmp_path / "without", CONFIG)
     full = trained(tmp_path / "full", replace(CONFIG, depth_weights=(0.0, 0.0, 1.0)))
     for name, value in without.network.state_dict().items():
         assert torch.equal(value, full.network.state_dict()[name]), name
 
 
-def test_every_depth_learns_and_answers(tmp_path: Path) -> None:
+def test_every_depth_is_trained_and_predicts(tmp_path: Path) -> None:
     config = replace(CONFIG, steps=12, depth_weights=(1.0, 1.0, 2.0))
     depths = [drawn_depth(config, step) for step in range(config.steps)]
     assert set(depths) == {1, 2, 3}

@@ -14,7 +14,7 @@ from proscale.training.interrupts import uninterrupted
 from proscale.training.loop import InterruptedTrainingError, Trainer
 
 
-def test_ctrl_c_comes_after_the_block() -> None:
+def test_ctrl_c_is_raised_after_the_block() -> None:
     done: list[int] = []
     before = signal.getsignal(signal.SIGINT)
 
@@ -45,7 +45,7 @@ def test_other_threads_are_left_alone() -> None:
 
 
 @pytest.mark.slow
-def test_an_update_that_ctrl_c_falls_into_is_saved_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_during_an_update_saves_the_whole_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Trainer(tmp_path / "whole", CONFIG, SMALL_CONFIG, SMALL_CATEGORIES)
     whole.run(two_squares, 2, [], workers=0, progress=False)
     trainer = Trainer(tmp_path / "parts", CONFIG, SMALL_CONFIG, SMALL_CATEGORIES)

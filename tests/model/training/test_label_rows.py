@@ -35,7 +35,7 @@ def test_names_are_compared_tolerantly_and_new_classes_begin_untrained() -> None
     assert "dropped: cat, dog, ball, grass" in text
 
 
-def test_another_network_is_named() -> None:
+def test_a_checkpoint_of_another_network_is_refused() -> None:
     with pytest.raises(CheckpointError, match="not of a Mask2Former"):
         with_classes({}, SMALL_CATEGORIES, SMALL_CATEGORIES, {})
     with pytest.raises(CheckpointError, match="6 rows for 4 classes"):

@@ -50,7 +50,7 @@ def train(folder: Path, config: TrainingConfig, stop_after: int | None = None, r
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
+def test_a_resumed_run_gives_the_same_weights_bit_for_bit(tmp_path: Path) -> None:
     whole = train(tmp_path / "whole", CONFIG)
     with pytest.raises(InterruptedTrainingError):
         train(tmp_path / "parts", CONFIG, stop_after=3)
@@ -78,7 +78,7 @@ def test_bfloat16_computes_nearly_the_same_step_and_keeps_float32_weights(tmp_pa
 
 
 @pytest.mark.slow
-def test_it_learns_two_pictures_by_heart(tmp_path: Path) -> None:
+def test_it_overfits_two_pictures(tmp_path: Path) -> None:
     config = replace(
         CONFIG, steps=100, batch_size=4, learning_rate=2e-3, ema_decay=0.9, data_augmentation=Augmentation(scale=(1, 1.001), noise=0)
     )
@@ -121,7 +121,7 @@ def test_resuming_needs_a_run_of_the_same_definition(tmp_path: Path) -> None:
         Trainer(tmp_path, config, SMALL_CONFIG, SMALL_CATEGORIES).resume()
 
 
-def test_a_diverging_loss_names_step_and_pictures_and_a_lower_rate_goes_on(tmp_path: Path) -> None:
+def test_a_diverging_loss_names_step_and_pictures_and_can_be_resumed_at_a_lower_rate(tmp_path: Path) -> None:
     config = replace(CONFIG, steps=4)
     trainer = Trainer(tmp_path, config, SMALL_CONFIG, SMALL_CATEGORIES)
     trainer.run(two_squares, 2, [], workers=0, stop_after=2, progress=False)
@@ -150,7 +150,7 @@ def test_a_batch_in_parts_trains_as_the_whole(tmp_path: Path) -> None:
         assert torch.allclose(value, parts.learner.state_dict()[name], atol=2e-4), name
 
 
-@pytest.mark.parametrize(("batch", "crop", "accumulate", "message"), [(1, 32, 1, "single value"), (3, 64, 2, "cannot be shared out")])
+@pytest.mark.parametrize(("batch", "crop", "accumulate", "message"), [(1, 32, 1, "single value"), (3, 64, 2, "cannot be divided")])
 def test_a_batch_too_small_is_refused_with_the_remedy(tmp_path: Path, batch: int, crop: int, accumulate: int, message: str) -> None:
     config = replace(CONFIG, batch_size=batch, crop=crop, accumulate=accumulate)
     with pytest.raises(DataError, match=message):
@@ -197,7 +197,7 @@ def test_a_failed_save_leaves_the_earlier_state(tmp_path: Path, monkeypatch: pyt
     assert not (tmp_path / "last.pt.tmp").exists()
 
 
-def test_learning_rate_rises_holds_and_falls_to_nothing() -> None:
+def test_learning_rate_warms_up_holds_and_decays_to_zero() -> None:
     config = replace(CONFIG, steps=100, warmup_steps=10, decay_share=0.5, learning_rate=1.0)
     rates = [learning_rate(step, config) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
@@ -239,7 +239,7 @@ def test_a_view_shows_its_sample() -> None:
 
 
 @pytest.mark.slow
-def test_the_command_trains_and_explains(tmp_path: Path) -> None:
+def test_the_command_trains_and_its_help_explains(tmp_path: Path) -> None:
     out = tmp_path / "run"
     arguments = ["train", "--scenes", "3", "--steps", "2", "--batch-size", "2", "--crop", "64", "--workers", "0", "--out", str(out)]
     result = CliRunner().invoke(main, arguments)
@@ -247,7 +247,7 @@ def test_the_command_trains_and_explains(tmp_path: Path) -> None:
     assert Predictor.load(out / "model").config.classes == len(Predictor.load(out / "model").categories) == 14
     for wrong, message in (
         (["--crop", "50"], "must be a multiple of 32"),
-        (["--scenes", "0"], "nothing to train on"),
+        (["--scenes", "0"], "no training data"),
         (["--data", str(tmp_path / "nowhere")], "no data set at"),
         (["--resume", "--seed", "5"], "another configuration"),
     ):

@@ -33,7 +33,7 @@ def losses_of(prediction: QueryPrediction, ids: Tensor, classes: list[Tensor]) -
     return prediction_losses(prediction, truth, match_pictures(prediction, truth, CONFIG), CONFIG, totals)
 
 
-def test_costs_pair_by_pair() -> None:
+def test_costs_equal_the_definition_pair_by_pair() -> None:
     class_logits, masks, classes = torch.randn(4, 6), torch.randn(4, 50), torch.tensor([2, 0, 4])
     target = torch.rand(3, 50)
     cost = matching_cost(class_logits, masks, target, classes, 2.0, 5.0, 3.0)
@@ -45,7 +45,7 @@ def test_costs_pair_by_pair() -> None:
         assert cost[q, n].item() == pytest.approx(expected.item(), abs=1e-5)
 
 
-def test_shares_cell_by_cell() -> None:
+def test_cell_shares_equal_the_definition_cell_by_cell() -> None:
     ids = torch.randint(0, 4, (16, 24))
     shares = cell_shares(ids, 4)
     assert shares.shape == (4, 4, 6)
@@ -131,7 +131,7 @@ def test_pilots_answer_for_the_segment_they_were_told_and_nothing_else() -> None
     assert pilot_losses(right, truth, [(empty, empty)], CONFIG, totals).item() == 0
 
 
-def test_mask_losses_by_definition() -> None:
+def test_mask_losses_equal_their_definition() -> None:
     logits, target = torch.randn(3, 20), torch.rand(3, 20)
     p = logits.sigmoid()
     assert mask_loss(logits, target, points=20).item() == pytest.approx(

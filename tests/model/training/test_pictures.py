@@ -105,7 +105,7 @@ def test_a_picture_turned_by_exif_is_trained_upright(tmp_path: Path) -> None:
     assert np.array_equal(again.image, upright.image)
 
 
-def test_contradictions_name_the_file(tmp_path: Path) -> None:
+def test_contradictory_annotations_name_the_file(tmp_path: Path) -> None:
     dataset = open_dataset(nuclei_of_two(tmp_path), "val")
     path = dataset.pictures[0].path
     Image.open(path).convert("RGB").crop((0, 0, 50, 40)).save(path)

@@ -14,7 +14,7 @@ def truth_of_two_pictures() -> Truth:
     return Truth.of(ids, [torch.tensor([4, 0, 2]), torch.zeros(0, dtype=torch.int64)])
 
 
-def test_queries_predict_what_they_do_without_pilots() -> None:
+def test_pilots_do_not_change_the_predictions_of_queries() -> None:
     network = small_network().eval()
     decoder = network.transformer_decoder
     mask_features, levels = network.pixel_decoder(network.backbone(torch.randn(2, 3, 64, 64)))
@@ -36,7 +36,7 @@ def test_without_segments_there_are_no_pilots() -> None:
     assert piloted[-1].class_logits.shape == (1, 0, 6)
 
 
-def test_each_pilot_is_told_its_segment_and_some_a_wrong_class() -> None:
+def test_each_pilot_gets_its_segment_and_some_a_wrong_class() -> None:
     truth = truth_of_two_pictures()
     pilots = choose_pilots(truth, 10, 5, wrong_share=0.0)
     queries, segments = pilots.pairs[0]

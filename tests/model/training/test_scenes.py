@@ -8,7 +8,7 @@ from proscale.training.scenes.stuff import STUFF
 from proscale.training.scenes.things import THINGS
 
 
-def test_a_seed_is_a_scene() -> None:
+def test_a_seed_gives_the_same_scene() -> None:
     first, again, other = (draw_scene(seed, 96) for seed in (5, 5, 6))
     assert np.array_equal(first.image, again.image)
     assert np.array_equal(first.ids, again.ids)

@@ -108,7 +108,7 @@ def test_a_file_that_cannot_be_read_says_so(tmp_path: Path) -> None:
 
 
 @given(st.text(max_size=300))
-def test_only_the_very_key_is_found(presented: str) -> None:
+def test_only_the_exact_key_is_found(presented: str) -> None:
     key = new_key()
     known = [Key(name="a", hash=hash_of(key)), Key(name="b", hash=hash_of(new_key()))]
     assert find(known, presented) is None

@@ -26,7 +26,7 @@ def test_a_bucket_gives_its_rate_and_a_burst() -> None:
     assert sum(bucket.take(1) == 0 for _ in range(100)) == 2 * BURST_S
 
 
-def test_a_slow_rate_still_gives_one() -> None:
+def test_a_low_rate_still_allows_one_request() -> None:
     bucket = Bucket(0.01, Clock())
     assert bucket.take(1) == 0
     assert bucket.take(1) == pytest.approx(100)

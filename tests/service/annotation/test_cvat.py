@@ -64,14 +64,14 @@ class TestTasks:
             np.testing.assert_array_equal(decoded(shape), blob(box=(10 + shape["frame"], 20, 30, 25))[:, :, 0] > 127)
         assert 1 < cvat.most_in_flight <= 3
 
-    def test_what_failed_is_done_by_the_next_run_and_nothing_twice(self, cvat: Standin, annotate: Callable[..., Result]) -> None:
+    def test_the_next_run_does_the_failed_frames_and_none_twice(self, cvat: Standin, annotate: Callable[..., Result]) -> None:
         cvat.broken_frames = {2}
         cvat.frames[4] = b"no picture"
         result = annotate()
         assert result.exit_code == 1
         assert "frame 2 (frame-2.png): cannot be downloaded: HTTP status 500" in result.output
         assert "frame 4 (frame-4.png): the data is not a picture" in result.output
-        assert "The same command does what is left" in result.output
+        assert "Run the same command again for the frames that are left" in result.output
         assert sorted(shape["frame"] for shape in cvat.shapes) == [0, 1, 3, 5]
         cvat.broken_frames = set()
         cvat.frames[4] = cvat.frames[3]
@@ -94,7 +94,7 @@ class TestTasks:
         corners = {(first["points"][i], first["points"][i + 1]) for i in range(0, len(first["points"]), 2)}
         assert (first["type"], corners) == ("polygon", {(10, 20), (40, 20), (40, 45), (10, 45)})
 
-    def test_what_cannot_be_is_explained(self, cvat: Standin, annotate: Callable[..., Result], server: Running) -> None:
+    def test_impossible_requests_are_explained(self, cvat: Standin, annotate: Callable[..., Result], server: Running) -> None:
         cvat.labels = [(4, "car", "any"), (5, "blob", "rectangle")]
         output = annotate().output
         assert "has no label for a mask that the model knows. Its labels: blob, car; the model's: blob, ground" in output
@@ -109,7 +109,7 @@ class TestTasks:
             assert words in result.output
             assert isinstance(result.exception, SystemExit), result.exception
         given = ["annotate", "5", "--url", server.url]
-        assert "who are you" in CliRunner().invoke(command, given, env={"CVAT_ACCESS_TOKEN": "", "CVAT_USER": ""}).output
+        assert "no credentials for CVAT" in CliRunner().invoke(command, given, env={"CVAT_ACCESS_TOKEN": "", "CVAT_USER": ""}).output
 
 
 class Context(cvataa.DetectionFunctionContext):
@@ -128,7 +128,7 @@ class Context(cvataa.DetectionFunctionContext):
 
 
 class TestFunction:
-    def test_it_detects_as_the_sdk_wants_it(self, server: Running) -> None:
+    def test_the_function_detects_through_cvats_sdk(self, server: Running) -> None:
         with closing(create(server.url, task="instance")) as function:
             self.check(function)
 

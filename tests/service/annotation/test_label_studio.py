@@ -100,7 +100,7 @@ def test_polygon_and_bitmask_regions(backend: str) -> None:
     assert bitmask["value"]["bitmasklabels"] == ["Blob"]
 
 
-def test_one_task_that_fails_loses_nothing_of_the_others(backend: str, pictures: str) -> None:
+def test_a_failed_task_does_not_affect_the_others(backend: str, pictures: str) -> None:
     places = [INLINE, "data:image/png;base64,!", None, "/data/upload/1/a.png", f"{pictures}/nothing.png", "s3://bucket/a.png", INLINE]
     answer = predict(backend, *places)
     assert answer.status_code == 200
@@ -122,7 +122,7 @@ def test_uploads_are_fetched_with_either_kind_of_key(server: Running, pictures: 
         assert "--label-studio-url" in predict(url, "/data/upload/1/a.png").json()["errors"][0]["error"]
 
 
-def test_what_is_not_done_in_time_is_there_when_asked_again() -> None:
+def test_a_late_result_is_returned_at_the_next_request() -> None:
     slow = ThresholdPredictor(delay_s=0.6)
     with serving(slow) as service, served(label_studio_app(AsyncClient(service.url), Source(None, None), Wanted(within_s=0.2))) as url:
         first = predict(url, INLINE).json()

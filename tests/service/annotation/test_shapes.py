@@ -29,7 +29,7 @@ def masks(count: int = 60) -> list[np.ndarray]:
 
 
 def unpacked(rle: list[int]) -> np.ndarray:
-    """rle-pack, read bit by bit: the slow twin's reverse."""
+    """rle-pack, read bit by bit: the inverse, slowly."""
     bits, at = "".join(f"{value:08b}" for value in rle), 0
 
     def read(count: int) -> int:

@@ -57,7 +57,7 @@ def test_an_engine_that_raises_fails_its_pictures_alone(server: Running, engine:
     assert metric(server.url, "proscale_queue_depth") == 0
 
 
-def test_an_engine_that_hangs_is_given_up_by_deadline_and_comes_back(server: Running, engine: Faulty, tell: Tell) -> None:
+def test_a_hanging_engine_fails_by_deadline_and_recovers(server: Running, engine: Faulty, tell: Tell) -> None:
     with Load(server.url, PICTURE, query="?deadline_ms=1000") as load:
         load.wait_for(20)
         engine.gate.clear()
@@ -83,7 +83,7 @@ def test_clocks_that_step_change_nothing(server: Running, engine: Faulty, monkey
     assert ask(server.url, PICTURE).what == 200
 
 
-def test_an_answer_that_nobody_reads_is_let_go(engine: Faulty, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unread_answer_is_freed(engine: Faulty, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proscale_service.server.UNREAD_S", 2.0)
     noise = np.random.default_rng(0).integers(0, 2, (1500, 1500, 3), np.uint8) * 255
     noise[0, 0] = 0

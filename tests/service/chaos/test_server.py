@@ -90,7 +90,7 @@ def shared(small_checkpoint: Path) -> Iterator[Shared]:
         assert metric(url, 'proscale_rejected_total{reason="internal"}') == 0
 
 
-def test_a_server_that_is_killed_started_again_and_told_to_end(small_checkpoint: Path, tell: Tell) -> None:
+def test_clients_survive_a_killed_a_restarted_and_a_stopped_server(small_checkpoint: Path, tell: Tell) -> None:
     port = free_port()
     with ExitStack() as stack:
         url, started = stack.enter_context(serving(small_checkpoint, port))
@@ -144,7 +144,7 @@ def test_a_hot_swap_under_load_fails_no_request(shared: Shared, small_checkpoint
     assert http.get(f"{shared.url}/admin/models").status_code == 404, "only at its own port"
 
 
-def test_a_client_that_reads_a_byte_a_second_holds_nobody_up(shared: Shared) -> None:
+def test_a_slow_reader_delays_no_other_client(shared: Shared) -> None:
     with socket.socket() as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         slow.connect(("127.0.0.1", shared.port))
@@ -161,7 +161,7 @@ def test_a_client_that_reads_a_byte_a_second_holds_nobody_up(shared: Shared) -> 
     assert judge(received, "x") == 200
 
 
-def test_a_client_that_sends_a_byte_a_second_is_told_so_and_holds_nobody_up(shared: Shared) -> None:
+def test_a_slow_sender_gets_408_and_delays_no_other_client(shared: Shared) -> None:
     with socket.create_connection(("127.0.0.1", shared.port)) as slow, Load(shared.url, PICTURE, query="?model=first") as load:
         slow.sendall(shared.head(len(PICTURE)))
         received = b""
@@ -178,7 +178,7 @@ def test_a_client_that_sends_a_byte_a_second_is_told_so_and_holds_nobody_up(shar
     assert received.split()[1] == b"408"
 
 
-def test_thousands_of_idle_connections_hold_nobody_up(shared: Shared, tell: Tell) -> None:
+def test_thousands_of_idle_connections_delay_no_client(shared: Shared, tell: Tell) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     server_soft = resource.prlimit(shared.process.pid, resource.RLIMIT_NOFILE)[0]
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 20_000), hard))

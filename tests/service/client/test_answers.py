@@ -130,7 +130,7 @@ def test_pictures_by_url(pictures_by_url: str, server: Running) -> None:
         for url in (f"{pictures_by_url}/nothing.png", "http://127.0.0.1:1/x", "http://[/x"):
             with pytest.raises(OSError, match="cannot be fetched"):
                 client.segment(url)
-        with pytest.raises(MalformedRequest, match="by URL are not taken here"):
+        with pytest.raises(MalformedRequest, match="by URL are turned off here"):
             client.segment(FetchedByServer(f"{pictures_by_url}/blob.png"))
 
 

@@ -109,7 +109,7 @@ def test_arrays_of_every_shape_are_segmented(server: Running, shape: tuple[int, 
         assert client.segment(array[::-1, ::-1][::-1, ::-1]).size == (64, 96)
 
 
-def test_everything_that_holds_a_picture_is_taken(tmp_path: Path) -> None:
+def test_every_kind_of_picture_is_accepted(tmp_path: Path) -> None:
     data = encoded(gradient())
     path = tmp_path / "picture.png"
     path.write_bytes(data)
@@ -146,7 +146,7 @@ def test_a_pil_image_is_sent_as_its_pixels_are() -> None:
         assert not sent.getexif()
 
 
-def test_a_text_file_closed_buffers_and_other_things_are_told_apart(tmp_path: Path) -> None:
+def test_text_files_closed_buffers_and_other_objects_have_their_own_errors(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("abc")
     spent = io.BytesIO()
     spent.write(encoded(blob()))
@@ -221,7 +221,7 @@ class Hasty:
                     return
 
 
-def test_a_connection_that_was_closed_meanwhile_is_no_error() -> None:
+def test_a_closed_idle_connection_is_retried() -> None:
     with Hasty() as hasty, Client(hasty.url) as client:
         for _ in range(4):
             assert client.models() == []
@@ -229,14 +229,14 @@ def test_a_connection_that_was_closed_meanwhile_is_no_error() -> None:
         assert hasty.requests == 7  # three of them met a connection that was about to close
 
 
-def test_posts_are_sent_again_too() -> None:
+def test_posts_on_closed_idle_connections_are_retried() -> None:
     with Hasty() as hasty, Client(hasty.url) as client:
         for _ in range(3):
             assert client.plan(3, 4) == {"models": []}
 
 
 @pytest.mark.parametrize("then", [b"HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\nabc"])
-def test_what_began_to_be_answered_is_not_sent_again(then: bytes) -> None:
+def test_a_request_with_a_partial_answer_is_not_retried(then: bytes) -> None:
     with Hasty(then=then) as hasty, Client(hasty.url) as client:
         client.models()
         with pytest.raises(httpx.RemoteProtocolError):
@@ -244,7 +244,7 @@ def test_what_began_to_be_answered_is_not_sent_again(then: bytes) -> None:
         assert (hasty.connections, hasty.requests) == (1, 2)
 
 
-def test_a_new_connection_that_is_closed_is_an_error() -> None:
+def test_a_closed_new_connection_is_an_error() -> None:
     with Hasty(first=b"") as hasty, Client(hasty.url) as client:
         with pytest.raises(httpx.TransportError):
             client.models()

@@ -86,11 +86,11 @@ class TestBoth:
         with pytest.raises(ValueError, match="concurrency"):
             await outcomes(kind, server, [], concurrency=0)
 
-    async def test_nothing_is_no_error(self, kind: str, server: Running) -> None:
+    async def test_no_pictures_are_no_error(self, kind: str, server: Running) -> None:
         assert await outcomes(kind, server, []) == []
 
 
-def test_leaving_the_loop_sends_nothing_further() -> None:
+def test_leaving_the_loop_sends_no_more_requests() -> None:
     predictor = ThresholdPredictor(delay_s=0.02)
     with serving(predictor) as server, Client(server.url) as client:
         for outcome in client.segment_many([blob()] * 1000, concurrency=2):
@@ -102,7 +102,7 @@ def test_leaving_the_loop_sends_nothing_further() -> None:
         assert predictor.calls == calls < 20
 
 
-async def test_leaving_the_asynchronous_loop_sends_nothing_further() -> None:
+async def test_leaving_the_asynchronous_loop_sends_no_more_requests() -> None:
     predictor = ThresholdPredictor(delay_s=0.02)
     with serving(predictor) as server:
         async with AsyncClient(server.url) as client:

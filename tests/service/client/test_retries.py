@@ -69,7 +69,7 @@ class TestScripted:
         assert 7 <= naps[0] <= 7 * 1.25
         assert 2 <= naps[1] <= 2 * 1.25
 
-    async def test_without_a_word_waits_grow(self, kind: str, naps: list[float]) -> None:
+    async def test_without_retry_after_waits_grow(self, kind: str, naps: list[float]) -> None:
         assert await models_of(kind, Script([httpx.ConnectError, refusal(503), refusal(503), GOOD]), Retries()) == []
         assert all(least <= seconds <= least * 1.25 for seconds, least in zip(naps, (0.5, 1, 2), strict=True))
 
@@ -83,7 +83,7 @@ class TestScripted:
             (httpx.RemoteProtocolError, httpx.RemoteProtocolError),
         ],
     )
-    async def test_what_may_have_been_computed_is_not_sent_again(
+    async def test_requests_that_may_have_been_computed_are_not_retried(
         self, kind: str, answer: Any, error: type[Exception], naps: list[float], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         # MockTransport makes no connection, so that every failure would look like one of an idle connection.
@@ -99,7 +99,7 @@ class TestScripted:
             await models_of(kind, script, Retries(attempts=3))
         assert (script.requests, len(naps)) == (3, 2)
 
-    async def test_nobody_waits_too_long_or_when_told_not_to(self, kind: str, naps: list[float]) -> None:
+    async def test_long_waits_and_disabled_retries_raise_at_once(self, kind: str, naps: list[float]) -> None:
         for answer, retries in ((refusal(503, "3600"), Retries()), (refusal(503, "1"), NO_RETRIES)):
             with pytest.raises(Unavailable):
                 await models_of(kind, Script([answer]), retries)

@@ -217,7 +217,7 @@ class TestOpenInference:
             assert answer.json().keys() == {"error"}
 
 
-def test_they_are_counted_as_requests_for_masks(server: Running) -> None:
+def test_requests_of_dialects_are_counted(server: Running) -> None:
     sample = 'proscale_requests_total{status="200",task="instance"}'
     before = metric(server.url, sample)
     TestRoboflow().ask(server)

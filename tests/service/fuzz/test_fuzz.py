@@ -19,7 +19,7 @@ SEED = 20
 
 
 @pytest.mark.slow
-def test_nothing_that_is_sent_is_the_servers_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_request_causes_a_server_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with serving(
         ThresholdPredictor(), upload_timeout_s=1.0, keep_alive_s=2.0, max_pixels=1_000_000, log_level="error", decode_threads=2

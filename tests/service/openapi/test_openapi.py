@@ -24,7 +24,7 @@ def document(server: Running) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_schemathesis_finds_nothing(server: Running, tmp_path: Path) -> None:
+def test_schemathesis_finds_no_fault(server: Running, tmp_path: Path) -> None:
     """What the document allows is accepted, what it forbids is refused, and every answer is as it says."""
     command = [
         str(Path(sys.executable).parent / "schemathesis"),
@@ -78,7 +78,7 @@ def test_names_of_operations_are_short_and_each_its_own(document: dict[str, Any]
     assert names == ["segment", "segment_batch", "plan_size", "plan", "models", "live", "startup", "ready", "metrics"]
 
 
-def test_a_batchs_limit_is_the_settings(document: dict[str, Any]) -> None:
+def test_the_schema_has_the_batch_limit_of_the_settings(document: dict[str, Any]) -> None:
     content = document["paths"]["/segment/batch"]["post"]["requestBody"]["content"]
     assert content["application/json"]["schema"]["properties"]["images"]["maxItems"] == 4
     assert content["multipart/form-data"]["schema"]["properties"]["image"]["maxItems"] == 4

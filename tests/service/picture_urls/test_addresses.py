@@ -19,12 +19,12 @@ NOT_PUBLIC = [
 
 
 @pytest.mark.parametrize("address", PUBLIC)
-def test_public(address: str) -> None:
+def test_public_addresses_are_recognised(address: str) -> None:
     assert is_allowed(address)
 
 
 @pytest.mark.parametrize("address", [*NOT_PUBLIC, "localhost", "", "127.1", "0x7f000001", "2130706433"])
-def test_not_public(address: str) -> None:
+def test_private_addresses_are_recognised(address: str) -> None:
     assert not is_allowed(address)
 
 
@@ -38,7 +38,7 @@ def test_python_agrees_on_what_is_private() -> None:
                 assert not address.is_multicast
 
 
-def test_networks_of_ones_own() -> None:
+def test_named_networks_are_allowed() -> None:
     own = (ipaddress.ip_network("10.1.0.0/16"), ipaddress.ip_network("fd12::/16"))
     assert is_allowed("10.1.2.3", own)
     assert is_allowed("::ffff:10.1.2.3", own)

@@ -28,7 +28,7 @@ def bad_pictures() -> dict[str, tuple[bytes, int, str]]:
 
 @pytest.mark.parametrize("name", bad_pictures())
 @pytest.mark.parametrize("way", ["raw", "multipart", "json"])
-def test_bad_pictures_are_told_apart_quickly(server: Running, name: str, way: str) -> None:
+def test_bad_pictures_get_their_own_errors_quickly(server: Running, name: str, way: str) -> None:
     data, status, kind = bad_pictures()[name]
     body, headers = data, OCTETS
     if way == "multipart":
@@ -53,7 +53,7 @@ def test_one_pixel_works(server: Running) -> None:
     assert coco_mask(body["segments"][0]["segmentation"]).shape == (1, 1)
 
 
-def test_a_real_huge_png(server: Running) -> None:
+def test_a_huge_png_is_refused_by_its_header(server: Running) -> None:
     data = encoded(Image.new("1", (20000, 20000)))
     assert len(data) < 100_000
     problem(post(server, data), 413, "too-many-pixels")
@@ -149,7 +149,7 @@ def test_json_values_that_are_wrong(server: Running) -> None:
     assert "threshold" in problem(in_json(server, image=base64_of(PICTURE), threshold=True), 422, "invalid-parameter")
 
 
-def test_kinds_that_are_not_taken(server: Running) -> None:
+def test_unsupported_content_types_are_415(server: Running) -> None:
     for kind in ("text/plain", "application/x-www-form-urlencoded", "video/mp4", "application/pdf"):
         assert "multipart/form-data" in problem(post(server, kind=kind), 415, "unsupported-media")
     response = http.post(f"{server.url}/segment", content=PICTURE, headers=OCTETS | {"content-encoding": "gzip"})
@@ -172,18 +172,18 @@ def test_unknown_paths_and_methods_are_problems_too(server: Running) -> None:
 
 @settings(max_examples=60)
 @given(data=st.binary(max_size=300), kind=st.sampled_from(["image/png", "application/json", "multipart/form-data; boundary=a", "text/x"]))
-def test_no_bytes_make_it_fail(server: Running, data: bytes, kind: str) -> None:
+def test_no_bytes_cause_a_server_error(server: Running, data: bytes, kind: str) -> None:
     assert post(server, data, kind=kind).status_code in (200, 400, 413, 415, 422)
 
 
-def test_what_is_wrong_with_a_list_is_told_in_plain_words(server: Running) -> None:
+def test_errors_in_lists_are_explained(server: Running) -> None:
     for name in ("labels", "task"):
         detail = problem(in_json(server, image=base64_of(PICTURE), **{name: []}), 422, "invalid-parameter")
         assert detail == f"{name}: should name at least one; leave it out, or send null, for the default"
     assert "at least one" not in problem(post(server, task="Panoptic"), 422, "invalid-parameter")
 
 
-def test_a_batch_without_pictures_hears_of_its_own_name_for_them(server: Running) -> None:
+def test_a_batch_without_pictures_names_the_field_images(server: Running) -> None:
     for refused in (in_json(server, "/segment/batch", images=[]), post(server, b"", "/segment/batch")):
         assert '"images": [' in problem(refused, 400, "malformed")
     assert '"images": [' in problem(post(server, PICTURE, "/segment/batch", kind="text/plain"), 415, "unsupported-media")

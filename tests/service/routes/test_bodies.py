@@ -74,7 +74,7 @@ def test_a_content_type_makes_a_picture_too(server: Running, kind: str) -> None:
 
 
 @pytest.mark.parametrize("size", [10, 3_000, 1_500_000])
-def test_a_picture_without_a_file_name_is_told_what_it_lacks(server: Running, size: int) -> None:
+def test_a_picture_without_a_file_name_gets_a_clear_error(server: Running, size: int) -> None:
     detail = problem(send(server, form((disposition('name="image"'), b"x" * size))), 400, "malformed")
     assert "no file name" in detail
     assert "filename=" in detail
@@ -109,7 +109,7 @@ def test_text_behind_the_last_boundary_is_ignored(server: Running) -> None:
     found(send(server, form((disposition('name="image"; filename="a.png"'), PICTURE)) + b"\r\nepilogue"))
 
 
-def test_a_form_without_its_boundary_says_whose_it_is(server: Running) -> None:
+def test_a_form_without_a_boundary_gets_a_clear_error(server: Running) -> None:
     content = form((disposition('name="image"; filename="a.png"'), PICTURE))
     assert "no boundary" in problem(send(server, content, kind="multipart/form-data"), 400, "malformed")
     found(send(server, content, kind='Multipart/Form-Data; charset=utf-8; Boundary="x"'))
@@ -141,7 +141,7 @@ def test_a_cut_json_body_says_that_it_is_cut(server: Running) -> None:
         "",
     ],
 )
-def test_every_name_of_bytes_is_taken(server: Running, kind: str) -> None:
+def test_every_content_type_for_bytes_is_accepted(server: Running, kind: str) -> None:
     found(post(server, kind=kind))
 
 
@@ -202,7 +202,7 @@ def test_nothing_in_base64_is_an_empty_picture(server: Running) -> None:
         assert "empty" in problem(in_json(server, image={"base64": text}), 400, "malformed")
 
 
-def test_image_and_images_name_each_other(server: Running) -> None:
+def test_a_misnamed_image_field_gets_the_right_name(server: Running) -> None:
     picture = base64_of(PICTURE)
     for given in ({"image": picture}, {"image": [picture]}, {"image": picture, "images": [picture]}):
         assert '"images": [' in problem(in_json(server, "/segment/batch", **given), 422, "invalid-parameter")

@@ -166,7 +166,7 @@ def test_wrong_options_are_422(server: Running, query: dict[str, object], word: 
     assert word in problem(ask(server, **query), 422, "invalid-parameter")
 
 
-def test_cleaning_is_told_and_off_by_default(server: Running) -> None:
+def test_cleaning_is_reported_and_off_by_default(server: Running) -> None:
     picture = blob()
     picture[1, 1] = 250
     data = encoded(picture)

@@ -23,7 +23,7 @@ def test_a_serving_server_is_live_started_and_ready(server: Running) -> None:
     assert metric(server.url, "proscale_engine_up") == 1
 
 
-def test_while_loading_it_lives_and_asks_for_patience() -> None:
+def test_while_loading_it_is_live_but_not_ready() -> None:
     go = threading.Event()
 
     def load(runtime: RuntimeConfig) -> ThresholdPredictor:
@@ -90,7 +90,7 @@ def test_draining_is_not_ready_yet_serves_and_loses_nothing() -> None:
             status(server, "/health/live")
 
 
-def test_what_cannot_be_finished_is_answered_503() -> None:
+def test_requests_not_finished_at_shutdown_get_503() -> None:
     engine = ThresholdPredictor()
     with serving(engine, drain_s=0.3) as server:
         engine.gate.clear()

@@ -15,7 +15,7 @@ from ..serving import PATIENCE_S, Running, metric, serving, until
 from .asking import OCTETS, PICTURE, post, problem
 
 
-def test_a_full_house_answers_429_at_once() -> None:
+def test_a_full_service_answers_429_at_once() -> None:
     engine = ThresholdPredictor()
     with serving(engine, max_concurrent_pictures=1) as server:
         engine.gate.clear()
@@ -91,7 +91,7 @@ def test_under_five_times_the_work_promises_are_kept_and_the_rest_is_refused() -
         assert len(server.pipeline.models.find().engine.backlog) == 0
 
 
-def test_a_hopeless_picture_is_refused_before_its_body_is_read() -> None:
+def test_a_picture_that_cannot_be_in_time_is_refused_before_its_body_is_read() -> None:
     predictor = ThresholdPredictor(delay_s=0.2)
     with serving(predictor) as server:
         assert post(server).status_code == 200
@@ -108,7 +108,7 @@ def test_a_hopeless_picture_is_refused_before_its_body_is_read() -> None:
             assert [each.result().status_code for each in held] == [200] * 3
 
 
-def test_priorities_are_taken_and_others_are_named() -> None:
+def test_priorities_are_accepted_and_unknown_ones_refused() -> None:
     with serving(ThresholdPredictor()) as server:
         assert post(server, priority="bulk").status_code == 200
         assert "priority" in problem(post(server, priority="urgent"), 422, "invalid-parameter")

@@ -58,11 +58,11 @@ def fetching() -> Iterator[Running]:
         yield running
 
 
-def test_by_default_no_url_is_taken(server: Running, pictures: tuple[str, type[Pictures]]) -> None:
+def test_by_default_urls_are_refused(server: Running, pictures: tuple[str, type[Pictures]]) -> None:
     url, handler = pictures
     handler.asked.clear()
-    assert "not taken here" in problem(in_json(server, image={"url": f"{url}/a.png"}), 400, "malformed")
-    assert "not taken here" in problem(in_json(server, "/segment/batch", images=[{"url": f"{url}/a.png"}]), 400, "malformed")
+    assert "turned off here" in problem(in_json(server, image={"url": f"{url}/a.png"}), 400, "malformed")
+    assert "turned off here" in problem(in_json(server, "/segment/batch", images=[{"url": f"{url}/a.png"}]), 400, "malformed")
     assert handler.asked == []
 
 
@@ -108,7 +108,7 @@ def test_in_a_batch_each_url_has_its_own_answer(fetching: Running, pictures: tup
 
 
 @pytest.mark.parametrize("picture", [{"url": 3}, {"url": None}, {"url": "http://x", "base64": "AAAA"}, {}, {"uri": "http://x"}, "http://x"])
-def test_other_ways_of_writing_it_are_told_the_right_ones(fetching: Running, picture: object) -> None:
+def test_wrong_forms_of_urls_get_the_right_form(fetching: Running, picture: object) -> None:
     assert '{"url": "https://..."}' in problem(in_json(fetching, image=picture), 400, "malformed")
 
 

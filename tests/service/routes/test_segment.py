@@ -42,7 +42,7 @@ def test_masks_are_what_pycocotools_reads(server: Running, height: int, width: i
     np.testing.assert_array_equal(masks.get("ground", np.zeros_like(bright)), ~bright)
 
 
-def test_the_three_ways_are_one(server: Running) -> None:
+def test_the_three_ways_give_the_same_answer(server: Running) -> None:
     ways = [
         post(server, threshold=0.25, labels="blob"),
         post(server, kind="application/octet-stream", threshold=0.25, labels="blob"),
@@ -104,7 +104,7 @@ def test_deadlines(server: Running, engine: ThresholdPredictor) -> None:
         engine.gate.set()
 
 
-def test_openapi_describes_what_is_taken(server: Running) -> None:
+def test_openapi_describes_every_kind_of_body(server: Running) -> None:
     schema = http.get(f"{server.url}/openapi.json").json()
     described = schema["paths"]["/segment"]["post"]
     assert described["requestBody"]["content"].keys() == {"multipart/form-data", "application/json", "image/*", "application/octet-stream"}

@@ -52,7 +52,7 @@ def scene() -> np.ndarray:
     return image
 
 
-def test_windows_give_what_the_whole_gives(tiling_server: Running, scene: np.ndarray, predictor: SeesSmall) -> None:
+def test_windows_give_the_result_of_the_whole(tiling_server: Running, scene: np.ndarray, predictor: SeesSmall) -> None:
     data = encoded(scene)
     whole = comparable(post(tiling_server, data, task="semantic"))
     predictor.batches.clear()
@@ -66,7 +66,7 @@ def test_windows_give_what_the_whole_gives(tiling_server: Running, scene: np.nda
     assert {size for batch in predictor.batches for size in batch} == {(128, 128)}
 
 
-def test_off_and_small_pictures_are_as_without(tiling_server: Running, scene: np.ndarray) -> None:
+def test_off_and_auto_on_small_pictures_cut_no_windows(tiling_server: Running, scene: np.ndarray) -> None:
     small = encoded(scene[:200, :200])
     plain = comparable(post(tiling_server, small))
     assert comparable(post(tiling_server, small, tile="off")) == plain
@@ -83,7 +83,7 @@ def test_the_plan_counts_windows_and_their_cost(tiling_server: Running) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tile", "remedy"), [("256,200", "take 0 to 128"), ("20", "take 64 or more"), ("512,64,99", "0.01..16"), ("wide", "match pattern")]
+    ("tile", "remedy"), [("256,200", "use 0 to 128"), ("20", "use 64 or more"), ("512,64,99", "0.01..16"), ("wide", "match pattern")]
 )
 def test_windows_that_cannot_be_are_422(tiling_server: Running, tile: str, remedy: str) -> None:
     assert remedy in problem(post(tiling_server, tile=tile), 422, "invalid-parameter")

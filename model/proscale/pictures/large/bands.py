@@ -80,7 +80,7 @@ class LargeFile:
         """Let rows above `top` go, and read those up to `bottom`."""
         stat = self._path.stat()
         if (stat.st_mtime_ns, stat.st_size) != self._stamp:
-            raise UndecodablePictureError("the file was changed while it was read; start again with one that stays as it is")
+            raise UndecodablePictureError("the file was changed while it was read; try again with a file that does not change")
         band = np.empty((bottom - top, self._decoder.width, 3), np.uint8)
         kept = max(0, self._bottom - top)
         band[:kept] = self._band[len(self._band) - kept :]

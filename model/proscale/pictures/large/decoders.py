@@ -79,7 +79,7 @@ class GdalDecoder:
         with path.open("rb") as start:
             form = sniff(start.read(64))
         if form not in DRIVERS:
-            raise UndecodablePictureError(f"the file is none of what can be read in parts: {', '.join(DRIVERS)} and slides")
+            raise UndecodablePictureError(f"the file has no format that can be read in parts: {', '.join(DRIVERS)} and slides")
         self._rasterio = rasterio
         self._environment = rasterio.Env(GDAL_CACHEMAX=CACHE_MEBIBYTES, GDAL_PAM_ENABLED=False, GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR")
         self._environment.__enter__()
@@ -152,7 +152,7 @@ class GdalDecoder:
     def _white_sample(self) -> int | None:
         kind = np.dtype(self._file.dtypes[self._bands[0] - 1])
         if kind.kind == "c" or any(np.dtype(self._file.dtypes[band - 1]) != kind for band in self._bands):
-            raise UndecodablePictureError("bands of complex numbers or of different types are no picture; choose bands of one type")
+            raise UndecodablePictureError("bands of complex numbers or of different types are not supported; choose bands of one type")
         if kind.kind != "u" or kind.itemsize > 2:
             return None
         bits = self._file.tags(self._bands[0], ns="IMAGE_STRUCTURE").get("NBITS")

@@ -40,7 +40,8 @@ class Levels:
         if self._counts is None:
             if kind == "percentile":
                 raise UndecodablePictureError(
-                    "percentiles of samples of more than 16 bits are not found in parts; take intensity=minmax or intensity=LOW,HIGH"
+                    "percentiles of samples of more than 16 bits are not supported for pictures that are read in parts; "
+                    "use intensity=minmax or intensity=LOW,HIGH"
                 )
             if self._low > self._high:
                 raise UndecodablePictureError("the picture has no finite sample")
