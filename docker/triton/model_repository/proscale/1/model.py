@@ -39,7 +39,8 @@ class TritonPythonModel:
         labels = {"model": args["model_name"], "version": args["model_version"]}
         self._families = []  # kept as long as the model: when a family is garbage-collected, its metrics disappear
         self._counters = {name: self._family(name, text).Metric(labels=labels) for name, text in COUNTERS.items()}
-        seconds = self._family("proscale_worker_stage_seconds_total", "Seconds per stage, counted once per batch; wait: seconds that each picture waited for the network.")
+        text = "Seconds per stage, counted once per batch; wait: seconds that each picture waited for the network."
+        seconds = self._family("proscale_worker_stage_seconds_total", text)
         self._stages = {stage: seconds.Metric(labels=labels | {"stage": stage}) for stage in (*STAGES, "wait")}
         left = self._family("proscale_worker_leftovers_total", "Leftovers of dead and hung processes of the model that were removed.")
         self._leftovers = {kind: left.Metric(labels=labels | {"kind": kind}) for kind in leftovers.KINDS}
