@@ -132,14 +132,15 @@ $(VENV)/run: requirements/run.txt pyproject.toml $(OPERATOR)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
+# What tests alone need is compiled to bytecode when it is imported: most of it never is.
 $(VENV)/test: $(VENV)/run requirements/test.txt requirements/docs.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/test.txt -r requirements/docs.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -r requirements/test.txt -r requirements/docs.txt
 	touch $@
 
 # Triton's Python backend needs NumPy 1. The package is the source tree, with the operator compiled in .venv.
 $(TRITON)/done: requirements/worker.txt requirements/triton.txt $(VENV)/run
 	$(PYTHON) -m venv $(TRITON)
-	$(TRITON)/bin/pip install --quiet --disable-pip-version-check -r requirements/worker.txt
+	$(TRITON)/bin/pip install --quiet --disable-pip-version-check --no-compile -r requirements/worker.txt
 	$(TRITON)/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements/triton.txt
 	echo "$(CURDIR)/model" > "$$($(TRITON)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/proscale.pth"
 	touch $@
@@ -147,7 +148,7 @@ $(TRITON)/done: requirements/worker.txt requirements/triton.txt $(VENV)/run
 # Its database is made once, here, because that takes longer than the test.
 $(LABEL_STUDIO)/done: requirements/label-studio.txt
 	$(PYTHON) -m venv $(LABEL_STUDIO)
-	$(LABEL_STUDIO)/bin/pip install --quiet --disable-pip-version-check -r requirements/label-studio.txt
+	$(LABEL_STUDIO)/bin/pip install --quiet --disable-pip-version-check --no-compile -r requirements/label-studio.txt
 	rm -rf $(LABEL_STUDIO)/data && mkdir $(LABEL_STUDIO)/data
 	LABEL_STUDIO_BASE_DATA_DIR=$(CURDIR)/$(LABEL_STUDIO)/data DJANGO_DB=sqlite COLLECT_ANALYTICS=false \
 	  $(LABEL_STUDIO)/bin/python -W ignore $(LABEL_STUDIO)/lib/python3*/site-packages/label_studio/manage.py migrate --verbosity 0
