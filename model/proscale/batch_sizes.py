@@ -1,8 +1,9 @@
 """How many pictures are computed together: learned from what batches gain on this machine. No torch.
 
-A batch of one size is worth its memory and its wait only where it is faster per picture, as on GPUs; on a CPU one picture fills the
-processors already. So batches begin with one picture, and twice as many are tried a few times whenever so many wait. They are kept where a
-picture then takes less time by `LEAST_GAIN`, and tried again after a while, because what else a machine does changes.
+A batch of one size is worth its memory and its wait only where it is faster per picture: on GPUs, and on CPUs where pictures side by side
+(`proscale.lanes`) beat one on all threads. So batches begin with one picture, and twice as many are tried a few times whenever so many
+wait. They are kept where a picture then takes less time by `LEAST_GAIN`, and tried again after a while, because what else a machine does
+changes.
 """
 
 from collections import defaultdict, deque

@@ -3,6 +3,7 @@
 import io
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -27,6 +28,7 @@ from proscale.errors import CheckpointError, DeviceError, ImageError
 from proscale.geometry import ResizedPicture, padded_size, resize_picture, resized_size
 from proscale.joint_features import FeatureCache, joint_features
 from proscale.labels import Category
+from proscale.lanes import Lanes, lanes_of
 from proscale.network import SegmentationNetwork
 from proscale.ops.native import REMEDY, STATUS
 from proscale.planning import check_options, plan_picture
@@ -36,7 +38,7 @@ from proscale.postprocess.found import Found, Frames, find_instances, find_panop
 from proscale.postprocess.pieces import PieceRule, whole_things
 from proscale.precision import configure_torch, default_precision, refuse_if_slow
 from proscale.predictions import NetworkPrediction, QueryPrediction, of_picture
-from proscale.preprocess import preprocess, preprocess_on
+from proscale.preprocess import preprocess, preprocess_on, shared_size
 from proscale.results import JointWindows, ModelInfo, Plan, Prediction, Provenance, Segment, Segmentation, SegmentationOptions
 from proscale.rle import MeasuredMask
 from proscale.tiles import Tiling, plan_joint
@@ -90,6 +92,8 @@ class Predictor:
             sizes = [padded_size(*resized_size(*size, config.preprocess), config.preprocess) for size in compile_for]
             self._predict = CompiledNetwork(self.network, sizes).predict
         self.feature_cache: FeatureCache | None = None
+        # Compiled networks and the cache of features are for one thread.
+        self._lanes = Lanes() if self.device.type == "cpu" and not compile_for and not feature_cache_bytes else None
         if feature_cache_bytes:
             assert isinstance(network, SegmentationNetwork)
             self.feature_cache = FeatureCache(network.backbone, feature_cache_bytes)
@@ -236,6 +240,8 @@ class Predictor:
             share = resize_seconds / len(pictures)
             each = zip(pictures, options, plans, strict=True)
             return [self._segment([picture], [option], [plan], share)[0] for picture, option, plan in each]
+        if len(pictures) > 1 and self._lanes is not None and torch.get_num_threads() > 1:
+            return self._side_by_side(self._lanes, pictures, options, plans, resize_seconds)
         clock = time.perf_counter
         started = clock()
         on_gpu = self.device.type == "cuda"
@@ -253,6 +259,30 @@ class Predictor:
             results = {task: logits.result(task, timings) for task in option.tasks}
             predictions.append(Prediction(results, plan, shared | timings))
         return predictions
+
+    def _side_by_side(
+        self,
+        lanes: Lanes,
+        pictures: Sequence[ResizedPicture],
+        options: Sequence[SegmentationOptions],
+        plans: Sequence[Plan],
+        resize_seconds: float,
+    ) -> list[Prediction]:
+        """`_segment` of every picture by itself, several at once."""
+        shared_size(pictures, self.config.preprocess)
+
+        def one(number: int) -> Prediction:
+            return self._segment([pictures[number]], [options[number]], [plans[number]], 0.0)[0]
+
+        predictions = lanes.run(one, len(pictures))
+        # Of the whole batch, as when it is computed as one: the longest lane's.
+        dealt = lanes_of(len(pictures), torch.get_num_threads())
+        shared = {
+            stage: max(sum(predictions[number].timings[stage] for number in numbers) for numbers in dealt)
+            for stage in ("preprocess", "infer")
+        }
+        shared["preprocess"] += resize_seconds
+        return [replace(prediction, timings={**prediction.timings, **shared}) for prediction in predictions]
 
 
 class _Picture:

@@ -38,7 +38,7 @@ def preprocess(pictures: Sequence[ResizedPicture], config: PreprocessConfig) -> 
     Raises:
         ImageError: padded sizes differ.
     """
-    size = _shared_size(pictures, config)
+    size = shared_size(pictures, config)
     return torch.stack([normalise_and_pad(picture.pixels, size, config) for picture in pictures])
 
 
@@ -48,7 +48,7 @@ def preprocess_on(pictures: Sequence[ResizedPicture], config: PreprocessConfig, 
     Raises:
         ImageError: padded sizes differ.
     """
-    size = _shared_size(pictures, config)
+    size = shared_size(pictures, config)
     pixels = torch.empty(len(pictures), *size, 3, dtype=torch.uint8, pin_memory=device.type == "cuda")
     for i, picture in enumerate(pictures):
         height, width, _ = picture.pixels.shape
@@ -70,7 +70,8 @@ def _padding(config: PreprocessConfig) -> Tensor:
     return zero.sub_(torch.tensor(config.mean)[:, None, None]).div_(torch.tensor(config.std)[:, None, None])
 
 
-def _shared_size(pictures: Sequence[ResizedPicture], config: PreprocessConfig) -> tuple[int, int]:
+def shared_size(pictures: Sequence[ResizedPicture], config: PreprocessConfig) -> tuple[int, int]:
+    """(H, W) that all of them are padded to. Raises ImageError: padded sizes differ."""
     sizes = {padded_size(picture.pixels.shape[0], picture.pixels.shape[1], config) for picture in pictures}
     if len(sizes) != 1:
         raise ImageError(f"pictures of one batch must share a padded size; these have {sorted(sizes)}")
