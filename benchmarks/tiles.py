@@ -12,7 +12,7 @@ A mosaic is stitched from nuclei pictures (`data/nuclei`) or drawn scenes, moved
 - with `--sizes`: seconds and peak memory against the side, each in a process of its own;
 - with `--file-sides`: the same of `proscale segment --tile` on a tiled BigTIFF of that side, read and written in parts.
 
-Run: python benchmarks/tiles.py [--kind nuclei] [--side 2048] [--overlaps 0 32 64 128] [--sizes 2048 4096 8192]
+Run: python benchmarks/tiles.py [--kind nuclei] [--side 2048] [--overlaps 0 32 64 128] [--pictures 30] [--sizes 2048 4096 8192]
     [--file-sides 8192 32768] [--out FILE]
 """
 
@@ -50,13 +50,11 @@ from proscale.tiles import Layout, Merger, Tiling, lay_out, merged_prediction, s
 from proscale.tiles.layout import Box
 from proscale.tiles.parts import depth_in
 
-PICTURES = 30
-"""Whose agreement with themselves is measured."""
 OPTIONS = SegmentationOptions(("panoptic",))
 
 
-def quality(kind: str, side: int, overlaps: list[int], predictor: Predictor) -> dict[str, Any]:
-    """The table of one mosaic."""
+def quality(kind: str, side: int, overlaps: list[int], pictures: int, predictor: Predictor) -> dict[str, Any]:
+    """The table of one mosaic. Args: pictures: whose agreement with themselves is measured."""
     cells, categories = cells_of(kind, 60)
     judge, cell = Judge(predictor, categories), CELL[kind]
     image, truth = mosaic(cells, side, judge.stuff)
@@ -88,8 +86,8 @@ def quality(kind: str, side: int, overlaps: list[int], predictor: Predictor) -> 
         print_row(name, rows[name], rows["uniform, alone"])
     rows["joint"] = joint_row(judge, predictor, image, truth, cell)
     print_row("joint", rows["joint"], rows["alone"])
-    bounds = {f"alone, moved by {pixels}": moved_alone(judge, cells[:PICTURES], pixels) for pixels in (8, cell // 2)}
-    bounds["windows, half a window apart, about what both see whole"] = two_views(judge, predictor, image, cell)
+    bounds = {f"alone, moved by {pixels}": moved_alone(judge, cells[:pictures], pixels) for pixels in (8, cell // 2)}
+    bounds["windows, half a window apart, about what both see whole"] = two_views(judge, predictor, image, cell, 8 * pictures // 3)
     for name, value in bounds.items():
         print(f"agreement of {name}: {value}", flush=True)
     return {"kind": kind, "side": side, "window": cell, "rows": rows, "bounds_of_agreement": bounds}
@@ -210,10 +208,10 @@ def moved_alone(judge: Judge, cells: Sequence[Cell], pixels: int) -> dict[str, A
     return judge.quality(pairs)
 
 
-def two_views(judge: Judge, predictor: Predictor, image: NDArray[np.uint8], cell: int) -> dict[str, Any]:
-    """PQ of things that two windows, moved by half their side, both see whole."""
+def two_views(judge: Judge, predictor: Predictor, image: NDArray[np.uint8], cell: int, count: int) -> dict[str, Any]:
+    """PQ of things that two windows, moved by half their side, both see whole. Args: count: of such pairs."""
     rng, half, pairs = np.random.default_rng(0), cell // 2, []
-    for _ in range(80):
+    for _ in range(count):
         top, left = rng.integers(0, image.shape[0] - cell - half, 2)
         views = []
         for move in (0, half):
@@ -306,6 +304,7 @@ def main() -> None:
     parser.add_argument("--kind", choices=CELL, action="append", help="may be repeated; default: both")
     parser.add_argument("--side", type=int, default=2048, help="of the mosaic whose quality is measured, in pixels; 0: none")
     parser.add_argument("--overlaps", type=int, nargs="*", default=[0, 32, 64, 128])
+    parser.add_argument("--pictures", type=int, default=30, help="whose agreement with themselves is measured")
     parser.add_argument("--sizes", type=int, nargs="*", default=[], help="sides whose seconds and memory are measured")
     parser.add_argument("--file-sides", type=int, nargs="*", default=[], help="sides of files that are read in parts")
     parser.add_argument("--file-windows", default="2048,128", help="`--tile` for those files")
@@ -318,7 +317,14 @@ def main() -> None:
         print(json.dumps(cost(kind, int(side), 64, given.threads)))
         return
     torch.set_num_threads(given.threads)
-    results: dict[str, Any] = {"processor": processor(), "threads": given.threads, "quality": [], "cost": [], "files": []}
+    results: dict[str, Any] = {
+        "processor": processor(),
+        "command": sys.argv,
+        "threads": given.threads,
+        "quality": [],
+        "cost": [],
+        "files": [],
+    }
 
     def save() -> None:
         """So that what was measured stays when the rest takes too long."""
@@ -327,11 +333,11 @@ def main() -> None:
 
     for kind in given.kind or CELL:
         if given.side:
-            measured = quality(kind, given.side, given.overlaps, Predictor.load())
+            measured = quality(kind, given.side, given.overlaps, given.pictures, Predictor.load())
             results["quality"].append(measured)
             print(f"{kind}, {given.side} x {given.side}, windows of {CELL[kind]}")
             for name, row in measured["rows"].items():
-                print_row(name, row, measured["rows"]["alone"])
+                print_row(name, row, measured["rows"]["uniform, alone" if name.startswith("uniform") else "alone"])
             save()
         for side in given.sizes:
             command = [sys.executable, __file__, "--one-cost", f"{kind},{side}", "--threads", str(given.threads)]

@@ -121,7 +121,7 @@ def test_a_tiled_picture_is_the_same_behind_triton(url: str, in_process: str) ->
     assert costs[0] == costs[1]
     assert costs[0]["tiles"]["windows"] == 9
     for task in ("panoptic", "semantic"):
-        segments = [answer["results"][task] for answer in (remote, local)]
+        segments = [answer["results"][task]["segments"] for answer in (remote, local)]
         assert [each["label"] for each in segments[0]] == [each["label"] for each in segments[1]]
         for one, other in zip(*segments, strict=True):
             masks = [decode(RLE((383, 512), each["segmentation"]["counts"])) for each in (one, other)]
