@@ -6,6 +6,7 @@ difference from the run two before, in 5-bit groups, lowest first, with a contin
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,12 +121,96 @@ def decode(rle: RLE, box: tuple[int, int, int, int] | None = None) -> NDArray[np
     first, last = left * height, (left + columns) * height
     lengths = np.diff(runs.cumsum().clip(first, last), prepend=first)
     values = np.arange(len(runs)) % 2 == 1
-    part = np.repeat(values, lengths).reshape(columns, height)[:, top : top + rows]
-    mask = np.empty((rows, columns), dtype=bool)
-    for start in range(0, columns, _TRANSPOSED_AT_ONCE):  # as many as stay in the cache
+    return _by_rows(np.repeat(values, lengths).reshape(columns, height)[:, top : top + rows])
+
+
+def runs_of_ones(rle: RLE) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Starts and ends (behind the last pixel) of the runs of ones; column-major positions in pixels.
+
+    Raises:
+        ValueError: the string is broken, or its runs do not fill the size.
+    """
+    runs = decompress(rle.counts)
+    if runs.sum() != rle.size[0] * rle.size[1] or (runs < 0).any():
+        raise ValueError(f"the runs of an RLE of size {rle.size} cover {runs.sum()} pixels, not {rle.size[0] * rle.size[1]}")
+    edges = np.cumsum(runs)
+    starts, ends = edges[:-1:2], edges[1::2]
+    filled = ends > starts
+    return starts[filled], ends[filled]
+
+
+def runs_of_all(masks: Sequence[RLE]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """`runs_of_ones` of many masks at once: starts, ends, and which of the masks each run is of; mask by mask.
+
+    Raises:
+        ValueError: see `runs_of_ones`.
+    """
+    runs, counts = _decompress_all([mask.counts for mask in masks])
+    before = np.concatenate([[0], np.cumsum(counts)])
+    total = np.concatenate([[0], np.cumsum(runs)])
+    pixels = np.array([mask.size[0] * mask.size[1] for mask in masks], np.int64)
+    if (np.diff(total[before]) != pixels).any() or (runs < 0).any():
+        for mask in masks:
+            runs_of_ones(mask)  # the one that is broken says so
+    # Of every mask the second, the fourth and so on.
+    ones = np.flatnonzero((np.arange(len(runs)) - np.repeat(before[:-1], counts)) % 2)
+    owners = np.repeat(np.arange(len(masks)), counts // 2)
+    starts, ends = total[ones] - total[before[owners]], total[ones + 1] - total[before[owners]]
+    filled = ends > starts
+    return starts[filled], ends[filled], owners[filled]
+
+
+def overlap(masks: Sequence[RLE]) -> bool:
+    """Whether masks of one size share a pixel."""
+    starts, ends, _ = _sorted_runs(masks)
+    return bool((starts[1:] < ends[:-1]).any())
+
+
+def decode_id_map(
+    masks: Sequence[RLE],
+    ids: Sequence[int],
+    size: tuple[int, int],
+    dtype: type[np.unsignedinteger[Any]] = np.uint16,
+    background: int = 0,
+) -> NDArray[np.unsignedinteger[Any]]:
+    """Map (H, W) of the mask that covers each pixel, by its id; where several do, the last is on top. The inverse of `encode_id_map`.
+
+    Args:
+        ids: one per mask; they fit the type.
+        background: where no mask is.
+
+    Raises:
+        ValueError: see `runs_of_ones`.
+    """
+    height, width = size
+    starts, ends, owners = _sorted_runs(masks)
+    if (starts[1:] < ends[:-1]).any():
+        flat = np.full(height * width, background, dtype)
+        for mask, number in zip(masks, ids, strict=True):
+            for start, end in zip(*(each.tolist() for each in runs_of_ones(mask)), strict=True):
+                flat[start:end] = number
+    else:
+        values, edges = np.full(2 * len(starts) + 1, background, dtype), np.zeros(2 * len(starts) + 2, np.int64)
+        values[1::2], edges[1:-1:2], edges[2:-1:2], edges[-1] = np.asarray(ids, dtype)[owners], starts, ends, height * width
+        flat = np.repeat(values, np.diff(edges))
+    return _by_rows(flat.reshape(width, height))
+
+
+def _sorted_runs(masks: Sequence[RLE]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """`runs_of_all` in the order of their starts."""
+    starts, ends, owners = runs_of_all(masks)
+    order = np.argsort(starts, kind="stable")
+    return starts[order], ends[order], owners[order]
+
+
+def _by_rows(columns: NDArray[Any]) -> NDArray[Any]:
+    """(W, H), a picture's columns -> (H, W), its rows, both contiguous."""
+    width, height = columns.shape
+    rows = np.empty((height, width), columns.dtype)
+    for start in range(0, width, _TRANSPOSED_AT_ONCE):  # as many as stay in the cache
         block = slice(start, start + _TRANSPOSED_AT_ONCE)
-        mask[:, block] = part[block].T
-    return mask
+        rows[:, block] = columns[block].T
+    return rows
 
 
 def compress(runs: NDArray[np.int64]) -> str:
@@ -158,19 +243,41 @@ def decompress(counts: str) -> NDArray[np.int64]:
     codes = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - _OFFSET
     if not len(codes):
         return np.zeros(0, np.int64)
-    if codes.min() < 0 or codes.max() >= 2 * _CONTINUE or codes[-1] & _CONTINUE:
-        raise ValueError("not a COCO RLE string")
-    last = np.flatnonzero((codes & _CONTINUE) == 0)
-    first = np.concatenate([[0], last[:-1] + 1])
-    shift = (np.arange(len(codes)) - np.repeat(first, last - first + 1)) * _GROUP_BITS
-    values = np.add.reduceat((codes & (_CONTINUE - 1)) << shift, first)
-    negative = (codes[last] & _SIGN) != 0
-    values -= np.where(negative, np.int64(1) << (shift[last] + _GROUP_BITS), 0)
+    values = _values(codes, codes[-1:])
     # Undo the difference to the run two before: two interleaved running sums, which start at runs 1 and 2.
     runs = values.copy()
     runs[1::2] = np.cumsum(values[1::2])
     runs[2::2] = np.cumsum(values[2::2])
     return runs
+
+
+def _decompress_all(texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """`decompress` of many strings: their run lengths one after the other, and how many each has."""
+    codes = np.frombuffer("".join(texts).encode("ascii"), np.uint8).astype(np.int64) - _OFFSET
+    ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
+    counts = np.diff(np.searchsorted(np.flatnonzero((codes & _CONTINUE) == 0), ends), prepend=0)
+    if not len(codes):
+        return np.zeros(0, np.int64), counts
+    values = _values(codes, codes[ends[np.diff(ends, prepend=0) > 0] - 1])
+    # Undo the difference to the run two before: two interleaved running sums per string, which start at its runs 1 and 2.
+    place = np.arange(len(values)) - np.repeat(np.cumsum(counts) - counts, counts)
+    for chosen, of_each in ((place % 2 == 1, counts // 2), ((place % 2 == 0) & (place > 0), np.maximum(counts - 1, 0) // 2)):
+        sums = np.concatenate([[0], np.cumsum(values[chosen])])
+        values[chosen] = sums[1:] - np.repeat(sums[np.cumsum(of_each) - of_each], of_each)
+    return values, counts
+
+
+def _values(codes: NDArray[np.int64], final: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The numbers that strings hold. Args: codes: of all characters; final: of those that strings end with."""
+    if codes.min() < 0 or codes.max() >= 2 * _CONTINUE or (final & _CONTINUE).any():
+        raise ValueError("not a COCO RLE string")
+    last = np.flatnonzero((codes & _CONTINUE) == 0)
+    first = np.concatenate([[0], last[:-1] + 1])
+    shift = (np.arange(len(codes)) - np.repeat(first, last - first + 1)) * _GROUP_BITS
+    values: NDArray[np.int64] = np.add.reduceat((codes & (_CONTINUE - 1)) << shift, first)
+    negative = (codes[last] & _SIGN) != 0
+    values -= np.where(negative, np.int64(1) << (shift[last] + _GROUP_BITS), 0)
+    return values
 
 
 def measure(rle: RLE) -> tuple[int, tuple[int, int, int, int]]:

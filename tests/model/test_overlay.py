@@ -1,11 +1,24 @@
-"""Masks painted over a picture."""
+"""Masks painted over a picture, beside what supervision paints."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import supervision
+from scipy import ndimage
 
-from proscale.overlay import OPACITY, _tint, _tint_few, draw_overlay, segment_colours
+from proscale.overlay import (
+    OPACITY,
+    OUTLINE_OPACITY,
+    _paint_at_once,
+    _paint_one_by_one,
+    _tint,
+    _tint_few,
+    draw_overlay,
+    segment_colours,
+)
 from proscale.results import Segment, Segmentation
-from proscale.rle import encode
+from proscale.rle import decode, encode
 
 
 def segmentation(mask: np.ndarray) -> Segmentation:
@@ -72,3 +85,68 @@ def test_the_few_pixels_of_an_outline_are_tinted_as_all_would_be() -> None:
     _tint_few(few, mask, colour, 0.7)
     _tint(all_of_it, mask, colour, 0.7)
     np.testing.assert_array_equal(few, all_of_it)
+
+
+def cells(count: int = 40, shape: tuple[int, int] = (300, 500)) -> tuple[np.ndarray, Segmentation]:
+    """A picture and segments that share no pixel; some of it is of none."""
+    rng = np.random.default_rng(6)
+    seeds = rng.random((count, 2)) * shape
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    distances = (rows[..., None] - seeds[:, 0]) ** 2 + (columns[..., None] - seeds[:, 1]) ** 2
+    ids = np.where(distances.min(-1) < 40**2, distances.argmin(-1) + 1, 0)
+    found = [segmentation(ids == number).segments[0] for number in np.unique(ids[ids > 0])]
+    segments = tuple(replace(each, id=i, isthing=bool(i % 3), category_id=i) for i, each in enumerate(found, 1))
+    return rng.integers(0, 256, (*shape, 3), np.uint8), Segmentation("panoptic", shape, segments)
+
+
+@pytest.mark.parametrize("outlines", [True, False])
+@pytest.mark.parametrize("at_once", [1, 1700, 1 << 20])
+def test_painted_at_once_as_one_by_one(monkeypatch: pytest.MonkeyPatch, outlines: bool, at_once: int) -> None:
+    monkeypatch.setattr("proscale.overlay.PIXELS_AT_ONCE", at_once)
+    image, result = cells()
+    fast, slow = image.copy(), image.copy()
+    colours = segment_colours(result.segments)
+    _paint_at_once(fast, result.segments, colours, 0.3, outlines)
+    _paint_one_by_one(slow, result.segments, colours, 0.3, outlines)
+    np.testing.assert_array_equal(fast, slow)
+    np.testing.assert_array_equal(draw_overlay(image, result, labels=False, opacity=0.3, outlines=outlines), slow)
+
+
+def test_overlapping_instances_shine_through_each_other() -> None:
+    left, right = np.zeros((2, 30, 60), bool)
+    left[5:25, 5:40] = right[5:25, 20:55] = True
+    segments = tuple(replace(segmentation(mask).segments[0], id=i) for i, mask in enumerate((left, right), 1))
+    image = np.full((30, 60, 3), 100, np.uint8)
+    painted = draw_overlay(image, Segmentation("instance", (30, 60), segments), labels=False, outlines=False)
+    assert len(np.unique(painted.reshape(-1, 3), axis=0)) == 4
+
+
+class TestBesideSupervision:
+    def detections(self, result: Segmentation) -> supervision.Detections:
+        masks = np.stack([decode(each.segmentation) for each in result.segments])
+        boxes = np.array([(x, y, x + width, y + height) for x, y, width, height in (each.bbox for each in result.segments)], float)
+        return supervision.Detections(boxes, mask=masks, class_id=np.arange(len(masks)))
+
+    def palette(self, result: Segmentation) -> supervision.ColorPalette:
+        # Its pictures are BGR, ours RGB.
+        return supervision.ColorPalette([supervision.Color(*colour[::-1]) for colour in segment_colours(result.segments).tolist()])
+
+    @pytest.mark.parametrize("opacity", [0.2, OPACITY, 1.0])
+    def test_masks_have_its_colours_within_a_level(self, opacity: float) -> None:
+        image, result = cells()
+        annotator = supervision.MaskAnnotator(self.palette(result), opacity=opacity)
+        theirs = annotator.annotate(image.copy(), self.detections(result)).astype(int)
+        ours = draw_overlay(image, result, labels=False, opacity=opacity, outlines=False).astype(int)
+        assert np.abs(ours - theirs).max() <= 1
+
+    def test_outlines_are_where_it_draws_them(self) -> None:
+        """Its lines run through the pixels of the border; ours are the border, at the picture's edge alone left out."""
+        image, result = cells()
+        image[:] = 0
+        annotator = supervision.PolygonAnnotator(supervision.Color(255, 255, 255), thickness=1)
+        theirs = annotator.annotate(image.copy(), self.detections(result)).max(-1) > 0
+        ours = draw_overlay(image, result, labels=False, opacity=0).max(-1) > 255 * OUTLINE_OPACITY / 2
+        inside = np.s_[1:-1, 1:-1]
+        assert (theirs & ours)[inside].sum() > 0.9 * ours[inside].sum()
+        near = ndimage.binary_dilation(ours, np.ones((3, 3)))
+        assert not (theirs & ~near)[inside].any()

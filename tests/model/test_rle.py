@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from proscale.results import RLE
-from proscale.rle import decode, decompress, encode, encode_id_map, measure
+from proscale.rle import decode, decode_id_map, decompress, encode, encode_id_map, measure, overlap, runs_of_all, runs_of_ones
 
 
 @st.composite
@@ -79,3 +79,41 @@ def test_strings_that_are_no_rle_are_refused(counts: str) -> None:
 def test_runs_must_fill_the_size() -> None:
     with pytest.raises(ValueError, match="cover 20 pixels, not 24"):
         decode(RLE((4, 6), encode(np.ones((4, 5), bool)).counts))
+
+
+@settings(max_examples=100, deadline=None)
+@given(id_maps(), st.sampled_from([np.uint8, np.uint16, np.uint32]))
+def test_masks_of_an_id_map_make_the_map_again(ids: NDArray[np.int32], dtype: type[np.unsignedinteger]) -> None:
+    wanted = [5, 3, 1, 2]
+    masks = list(encode_id_map(ids, wanted).values())
+    assert not overlap(masks)
+    again = decode_id_map(masks, wanted, ids.shape, dtype, background=9)
+    assert again.dtype == dtype
+    np.testing.assert_array_equal(again, np.where(np.isin(ids, wanted), ids, 9))
+
+
+def test_the_last_of_overlapping_masks_is_on_top() -> None:
+    masks = np.random.default_rng(2).random((3, 8, 11)) < 0.5
+    encoded = [encode(mask) for mask in masks]
+    assert overlap(encoded)
+    expected = np.zeros((8, 11), int)
+    for number, mask in enumerate(masks, 1):
+        expected[mask] = number
+    np.testing.assert_array_equal(decode_id_map(encoded, [1, 2, 3], (8, 11)), expected)
+    np.testing.assert_array_equal(decode_id_map([], [], (8, 11)), np.zeros((8, 11)))
+
+
+@settings(max_examples=100, deadline=None)
+@given(id_maps())
+def test_runs_of_many_masks_are_those_of_each(ids: NDArray[np.int32]) -> None:
+    masks = [*encode_id_map(ids, [0, 1, 99, 2]).values(), encode(np.zeros((0, 0), bool)), encode(ids >= 0)]
+    starts, ends, owners = runs_of_all(masks)
+    for number, mask in enumerate(masks):
+        for found, expected in zip((starts, ends), runs_of_ones(mask), strict=True):
+            np.testing.assert_array_equal(found[owners == number], expected)
+
+
+@pytest.mark.parametrize("counts", ["P", "p~", "0" + "P"])
+def test_one_broken_string_among_many_is_refused(counts: str) -> None:
+    with pytest.raises(ValueError, match=r"not a COCO RLE string|cover"):
+        runs_of_all([encode(np.ones((3, 3), bool)), RLE((3, 3), counts), encode(np.ones((3, 3), bool))])

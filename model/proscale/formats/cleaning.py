@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from proscale.formats.runs import ColumnRuns, Positions, column_runs, complement, components, intersection, runs_of_ones, to_rle
+from proscale.formats.runs import ColumnRuns, Positions, column_runs, complement, components, intersection, to_rle
 from proscale.results import RLE, Segment, Segmentation
-from proscale.rle import measure
+from proscale.rle import measure, runs_of_ones
 
 
 @dataclass(frozen=True)

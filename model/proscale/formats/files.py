@@ -14,6 +14,7 @@ from proscale.config import TASKS, Task
 from proscale.formats import coco, geojson
 from proscale.formats.label_maps import category_map, id_map
 from proscale.formats.mask_png import mask_png
+from proscale.formats.png import LEVEL, png
 from proscale.formats.table import write_table
 from proscale.overlay import OPACITY, category_colours, draw_overlay
 from proscale.results import Segmentation
@@ -24,6 +25,8 @@ Picture = NDArray[np.uint8]
 DISJOINT: tuple[Task, ...] = ("panoptic", "semantic")
 """Tasks whose segments share no pixel, so that a map of pixels holds them."""
 EXACT = geojson.GeoJSONOptions()
+WEBP_SIDE = 16383
+"""Pixels that a side of a WebP has at most, by its own header."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +78,8 @@ def _named(segmentation: Segmentation, options: FormatOptions, rest: str) -> str
     return f"{options.prefix}{segmentation.task}{rest}"
 
 
-def _json(name: str, value: Any, media_type: str = "application/json") -> AnswerFile:
-    return AnswerFile(name, media_type, geojson.dumps(value))
+def _json(name: str, value: Any) -> AnswerFile:
+    return AnswerFile(name, "application/json", geojson.dumps(value))
 
 
 def _image(name: str, picture: Image.Image, kind: str, **options: Any) -> AnswerFile:
@@ -86,8 +89,7 @@ def _image(name: str, picture: Image.Image, kind: str, **options: Any) -> Answer
 
 
 def _png(name: str, picture: Image.Image) -> AnswerFile:
-    # Level 1: label maps shrink well at any level, and a higher one takes longer than the network at small sizes.
-    return _image(name, picture, "PNG", compress_level=1)
+    return _image(name, picture, "PNG", compress_level=LEVEL)
 
 
 def _rle_counts(segmentation: Segmentation, picture: Picture | None, options: FormatOptions) -> list[AnswerFile]:
@@ -103,7 +105,7 @@ def _coco_results(segmentation: Segmentation, picture: Picture | None, options: 
 
 def _coco_panoptic(segmentation: Segmentation, picture: Picture | None, options: FormatOptions) -> list[AnswerFile]:
     name = _named(segmentation, options, "-coco.png")
-    pixels = _png(name, Image.fromarray(coco.panoptic_map(segmentation)))
+    pixels = AnswerFile(name, "image/png", png(coco.panoptic_map(segmentation)))
     annotation = coco.panoptic_annotation(segmentation, options.image_id, name)
     return [
         pixels,
@@ -112,8 +114,8 @@ def _coco_panoptic(segmentation: Segmentation, picture: Picture | None, options:
 
 
 def _geojson(segmentation: Segmentation, picture: Picture | None, options: FormatOptions) -> list[AnswerFile]:
-    collection = geojson.feature_collection(segmentation, options.polygons, options.seed)
-    return [_json(_named(segmentation, options, ".geojson"), collection, "application/geo+json")]
+    text = geojson.feature_collection_text(segmentation, options.polygons, options.seed)
+    return [AnswerFile(_named(segmentation, options, ".geojson"), "application/geo+json", text)]
 
 
 def _semantic_png(segmentation: Segmentation, picture: Picture | None, options: FormatOptions) -> list[AnswerFile]:
@@ -131,7 +133,7 @@ def _semantic_colours(segmentation: Segmentation, picture: Picture | None, optio
     values, void = category_map(segmentation)
     palette = category_colours(void + 1)
     palette[void] = 0
-    return [_png(_named(segmentation, options, "-colours.png"), Image.fromarray(palette[values]))]
+    return [AnswerFile(_named(segmentation, options, "-colours.png"), "image/png", png(palette[values]))]
 
 
 def _confidence(segmentation: Segmentation, picture: Picture | None, options: FormatOptions) -> list[AnswerFile]:
@@ -141,7 +143,8 @@ def _confidence(segmentation: Segmentation, picture: Picture | None, options: Fo
 
 
 def _ids_png(segmentation: Segmentation, picture: Picture | None, options: FormatOptions) -> list[AnswerFile]:
-    return [_png(_named(segmentation, options, "-ids.png"), Image.fromarray(id_map(segmentation)))]
+    ids: NDArray[np.uint16] = id_map(segmentation).astype(np.uint16, copy=False)
+    return [AnswerFile(_named(segmentation, options, "-ids.png"), "image/png", png(ids))]
 
 
 def _ids_tiff(segmentation: Segmentation, picture: Picture | None, options: FormatOptions) -> list[AnswerFile]:
@@ -162,8 +165,14 @@ def _overlay(kind: str, **saving: Any) -> Write:
     def write(segmentation: Segmentation, picture: Picture | None, options: FormatOptions) -> list[AnswerFile]:
         if picture is None:
             raise ValueError("an overlay needs the picture")
+        if kind == "WEBP" and max(segmentation.size) > WEBP_SIDE:
+            height, width = segmentation.size
+            raise ValueError(
+                f"overlay_webp: a WebP has at most {WEBP_SIDE} pixels a side, this picture has {width}x{height}; ask for overlay_png"
+            )
         drawn = draw_overlay(picture, segmentation, options.names, opacity=options.opacity, outlines=options.outlines)
-        return [_image(_named(segmentation, options, f"-overlay.{kind.lower()}"), Image.fromarray(drawn), kind, **saving)]
+        name = _named(segmentation, options, f"-overlay.{kind.lower()}")
+        return [AnswerFile(name, "image/png", png(drawn)) if kind == "PNG" else _image(name, Image.fromarray(drawn), kind, **saving)]
 
     return write
 
@@ -183,8 +192,8 @@ FORMATS: Mapping[str, FileFormat] = {
     "ids_png": FileFormat("image/png", False, _ids_png),
     "ids_tiff": FileFormat("image/tiff", False, _ids_tiff),
     "masks": FileFormat("image/png", False, _masks),
-    "overlay_png": FileFormat("image/png", True, _overlay("PNG", compress_level=1)),
-    "overlay_webp": FileFormat("image/webp", True, _overlay("WEBP", quality=85, method=2)),
+    "overlay_png": FileFormat("image/png", True, _overlay("PNG")),
+    "overlay_webp": FileFormat("image/webp", True, _overlay("WEBP", quality=85, method=1)),
     "csv": FileFormat("text/csv", True, _table),
 }
 """From a format's name to what writes it."""

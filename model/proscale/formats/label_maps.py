@@ -5,10 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from proscale.formats.runs import runs_of_ones
 from proscale.results import Segmentation
-
-_TRANSPOSED_AT_ONCE = 64
+from proscale.rle import decode_id_map
 
 
 def id_map(segmentation: Segmentation, dtype: type[np.unsignedinteger[Any]] = np.uint16) -> NDArray[np.unsignedinteger[Any]]:
@@ -44,15 +42,6 @@ def _painted(
 ) -> NDArray[np.unsignedinteger[Any]]:
     if max(values.values(), default=0) > np.iinfo(dtype).max:
         raise ValueError(f"{len(values)} segments do not fit a map of {np.iinfo(dtype).bits} bits; set max_segments")
-    height, width = segmentation.size
-    flat = np.full(height * width, background, dtype)
-    for segment in sorted(segmentation.segments, key=lambda each: each.score):
-        starts, ends = runs_of_ones(segment.segmentation)
-        value = values[segment.id]
-        for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-            flat[start:end] = value
-    by_column, by_row = flat.reshape(width, height), np.empty((height, width), dtype)
-    for start in range(0, width, _TRANSPOSED_AT_ONCE):  # as many columns as stay in the cache
-        block = slice(start, start + _TRANSPOSED_AT_ONCE)
-        by_row[:, block] = by_column[block].T
-    return by_row
+    by_score = sorted(segmentation.segments, key=lambda each: each.score)
+    masks = [segment.segmentation for segment in by_score]
+    return decode_id_map(masks, [values[segment.id] for segment in by_score], segmentation.size, dtype, background)

@@ -11,13 +11,11 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from proscale.formats.png import LEVEL, assembled
 from proscale.results import Segment
 from proscale.rle import decode
 
-LEVEL = 1
-"""Masks shrink well at any level, and a higher one takes longer."""
 _ADLER = 65521
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _ZLIB_HEADER, _LAST_BLOCK = b"\x78\x01", b"\x03\x00"
 _GREY = 0
 
@@ -37,8 +35,7 @@ def mask_png(segment: Segment, *, bits: int = 1) -> bytes:
     body = packer.compress(inside) + packer.flush(zlib.Z_FULL_FLUSH)
     checksum = _adler_after_zeros(zlib.adler32(inside, _adler_after_zeros(1, above)), below)
     stream = b"".join([_ZLIB_HEADER, _zeros(above), body, _zeros(below), _LAST_BLOCK, struct.pack(">I", checksum)])
-    header = struct.pack(">IIBBBBB", width, height, bits, _GREY, 0, 0, 0)
-    return _SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", stream) + _chunk(b"IEND", b"")
+    return assembled((height, width), bits, _GREY, stream)
 
 
 def _rows(mask: NDArray[np.bool_], left: int, row_bytes: int, bits: int) -> bytes:
@@ -67,7 +64,3 @@ def _adler_after_zeros(checksum: int, count: int) -> int:
     """Adler-32 of data and so many zeros behind it: the sum of bytes stays, the sum of sums grows by it every time."""
     low, high = checksum & 0xFFFF, checksum >> 16
     return (high + count * low) % _ADLER << 16 | low
-
-
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))

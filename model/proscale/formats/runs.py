@@ -1,12 +1,13 @@
 """Masks as runs of pixels inside one column each: what polygons, measures and cleaning are computed from, without a dense mask."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from proscale.results import RLE
-from proscale.rle import compress, decompress
+from proscale.rle import compress, runs_of_all, runs_of_ones
 
 Positions = NDArray[np.int64]
 
@@ -37,32 +38,60 @@ class ColumnRuns:
         return ColumnRuns(self.size, self.columns[chosen], self.tops[chosen], self.bottoms[chosen])
 
 
-def runs_of_ones(rle: RLE) -> tuple[Positions, Positions]:
-    """Starts and ends (behind the last pixel) of the runs of ones; column-major positions in pixels.
-
-    Raises:
-        ValueError: the string is broken, or its runs do not fill the size.
-    """
-    runs = decompress(rle.counts)
-    if runs.sum() != rle.size[0] * rle.size[1] or (runs < 0).any():
-        raise ValueError(f"the runs of an RLE of size {rle.size} cover {runs.sum()} pixels, not {rle.size[0] * rle.size[1]}")
-    edges = np.cumsum(runs)
-    starts, ends = edges[:-1:2], edges[1::2]
-    filled = ends > starts
-    return starts[filled], ends[filled]
-
-
 def column_runs(rle: RLE) -> ColumnRuns:
     """Split a mask's runs at the ends of columns. Raises ValueError as `runs_of_ones` does."""
-    starts, ends = runs_of_ones(rle)
-    height = max(rle.size[0], 1)
+    columns, tops, bottoms, _ = _split(*runs_of_ones(rle), rle.size[0])
+    return ColumnRuns(rle.size, columns, tops, bottoms)
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """Masks of one size as one wide mask, from left to right, an empty column behind each: what is computed for many at once."""
+
+    runs: ColumnRuns
+    count: int
+    """Masks."""
+
+    @property
+    def stride(self) -> int:
+        """Columns from one mask to the next."""
+        return self.runs.size[1] // max(1, self.count)
+
+    @property
+    def owners(self) -> Positions:
+        """(R,): the mask of every run."""
+        return self.runs.columns // self.stride
+
+    @property
+    def columns(self) -> Positions:
+        """(R,): the column of every run in its own mask."""
+        return self.runs.columns % self.stride
+
+
+def side_by_side(masks: Sequence[RLE]) -> SideBySide:
+    """`column_runs` of many masks. Raises ValueError as `runs_of_ones` does."""
+    height, width = masks[0].size if masks else (0, 0)
+    starts, ends, owners = runs_of_all(masks)
+    columns, tops, bottoms, index = _split(starts, ends, height)
+    size = (height, len(masks) * (width + 1))
+    return SideBySide(ColumnRuns(size, columns + owners[index] * (width + 1), tops, bottoms), len(masks))
+
+
+def alone(runs: ColumnRuns) -> SideBySide:
+    """One mask as many."""
+    return SideBySide(ColumnRuns((runs.size[0], runs.size[1] + 1), runs.columns, runs.tops, runs.bottoms), 1)
+
+
+def _split(starts: Positions, ends: Positions, height: int) -> tuple[Positions, Positions, Positions, Positions]:
+    """Columns, tops and bottoms of runs that are cut at the ends of columns, and which of the given ones each is of."""
+    height = max(height, 1)
     first, last = starts // height, (ends - 1) // height
     pieces = last - first + 1
     index = np.repeat(np.arange(len(starts)), pieces)
     columns = first[index] + np.arange(len(index)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
     tops = np.maximum(starts[index] - columns * height, 0)
     bottoms = np.minimum(ends[index] - columns * height, height)
-    return ColumnRuns(rle.size, columns, tops, bottoms)
+    return columns, tops, bottoms, index
 
 
 def to_rle(runs: ColumnRuns) -> RLE:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from proscale.formats.geojson import simplified
-from proscale.formats.polygons import Polygon, signed_area, trace
+from proscale.formats.polygons import Polygon, outlines_of, signed_area, trace
 from proscale.results import RLE, Segment
 from proscale.rle import decode
 
@@ -43,7 +43,7 @@ def outlines(rle: RLE, simplify: float) -> list[NDArray[np.float64]]:
     """
     pieces: Sequence[Polygon] = [Polygon(piece.exterior, ()) for piece in trace(rle)]
     if simplify > 0:
-        pieces = simplified(pieces, simplify)
+        pieces = simplified(outlines_of([pieces]), simplify).polygons_of(0)
     rings = [piece.exterior.astype(float) for piece in pieces if len(piece.exterior) >= 3]
     return sorted(rings, key=lambda ring: -abs(signed_area(ring.astype(np.int64))))
 

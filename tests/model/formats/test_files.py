@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas
@@ -11,12 +12,16 @@ import shapely
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
+from scipy import ndimage
 from skimage.measure import regionprops
 from tests.model.formats.segmentations import instances, partition, segment
 
-from proscale.formats import coco
-from proscale.formats.geojson import GeoJSONOptions, dumps, feature_collection
+from proscale.formats import coco, geojson
+from proscale.formats.files import FORMATS, FormatOptions
+from proscale.formats.geojson import GeoJSONOptions, dumps, feature_collection, feature_collection_text
 from proscale.formats.label_maps import category_map, id_map
+from proscale.formats.polygons import outlines_of, trace
+from proscale.formats.polygons_slow import trace_slowly
 from proscale.formats.table import COLUMNS, write_table
 from proscale.results import Segmentation
 
@@ -64,6 +69,31 @@ class TestGeoJSON:
         assert simple.is_valid
         assert len(simple.geoms[0].interiors) == 1
         assert shapely.hausdorff_distance(exact.boundary, simple.boundary) <= tolerance + 1e-9
+
+    @pytest.mark.parametrize("affine", [(1, 0, 0, 0, 1, 0), (0.5, 0, 300_000, 0, -0.5, 5_000_000)])
+    def test_byte_for_byte_what_the_slow_twin_traces(self, monkeypatch: pytest.MonkeyPatch, affine: tuple[float, ...]) -> None:
+        ids = RNG.integers(0, 5, (30, 120))  # numbers of one, two and three digits
+        hostile = replace(segment(9, np.zeros(ids.shape, bool)), label='é","coordinates":[],"')
+        found = partition(ids, labels=('"coordinates":[]', "Zelle")).segments
+        segmentation, options = Segmentation("panoptic", ids.shape, (hostile, *found, hostile)), GeoJSONOptions(affine=affine)
+        fast = feature_collection_text(segmentation, options, "seed")
+        slow = outlines_of([trace_slowly(each.segmentation) for each in segmentation.segments])
+        monkeypatch.setattr(geojson, "trace_all", lambda masks: slow)
+        assert dumps(feature_collection(segmentation, options, "seed")) == fast
+
+    def test_no_segments_are_an_empty_collection(self) -> None:
+        empty = Segmentation("panoptic", (3, 4), ())
+        assert feature_collection_text(empty) == dumps(feature_collection(empty)) == b'{"type":"FeatureCollection","features":[]}'
+
+    def test_simplified_shapes_are_those_of_each_polygon(self) -> None:
+        ids = np.kron(RNG.integers(0, 4, (9, 9)), np.ones((7, 7), int))
+        features = feature_collection(partition(ids), GeoJSONOptions(simplify=4.0))["features"]
+        for each, feature in zip(partition(ids).segments, features, strict=True):
+            exact = [shapely.Polygon(piece.exterior, piece.holes) for piece in trace(each.segmentation)]
+            expected = shapely.MultiPolygon(shapely.simplify(exact, 4.0, preserve_topology=True))
+            assert shapely.geometry.shape(feature["geometry"]).equals(expected)
+        empty = feature_collection(instances(np.zeros((4, 5), bool)), GeoJSONOptions(simplify=1.0))
+        assert empty["features"][0]["geometry"]["coordinates"] == []
 
     def test_uuids_depend_on_the_seed_only(self) -> None:
         def ids(seed: str) -> list[str]:
@@ -119,6 +149,13 @@ class TestCOCO:
             coco.panoptic_map(instances(IDS == 1))
 
 
+def test_a_webp_that_cannot_be_says_what_can() -> None:
+    long = np.zeros((1, 16384, 3), np.uint8)
+    with pytest.raises(ValueError, match="16384x1; ask for overlay_png"):
+        FORMATS["overlay_webp"].write(instances(long[..., 0] == 0), long, FormatOptions())
+    assert FORMATS["overlay_png"].write(instances(long[..., 0] == 0), long, FormatOptions())
+
+
 class TestLabelMaps:
     def test_id_maps_have_the_segments_ids(self) -> None:
         assert (id_map(partition(IDS)) == IDS).all()
@@ -163,6 +200,20 @@ class TestTable:
             assert (float(row["centroid_y"]), float(row["centroid_x"])) == pytest.approx(expected.centroid, abs=1e-3)
             assert float(row["mean_intensity"]) == pytest.approx(expected.intensity_mean, abs=1e-3)
             assert int(row["area"]) == expected.area
+
+    def test_many_overlapping_segments_in_a_picture_of_several_strips(self) -> None:
+        rng = np.random.default_rng(4)
+        image = rng.integers(0, 256, (40, 150, 3), np.uint8)
+        masks = [ndimage.zoom(rng.random((4, 10)), (10, 15), order=1) > share for share in (0.3, 0.5, 0.7)]
+        empty = np.zeros((40, 150), bool)
+        frame = pandas.read_csv(io.StringIO(write_table(instances(*masks[:2], empty, masks[2]), image)))
+        for row, mask in zip((0, 1, 3), masks, strict=True):
+            (expected,) = regionprops(mask.astype(np.uint8), image @ np.array([0.299, 0.587, 0.114]))
+            found = frame.iloc[row]
+            wanted = (expected.area, expected.perimeter, *expected.centroid[::-1], expected.intensity_mean, *expected.bbox[:2][::-1])
+            names = ("area", "perimeter", "centroid_x", "centroid_y", "mean_intensity", "bbox_x", "bbox_y")
+            assert tuple(found[list(names)]) == pytest.approx(wanted, abs=1e-3)
+        assert frame.iloc[2][["centroid_x", "mean_intensity"]].isna().all()
 
     def test_pandas_reads_labels_with_commas_and_quotes(self) -> None:
         segmentation = Segmentation("panoptic", (2, 2), (segment(1, np.ones((2, 2), bool), label='road, "wet"'),))

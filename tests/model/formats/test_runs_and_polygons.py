@@ -5,10 +5,11 @@ import pytest
 import shapely
 from scipy import ndimage
 
-from proscale.formats.polygons import Polygon, perimeter, signed_area, trace
-from proscale.formats.runs import column_runs, complement, components, intersection, runs_of_ones, to_rle
+from proscale.formats.polygons import Outlines, Polygon, outlines_of, perimeter, signed_area, trace, trace_all
+from proscale.formats.polygons_slow import trace_slowly
+from proscale.formats.runs import column_runs, complement, components, intersection, side_by_side, to_rle
 from proscale.results import RLE
-from proscale.rle import encode
+from proscale.rle import encode, runs_of_ones
 
 FOUR_CONNECTED_TWICE_AT_A_CORNER = """
 ###..
@@ -58,6 +59,38 @@ def test_polygons_are_valid_and_filling_them_gives_the_mask(chunk: int) -> None:
         assert (shapely.contains_xy(shape, columns + 0.5, rows + 0.5) == mask).all()
 
 
+def same(left: list[Polygon], right: list[Polygon]) -> bool:
+    def rings(polygons: list[Polygon]) -> list[list[list[list[int]]]]:
+        return [[ring.tolist() for ring in (each.exterior, *each.holes)] for each in polygons]
+
+    return rings(left) == rings(right)
+
+
+@pytest.mark.parametrize("chunk", range(4))
+def test_corner_for_corner_as_the_slow_twin(chunk: int) -> None:
+    for mask in MASKS[chunk::4]:
+        assert same(trace(encode(mask)), trace_slowly(encode(mask)))
+
+
+def test_large_ragged_masks_too() -> None:
+    rng = np.random.default_rng(1)
+    for share in (0.3, 0.5, 0.6, 0.9):
+        mask = ndimage.zoom(rng.random((8, 11)), 7, order=1) + rng.normal(0, 0.15, (56, 77)) < share
+        assert same(trace(encode(mask)), trace_slowly(encode(mask)))
+
+
+def test_many_masks_at_once_as_one_by_one() -> None:
+    rng = np.random.default_rng(5)
+    masks = [*(rng.random((9, 13)) < share for share in (0.2, 0.5, 0.8)), np.zeros((9, 13), bool), np.ones((9, 13), bool)]
+    outlines = trace_all(side_by_side([encode(mask) for mask in masks]))
+    for i, mask in enumerate(masks):
+        assert same(outlines.polygons_of(i), trace_slowly(encode(mask)))
+    again = outlines_of([outlines.polygons_of(i) for i in range(len(masks))])
+    for name in Outlines.__dataclass_fields__:
+        np.testing.assert_array_equal(getattr(again, name), getattr(outlines, name))
+    assert len(trace_all(side_by_side([])).masks) == 1
+
+
 def test_one_polygon_per_piece_and_one_hole_per_pocket_of_it() -> None:
     for mask in MASKS:
         polygons = trace(encode(mask))
@@ -102,5 +135,7 @@ def test_intersection() -> None:
 
 
 def test_broken_rle_is_refused() -> None:
+    with pytest.raises(ValueError, match="cover"):
+        side_by_side([encode(np.ones((4, 4), bool)), RLE((4, 4), encode(np.ones((3, 3), bool)).counts)])
     with pytest.raises(ValueError, match="cover"):
         trace(RLE((4, 4), encode(np.ones((3, 3), bool)).counts))

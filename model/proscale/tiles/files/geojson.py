@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from proscale.formats.geojson import NAMESPACE, PIXELS, GeoJSONOptions, dumps, multi_polygon
-from proscale.formats.polygons import trace_runs
-from proscale.formats.runs import ColumnRuns
+from proscale.formats.geojson import NAMESPACE, PIXELS, GeoJSONOptions, dumps, geometries
+from proscale.formats.runs import ColumnRuns, alone
 from proscale.overlay import category_colours
 from proscale.tiles.files.writing import StreamOptions
 from proscale.tiles.merge import MergedSegment
@@ -59,7 +58,7 @@ class GeoJSONWriter:
         return {
             "type": "Feature",
             "id": str(uuid.uuid5(NAMESPACE, seed)),
-            "geometry": multi_polygon(trace_runs(runs), self._polygons),
+            "geometry": geometries(alone(runs), self._polygons)[0],
             "properties": {
                 "objectType": "detection" if segment.isthing else "annotation",
                 "classification": {"name": segment.label, "color": self._colours[segment.category_id % _COLOURS]},
