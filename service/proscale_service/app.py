@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -14,7 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from proscale import __version__
@@ -26,7 +27,7 @@ from proscale_service.compression import Compression
 from proscale_service.context import RequestContextMiddleware, context_of, note_refusal, retry_header
 from proscale_service.dialects import huggingface, open_inference, roboflow
 from proscale_service.engines.base import MakeEngine
-from proscale_service.errors import PROBLEM_TYPE, ServiceError, encode_problem, plain_problem, problem
+from proscale_service.errors import PROBLEM_TYPE, ServiceError, encode_problem, form_at, plain_problem, problem
 from proscale_service.lifecycle import Lifecycle
 from proscale_service.limits import BodyLimit
 from proscale_service.metrics import Metrics
@@ -40,8 +41,8 @@ from proscale_service.routes.openapi import complete, limit_pictures
 from proscale_service.settings import Settings
 
 _LOG = logging.getLogger(__name__)
-DIALECTS = {"huggingface": huggingface.router, "open_inference": open_inference.router, "roboflow": roboflow.router}
-"""From a name in the setting `dialects` to its routes."""
+DIALECTS: Mapping[str, ModuleType] = {"huggingface": huggingface, "open_inference": open_inference, "roboflow": roboflow}
+"""From a name in the setting `dialects` to its module."""
 _ASSETS = "/docs/assets"
 
 
@@ -96,8 +97,10 @@ def create_app(
     app.state.fetcher = _fetcher(settings)
     for router in (segment.router, models.router, health.router, admin.router):
         app.include_router(router)
-    for dialect in settings.dialect_list:
-        app.include_router(DIALECTS[dialect])
+    dialects = [DIALECTS[name] for name in settings.dialect_list]
+    app.state.forms = {dialect.PATH: dialect.error_body for dialect in dialects}
+    for dialect in dialects:
+        app.include_router(dialect.router)
     _serve_docs(app)
     (serve_page if settings.page else redirect_to_docs)(app)
     _complete_openapi(app, max(2, settings.max_items))
@@ -113,7 +116,7 @@ def _add_layers(app: FastAPI, settings: Settings, metrics: Metrics, tracer: Trac
     if settings.keys_file is not None:
         keyring = Keyring(settings.keys_file, lambda stale: metrics.keys_stale.set(stale))
         # Inside the bounds of bodies, which also let a refusal reach a client that is still sending.
-        app.add_middleware(Guard, keyring=keyring)
+        app.add_middleware(Guard, keyring=keyring, forms=app.state.forms)
     app.add_middleware(
         BodyLimit, max_bytes=settings.max_upload_bytes, max_total=settings.max_buffered_bytes, timeout_s=settings.upload_timeout_s
     )
@@ -205,6 +208,8 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     headers = dict(error.headers or {})
     if error.status_code == 405:
         headers["Allow"] = ", ".join(_methods(request, headers.get("Allow", "")))
+    if form := form_at(request.app.state.forms, route_path(request.scope)):
+        return JSONResponse(dict(form(ServiceError(detail))), error.status_code, headers)
     return _problem_response(record, headers)
 
 

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proscale.tracing import Span, Tracer
 from proscale_service import logs
-from proscale_service.errors import PROBLEM_TYPE, ClientGone, ServiceError, Unauthorized, encode_problem, problem
+from proscale_service.errors import PROBLEM_TYPE, ClientGone, ErrorForm, ServiceError, Unauthorized, encode_problem, problem
 from proscale_service.metrics import Metrics
 from proscale_service.request_line import route_path
 
@@ -149,12 +149,17 @@ def retry_header(error: ServiceError) -> dict[str, str]:
     return {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
 
 
-async def send_error(scope: Scope, send: Send, error: ServiceError) -> None:
-    """Answer with an error from a layer around the application, whose own handlers are further inside."""
+async def send_error(scope: Scope, send: Send, error: ServiceError, form: ErrorForm | None = None) -> None:
+    """Answer with an error from a layer around the application, whose own handlers are further inside.
+
+    Args:
+        form: of the dialect that is spoken at this path; None: problem+json.
+    """
     context = context_of(scope)
     context.rejected = error.reason
-    body = encode_problem(problem(error, scope["path"], context.id))
-    headers = [(b"content-type", PROBLEM_TYPE.encode()), (b"content-length", str(len(body)).encode())]
+    body = encode_problem(problem(error, scope["path"], context.id) if form is None else dict(form(error)))
+    kind = PROBLEM_TYPE if form is None else "application/json"
+    headers = [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode())]
     if error.status == Unauthorized.status:
         headers.append((b"www-authenticate", b"Bearer"))  # RFC 9110, 11.6.1: says how to do it right
     if error.retry_after is not None:

@@ -34,7 +34,7 @@ The client raises the same classes, so that what the server meant is what the ca
 # ruff: noqa: N818  (the names say what happened, as the status texts do; "Error" behind each would add nothing)
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
 from typing import Any, ClassVar
 from urllib.parse import quote
@@ -213,6 +213,15 @@ class EngineFailure(ServiceError):
     """The network failed on this picture; what happened is in the server's log."""
 
     reason, title = "engine_failure", "Segmentation failed"
+
+
+ErrorForm = Callable[[ServiceError], Mapping[str, Any]]
+"""What a dialect's JSON says about an error."""
+
+
+def form_at(forms: Mapping[str, ErrorForm], path: str) -> ErrorForm | None:
+    """How errors look at a path; None: as problem+json. Args: forms: by the path that a dialect lives at and below."""
+    return next((form for root, form in forms.items() if path == root or path.startswith(f"{root}/")), None)
 
 
 def all_errors(base: type[ServiceError] = ServiceError) -> Iterator[type[ServiceError]]:

@@ -1,5 +1,6 @@
 """The layer that asks for a key. Pure ASGI; it judges the head of a request, before any of its body is read."""
 
+from collections.abc import Mapping
 from typing import TypeVar
 
 from starlette.datastructures import Headers
@@ -9,7 +10,7 @@ from proscale_service.access.keyring import Caller, Keyring
 from proscale_service.access.keys import Right
 from proscale_service.access.quota import UNLIMITED, Quota
 from proscale_service.context import context_of, send_error
-from proscale_service.errors import Forbidden, ServiceError, Unauthorized
+from proscale_service.errors import ErrorForm, Forbidden, ServiceError, Unauthorized, form_at
 from proscale_service.request_line import route_path
 from proscale_service.requests import SegmentParameters
 
@@ -26,8 +27,9 @@ _NO_KEY = "a valid API key is needed: send it as `Authorization: Bearer KEY` or 
 class Guard:
     """Lets requests with a valid key pass, within its rights and its quota of requests; the others get 401, 403 or 429."""
 
-    def __init__(self, app: ASGIApp, *, keyring: Keyring) -> None:
-        self._app, self._keyring = app, keyring
+    def __init__(self, app: ASGIApp, *, keyring: Keyring, forms: Mapping[str, ErrorForm] | None = None) -> None:
+        """Args: forms: of the dialects' errors, by their path."""
+        self._app, self._keyring, self._forms = app, keyring, forms or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = route_path(scope) if scope["type"] == "http" else "/"
@@ -35,7 +37,7 @@ class Guard:
             try:
                 caller = self._admit(scope, path)
             except ServiceError as error:
-                await send_error(scope, send, error)
+                await send_error(scope, send, error, form_at(self._forms, path))
                 return
             scope["state"]["caller"] = caller
             context_of(scope).key, context_of(scope).key_class = caller.key.id, caller.key.class_

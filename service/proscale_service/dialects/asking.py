@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from proscale_service.access.guard import check_right, quota_of, with_priority
 from proscale_service.context import context_of, note_refusal, retry_header
-from proscale_service.errors import ClientGone, MalformedRequest, ServiceError
+from proscale_service.errors import ClientGone, ErrorForm, MalformedRequest, ServiceError
 from proscale_service.limits import unless_client_leaves
 from proscale_service.metrics import task_label
 from proscale_service.pipeline import Pipeline, SegmentedPicture, note_pictures
@@ -94,7 +94,7 @@ async def _caught(work: Coroutine[Any, Any, SegmentedPicture]) -> SegmentedPictu
         return error
 
 
-def in_form(body: Callable[[ServiceError], Mapping[str, Any]]) -> Callable[[Route], Route]:
+def in_form(body: ErrorForm) -> Callable[[Route], Route]:
     """Answer a route's errors in a dialect's form. Args: body: the JSON of an error."""
 
     def decorate(route: Route) -> Route:

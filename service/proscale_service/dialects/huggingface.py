@@ -29,13 +29,14 @@ PARAMETERS = {
 router = APIRouter(include_in_schema=False)
 
 
-def _error(error: ServiceError) -> dict[str, Any]:
+def error_body(error: ServiceError) -> dict[str, Any]:
+    """The dialect's JSON of an error."""
     return {"error": error.detail}
 
 
 @router.post(PATH)
 @router.post(PATH + "/{name}")
-@in_form(_error)
+@in_form(error_body)
 async def image_segmentation(request: Request) -> Response:
     """Segments of one picture."""
     body = await body_of(request)

@@ -32,7 +32,8 @@ _PROTOCOLS_OWN = {
 router = APIRouter(prefix=PATH, include_in_schema=False)
 
 
-def _error(error: ServiceError) -> dict[str, Any]:
+def error_body(error: ServiceError) -> dict[str, Any]:
+    """The dialect's JSON of an error."""
     return {"error": error.detail}
 
 
@@ -58,7 +59,7 @@ async def ready(request: Request) -> JSONResponse:
 
 @router.get("/models/{name}")
 @router.get("/models/{name}/versions/{version}")
-@in_form(_error)
+@in_form(error_body)
 async def model_metadata(request: Request) -> Response:
     """Inputs and outputs of the model."""
     name = _check_model(request)
@@ -76,7 +77,7 @@ async def model_metadata(request: Request) -> Response:
 
 @router.get("/models/{name}/ready")
 @router.get("/models/{name}/versions/{version}/ready")
-@in_form(_error)
+@in_form(error_body)
 async def model_ready(request: Request) -> Response:
     """Whether the model can compute."""
     return JSONResponse({"name": _check_model(request), "ready": True})
@@ -84,16 +85,14 @@ async def model_ready(request: Request) -> Response:
 
 @router.post("/models/{name}/infer")
 @router.post("/models/{name}/versions/{version}/infer")
-@in_form(_error)
+@in_form(error_body)
 async def infer(request: Request) -> Response:
     """Segments of N pictures."""
     name = _check_model(request)
     body = await body_of(request)
     in_pool = pipeline_of(request).in_pool
     head, shape, pictures = await in_pool(_read, body, request.headers.get(LENGTH_HEADER), pipeline_of(request).settings.max_items)
-    parameters = head.get("parameters") or {}
-    if not isinstance(parameters, dict):
-        raise MalformedRequest("parameters: must be an object")
+    parameters = _parameters(head, "parameters")
     binary = _wants_binary(head, parameters)
     asked = {key: value for key, value in parameters.items() if key not in _PROTOCOLS_OWN}
     done = await segment(request, pictures, asked | {"model": name})
@@ -123,6 +122,8 @@ def _read(body: bytes, header_length: str | None, most: int) -> tuple[dict[str, 
             f"{LENGTH_HEADER}: must be the length of the JSON in front of the binary data, at most the body's {len(body)}"
         )
     head = json_object(text)
+    if not isinstance(head.get("id", ""), str):
+        raise MalformedRequest("id: must be a string")
     inputs = head.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict) or inputs[0].get("name") != INPUT:
         raise MalformedRequest(f"inputs: must be one tensor called {INPUT}")
@@ -134,11 +135,19 @@ def _read(body: bytes, header_length: str | None, most: int) -> tuple[dict[str, 
         raise MalformedRequest(f"{INPUT}: its shape must be [N] or [N, 1], N the number of pictures")
     if shape[0] > most:
         raise MalformedRequest(f"{INPUT}: at most {most} pictures in one request")
-    size = (tensor.get("parameters") or {}).get("binary_data_size")
+    size = _parameters(tensor, f"{INPUT}: its parameters").get("binary_data_size")
     pictures = _from_json(tensor.get("data")) if size is None else _from_binary(binary, size)
     if len(pictures) != shape[0]:
         raise MalformedRequest(f"{INPUT}: its shape says {shape[0]} pictures, its data holds {len(pictures)}")
     return head, shape, pictures
+
+
+def _parameters(holder: dict[str, Any], name: str) -> dict[str, Any]:
+    """An object of the protocol's free parameters; one that is left out is empty."""
+    parameters = holder.get("parameters") or {}
+    if not isinstance(parameters, dict):
+        raise MalformedRequest(f"{name}: must be an object")
+    return parameters
 
 
 def _is_count(value: Any) -> bool:
@@ -175,7 +184,8 @@ def _wants_binary(head: dict[str, Any], parameters: dict[str, Any]) -> bool:
         return parameters.get("binary_data_output") is True
     if not isinstance(outputs, list) or len(outputs) != 1 or not isinstance(outputs[0], dict) or outputs[0].get("name") != OUTPUT:
         raise InvalidParameter(f"outputs: there is one, {OUTPUT}")
-    return bool((outputs[0].get("parameters") or {}).get("binary_data", parameters.get("binary_data_output", False)))
+    wish = _parameters(outputs[0], f"{OUTPUT}: its parameters").get("binary_data", parameters.get("binary_data_output", False))
+    return bool(wish)
 
 
 def _write(

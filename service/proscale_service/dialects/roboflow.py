@@ -24,12 +24,13 @@ MASK_FORMATS = ("polygon", "rle")
 router = APIRouter(include_in_schema=False)
 
 
-def _error(error: ServiceError) -> dict[str, Any]:
+def error_body(error: ServiceError) -> dict[str, Any]:
+    """The dialect's JSON of an error."""
     return {"message": error.detail}
 
 
 @router.post(PATH)
-@in_form(_error)
+@in_form(error_body)
 async def instance_segmentation(request: Request) -> Response:
     """Instances of one picture, or of a list of them."""
     values = await pipeline_of(request).in_pool(json_object, await body_of(request))

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import supervision
@@ -13,6 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from tritonclient.utils import InferenceServerException
 
 from proscale_service import settings
+from proscale_service.access.keys import hash_of, new_key
 from proscale_service.app import DIALECTS
 from proscale_service.settings import Settings
 
@@ -215,6 +217,73 @@ class TestOpenInference:
             answer = http.post(f"{server.url}/v2/models/{MODEL}/infer", content=body, headers={"inference-header-content-length": length})
             assert answer.status_code == 400
             assert answer.json().keys() == {"error"}
+
+
+class TestErrors:
+    """What goes wrong in front of a dialect's routes, or in all of them alike, has the dialect's own form too."""
+
+    FORMS = (
+        ("/hf", "error"),
+        ("/infer/instance_segmentation", "message"),
+        (f"/v2/models/{MODEL}/infer", "error"),
+    )
+
+    def body(self, path: str, **values: Any) -> dict[str, Any]:
+        picture = base64_of(PICTURE)["base64"]
+        tensor = {"name": "IMAGE", "shape": [1], "datatype": "BYTES", "data": [picture]}
+        bodies: dict[str, dict[str, Any]] = {
+            "/hf": {"inputs": picture},
+            "/infer/instance_segmentation": {"image": {"type": "base64", "value": picture}},
+        }
+        return bodies.get(path, {"inputs": [tensor]}) | values
+
+    def check(self, answer: httpx.Response, status: int, member: str, word: str) -> None:
+        assert answer.status_code == status, answer.text
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.json().keys() == {member}
+        assert word in answer.json()[member]
+
+    @pytest.mark.parametrize(
+        ("path", "values", "status", "member"),
+        [
+            ("/hf/other", {}, 404, "error"),
+            ("/infer/instance_segmentation", {"model_id": "other"}, 422, "message"),
+            ("/v2/models/other/infer", {}, 404, "error"),
+        ],
+    )
+    def test_a_model_that_is_not_served(self, server: Running, path: str, values: dict[str, Any], status: int, member: str) -> None:
+        answer = http.post(f"{server.url}{path}", json=self.body(path.removesuffix("/other"), **values))
+        self.check(answer, status, member, "no model 'other'")
+        assert MODEL in answer.json()[member]
+
+    @pytest.mark.parametrize(("path", "member"), FORMS)
+    def test_a_format_of_another_dialect(self, server: Running, path: str, member: str) -> None:
+        """`format` is a parameter of /segment alone; two of the dialects have parameters of their own that say so."""
+        values = {"/hf": {"parameters": {"format": "geojson"}}, "/infer/instance_segmentation": {"response_mask_format": "geojson"}}
+        answer = http.post(f"{server.url}{path}", json=self.body(path, **values.get(path, {"parameters": {"format": "geojson"}})))
+        self.check(answer, 422, member, "format")
+
+    @pytest.mark.parametrize(("path", "member"), FORMS)
+    def test_a_body_over_the_limit(self, server: Running, path: str, member: str) -> None:
+        answer = http.post(f"{server.url}{path}", content=bytes(3_000_000), headers={"content-type": "application/json"})
+        self.check(answer, 413, member, "2000000")
+
+    @pytest.mark.parametrize(("path", "member"), FORMS)
+    def test_paths_and_methods_that_are_not_there(self, server: Running, path: str, member: str) -> None:
+        self.check(http.get(f"{server.url}{path}"), 405, member, "method")
+        self.check(http.post(f"{server.url}{path}/no/such/path", json={}), 404, member, "nothing at this path")
+
+    def test_no_key(self, tmp_path: Path) -> None:
+        keys = tmp_path / "keys.yaml"
+        keys.write_text(f"keys: [{{name: planner, hash: '{hash_of(key := new_key())}', rights: [plan]}}]")
+        with serving(ThresholdPredictor(), keys_file=keys) as server:
+            for path, member in self.FORMS:
+                answer = http.post(f"{server.url}{path}", json=self.body(path))
+                self.check(answer, 401, member, "API key is needed")
+                assert answer.headers["www-authenticate"] == "Bearer"
+                self.check(http.post(f"{server.url}{path}", json=self.body(path), headers={"x-api-key": key}), 403, member, "may not")
+            with pytest.raises(HfHubHTTPError, match="API key is needed"):
+                InferenceClient(model=f"{server.url}/hf").image_segmentation(PICTURE)
 
 
 def test_requests_of_dialects_are_counted(server: Running) -> None:
