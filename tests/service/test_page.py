@@ -4,6 +4,7 @@ import io
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,12 @@ from PIL import Image
 from playwright.sync_api import ConsoleMessage, Page, expect, sync_playwright
 
 from proscale.formats.files import FORMATS
+from proscale.runtime import RuntimeConfig
 from proscale_service.access.keys import hash_of, new_key
 from proscale_service.page import FOLDER, HEADERS
 
 from .predictors import ThresholdPredictor
-from .serving import Running, http, serving
+from .serving import Running, http, in_process, metric, serving
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync"]
@@ -44,6 +46,16 @@ class TestFiles:
     def test_it_can_be_turned_off(self) -> None:
         with serving(ThresholdPredictor(), page=False) as server:
             assert http.get(f"{server.url}/", follow_redirects=False).headers["location"] == "/docs"
+
+
+class Models:
+    """Loads two models; the second can do semantic segmentation alone."""
+
+    def __call__(self, runtime: RuntimeConfig) -> ThresholdPredictor:
+        predictor = ThresholdPredictor()
+        if str(runtime.checkpoint) == "b":
+            predictor.info = replace(predictor.info, tasks=("semantic",))
+        return predictor
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +199,66 @@ class TestInABrowser:
         open_sample(page, server)
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(18, 22, 29)"
+
+    def test_one_of_several_models_is_chosen_with_the_keyboard(self, page: Page) -> None:
+        with serving(in_process(Models()), models="small=a, classes=b") as server:
+            open_sample(page, server)
+            chooser = page.get_by_role("combobox", name="Model")
+            expect(chooser).to_have_value("small")
+            expect(page.get_by_label("panoptic")).to_be_enabled()
+            chooser.focus()
+            page.keyboard.press("ArrowDown")
+            expect(chooser).to_have_value("classes")
+            # It has one task, so that this is what it is asked for.
+            expect(page.get_by_label("panoptic")).to_be_disabled()
+            expect(page.get_by_label("semantic")).to_be_checked()
+            expect(page.locator("#model")).to_contain_text("classes: 2 labels")
+            expect(page.locator("#curl")).to_contain_text("model=classes")
+            expect(page.locator("#python")).to_contain_text('model="classes"')
+            assert metric(server.url, 'proscale_model_pictures_total{model="classes"}') == 1
+            page.keyboard.press("ArrowUp")
+            expect(page.locator("#curl")).to_contain_text("model=small")
+            assert metric(server.url, 'proscale_model_pictures_total{model="small"}') == 2  # panoptic before, semantic now
+            page.locator("#format").select_option("csv")
+            with page.expect_download():
+                page.get_by_role("button", name="Download").click()
+            assert metric(server.url, 'proscale_model_pictures_total{model="small"}') == 3
+
+    def test_with_one_model_there_is_nothing_to_choose(self, page: Page, server: Running) -> None:
+        open_sample(page, server)
+        expect(page.locator("#model-choice")).to_be_hidden()
+        assert "model=" not in page.locator("#curl").inner_text()
+
+    def test_a_format_that_the_task_cannot_have_is_refused_in_words(self, page: Page, server: Running) -> None:
+        open_sample(page, server)
+        page.get_by_label("instance").check()
+        expect(page.locator("#curl")).to_contain_text("task=instance")
+        page.locator("#format").select_option("coco_panoptic")
+        page.get_by_role("button", name="Download").click()
+        expect(page.get_by_role("alert")).to_contain_text("coco_panoptic is for task=panoptic or semantic, not for instance")
+        expect(page.locator("#segments button").first).to_be_visible()
+
+    def test_the_wheel_zooms_where_the_pointer_is_and_fingers_do_too(self, page: Page, server: Running) -> None:
+        open_sample(page, server)
+        page.locator("#stage").scroll_into_view_if_needed()
+        box = page.locator("#canvas").bounding_box()
+        assert box is not None
+        x, y = box["x"] + box["width"] * 0.6, box["y"] + box["height"] * 0.4
+        page.mouse.move(x, y)
+        expect(page.locator("#tip")).to_be_visible()
+        under, fitted = page.locator("#tip").inner_text(), drawn(page)
+        page.mouse.wheel(0, -300)
+        page.mouse.move(x + 1, y)
+        zoomed = drawn(page)
+        assert (zoomed != fitted).any()
+        assert page.locator("#tip").inner_text() == under
+        page.get_by_role("button", name="Fit").click()
+        session = page.context.new_cdp_session(page)
+        for kind, apart in (("touchStart", 20), ("touchMove", 60), ("touchMove", 100)):
+            touches = [{"x": x - apart, "y": y, "id": 1}, {"x": x + apart, "y": y, "id": 2}]
+            session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": touches})
+        session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        assert page.evaluate("getComputedStyle(document.getElementById('stage')).touchAction") == "none"
 
     def test_with_api_keys_it_asks_for_one(self, page: Page, tmp_path: Path) -> None:
         keys, key = tmp_path / "keys.yaml", new_key()

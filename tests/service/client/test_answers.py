@@ -67,6 +67,8 @@ async def test_files_of_other_formats(server: Running, tmp_path: Path) -> None:
         several = client.files(with_a_hole(), ["json", "masks", "csv"], min_area=3, task="panoptic")
         with pytest.raises(InvalidParameter, match="svg"):
             client.files(with_a_hole(), "svg")
+        with pytest.raises(InvalidParameter, match="coco_panoptic is for task=panoptic or semantic, not for instance"):
+            client.files(with_a_hole(), "coco_panoptic", task="instance")
         with pytest.raises(TypeError, match="colour"):
             client.files(with_a_hole(), "csv", **{"colour": "red"})
     assert list(one) == ["panoptic.geojson"]

@@ -8,6 +8,7 @@ from email.parser import BytesParser
 from pathlib import Path
 from typing import Any, get_args
 
+import httpx
 import numpy as np
 import pandas
 import pytest
@@ -192,3 +193,16 @@ def test_an_answer_over_the_limit_says_what_to_ask_for_instead() -> None:
     with serving(ThresholdPredictor(), max_answer_bytes=100) as server:
         assert "overlay_webp" in problem(ask(server, format="overlay_png"), 413, "answer-too-large")
         assert ask(server).status_code == 200
+
+
+@pytest.mark.slow
+def test_an_overlay_of_40_megapixels_over_the_limit_is_an_error_in_words_and_costs_nobody_else() -> None:
+    picture = np.zeros((5000, 8000), np.uint8)
+    picture[1000:4000, 2000:5000] = 250
+    with serving(ThresholdPredictor(), max_answer_bytes=100_000) as server:
+        body = {"content": encoded(picture, "JPEG"), "headers": {"content-type": "image/jpeg"}, "timeout": 300}
+        detail = problem(httpx.post(f"{server.url}/segment?format=overlay_png", **body), 413, "answer-too-large")
+        assert "overlay_webp" in detail
+        assert "100000" in detail
+        assert int(detail.split("more than ")[1].split()[0]) > 100_000
+        assert ask(server, format="overlay_png").status_code == 200

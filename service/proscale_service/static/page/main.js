@@ -10,8 +10,9 @@ const FORMATS = {
   ids_png: "Segment ids, 16-bit PNG", ids_tiff: "Segment ids, 16-bit TIFF", masks: "One PNG per segment",
 };
 const find = (id) => document.getElementById(id);
-const pictures = []; // {name, blob, answers: {task: answer}, error}
+const pictures = []; // {name, blob, answers: {"model task": answer}, error}
 let shown = null;
+let served = []; // models of the server, the one for requests that name none first
 let hiddenLabels = new Set();
 
 const view = new View(find("stage"), hover);
@@ -33,7 +34,11 @@ function highlight(index) {
 }
 
 const task = () => document.querySelector('input[name="task"]:checked').value;
-const current = () => shown?.answers[task()];
+const model = () => served[find("models").selectedIndex];
+/** What every request names: the model only where there are several. */
+const parameters = () => ({ task: task(), ...(served.length > 1 ? { model: model().name } : {}) });
+const asked = () => `${parameters().model ?? ""} ${task()}`;
+const current = () => shown?.answers[asked()];
 
 function say(status, error = "") {
   find("status").textContent = status;
@@ -41,13 +46,13 @@ function say(status, error = "") {
   find("error").hidden = !error;
 }
 
-/** Ask for a picture's segments of the chosen task, unless they are there. */
+/** Ask for a picture's segments of the chosen model and task, unless they are there. */
 async function compute(picture) {
-  const wanted = task();
+  const wanted = asked();
   if (picture.answers[wanted]) return;
   say(`Segmenting ${picture.name} …`);
   try {
-    picture.answers[wanted] = await api.segment(picture.blob, { task: wanted });
+    picture.answers[wanted] = await api.segment(picture.blob, parameters());
     picture.error = "";
     say(`${picture.name}: ${picture.answers[wanted].segments.length} segments`);
   } catch (problem) {
@@ -62,10 +67,17 @@ async function compute(picture) {
 async function show(picture) {
   shown = picture;
   showQueue();
+  await listed;
+  const wanted = asked();
   await compute(picture);
-  if (shown !== picture) return;
-  find("viewer").hidden = find("results").hidden = !current();
-  if (!current()) return;
+  if (shown !== picture || asked() !== wanted) return;
+  // After an error the picture stays, without masks: another task or model may do.
+  find("viewer").hidden = !current() && view.picture !== picture;
+  find("results").hidden = !current();
+  if (!current()) {
+    if (view.picture === picture) view.setSegments([], []);
+    return;
+  }
   if (view.picture !== picture) {
     let bitmap;
     try {
@@ -73,7 +85,7 @@ async function show(picture) {
     } catch {
       bitmap = await toBitmap(await api.shown(picture.blob)); // a kind that the browser cannot show
     }
-    if (shown !== picture) return;
+    if (shown !== picture || !current()) return;
     view.picture = picture;
     view.setPicture(bitmap);
   }
@@ -100,7 +112,7 @@ function showAnswer() {
   view.setSegments(segments, visible());
   listSegments();
   showCost(find("cost"), answer);
-  showPrograms(find("curl"), find("python"), shown.name, { task: task() });
+  showPrograms(find("curl"), find("python"), shown.name, parameters());
 }
 
 function filter() {
@@ -169,24 +181,29 @@ for (const button of document.querySelectorAll("[data-sample]")) {
   });
 }
 for (const radio of document.querySelectorAll('input[name="task"]')) radio.addEventListener("change", () => shown && show(shown));
+find("models").addEventListener("change", () => {
+  showModel();
+  if (shown) show(shown);
+});
 find("score").addEventListener("input", filter);
 find("opacity").addEventListener("input", (event) => view.set({ opacity: Number(event.target.value) }));
 find("outlines").addEventListener("change", (event) => view.set({ outlines: event.target.checked }));
 find("zoom-in").addEventListener("click", () => view.zoomBy(1.5));
 find("zoom-out").addEventListener("click", () => view.zoomBy(1 / 1.5));
 find("zoom-fit").addEventListener("click", () => view.fit());
-find("key-form").addEventListener("submit", (event) => {
+find("key-form").addEventListener("submit", async (event) => {
   event.preventDefault();
   api.apiKey.set(find("key").value.trim());
   find("key-form").hidden = true;
-  showModel();
+  listed = listModels();
+  await listed;
   if (shown) show(shown);
 });
 find("download").addEventListener("click", async () => {
   if (!shown) return;
   say("Preparing the file …");
   try {
-    const { blob, name } = await api.file(shown.blob, { task: task(), format: find("format").value });
+    const { blob, name } = await api.file(shown.blob, { ...parameters(), format: find("format").value });
     const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob) });
     link.download = `${shown.name.replace(/\.[^.]*$/, "")}-${name}`;
     link.click();
@@ -204,13 +221,25 @@ for (const button of document.querySelectorAll("[data-copy]")) {
 }
 find("format").replaceChildren(...Object.entries(FORMATS).map(([value, text]) => new Option(text, value)));
 
-async function showModel() {
-  try {
-    const [model] = (await api.models()).models;
-    find("model").textContent = `${model.name}: ${model.categories.length} labels, ${model.backbone} and ${model.encoder} (${model.layers.join(", ")})`;
-  } catch (problem) {
-    find("key-form").hidden = problem.status !== 401;
-  }
+/** What the chosen model is, and the tasks that it can do. */
+function showModel() {
+  const { name, categories, backbone, encoder, layers, tasks } = model();
+  find("model").textContent = `${name}: ${categories.length} labels, ${backbone} and ${encoder} (${layers.join(", ")})`;
+  const radios = [...document.querySelectorAll('input[name="task"]')];
+  for (const radio of radios) radio.disabled = !tasks.includes(radio.value);
+  if (!tasks.includes(task())) radios.find((radio) => !radio.disabled).checked = true;
 }
 
-showModel();
+async function listModels() {
+  try {
+    served = (await api.models()).models;
+  } catch (problem) {
+    find("key-form").hidden = problem.status !== 401;
+    return;
+  }
+  find("models").replaceChildren(...served.map(({ name }) => new Option(name)));
+  find("model-choice").hidden = served.length < 2;
+  showModel();
+}
+
+let listed = listModels();

@@ -82,6 +82,8 @@ export class View {
     const ratio = window.devicePixelRatio || 1;
     canvas.width = Math.max(1, Math.round(stage.clientWidth * ratio));
     canvas.height = Math.max(1, Math.round(stage.clientHeight * ratio));
+    // A picture that is seen whole leaves swipes to the page, so that a phone can scroll past it.
+    stage.style.touchAction = this.zoom > 1 ? "none" : "pan-y";
     if (!this.bitmap) return;
     const { scale, left, top } = this.placed();
     const context = canvas.getContext("2d");
@@ -106,55 +108,75 @@ export class View {
     this.draw();
   }
 
-  zoomBy(factor) {
-    this.zoom = Math.min(40, Math.max(1, this.zoom * factor));
-    if (this.zoom === 1) [this.x, this.y] = [0, 0];
+  /** Args: at: a place of the canvas that stays where it is, [x, y]; left out: its middle. */
+  zoomBy(factor, at = null) {
+    const zoom = Math.min(40, Math.max(1, this.zoom * factor));
+    const before = this.bitmap && at ? this.placed() : null;
+    this.zoom = zoom;
+    if (zoom === 1) [this.x, this.y] = [0, 0];
+    else if (before) {
+      const { scale } = this.placed();
+      const stays = (place, edge, length, size) => (length / 2 - place + ((place - edge) / before.scale) * scale) / (size * scale) - 0.5;
+      this.x = clamp(stays(at[0], before.left, this.canvas.width, this.bitmap.width));
+      this.y = clamp(stays(at[1], before.top, this.canvas.height, this.bitmap.height));
+    }
     this.draw();
   }
 
-  /** Args: shares of the stage. */
+  /** Show what lies further right and below. Args: pixels of the canvas. */
   moveBy(x, y) {
-    const clamp = (value) => Math.min(0.5, Math.max(-0.5, value));
-    this.x = clamp(this.x + x / this.zoom);
-    this.y = clamp(this.y + y / this.zoom);
+    if (this.zoom === 1 || !this.bitmap) return;
+    const { scale } = this.placed();
+    this.x = clamp(this.x + x / (this.bitmap.width * scale));
+    this.y = clamp(this.y + y / (this.bitmap.height * scale));
     this.draw();
   }
 
-  /** Index of the segment under a point of the page, -1 for none. */
-  at(event) {
-    if (!this.map) return -1;
+  /** Where a pointer is, in pixels of the canvas. */
+  place(event) {
     const box = this.canvas.getBoundingClientRect();
     const ratio = this.canvas.width / box.width;
+    return [(event.clientX - box.left) * ratio, (event.clientY - box.top) * ratio];
+  }
+
+  /** Index of the segment under a pointer, -1 for none. */
+  at(event) {
+    if (!this.map) return -1;
     const { scale, left, top } = this.placed();
-    const x = Math.floor(((event.clientX - box.left) * ratio - left) / scale);
-    const y = Math.floor(((event.clientY - box.top) * ratio - top) / scale);
+    const [across, down] = this.place(event);
+    const x = Math.floor((across - left) / scale);
+    const y = Math.floor((down - top) / scale);
     const inside = x >= 0 && y >= 0 && x < this.bitmap.width && y < this.bitmap.height;
     return inside ? this.map[y * this.bitmap.width + x] - 1 : -1;
   }
 
   listen() {
     const { stage } = this;
-    let held = null;
+    const held = new Map(); // the place of every finger or pressed pointer
     stage.addEventListener("wheel", (event) => {
       event.preventDefault();
-      this.zoomBy(Math.exp(-event.deltaY / 400));
+      this.zoomBy(Math.exp(-event.deltaY / 400), this.place(event));
     }, { passive: false });
     stage.addEventListener("pointerdown", (event) => {
-      held = event;
+      held.set(event.pointerId, this.place(event));
       stage.setPointerCapture(event.pointerId);
     });
     stage.addEventListener("pointermove", (event) => {
-      if (held) {
-        this.moveBy((held.clientX - event.clientX) / stage.clientWidth, (held.clientY - event.clientY) / stage.clientHeight);
-        held = event;
+      const from = held.get(event.pointerId);
+      if (from) {
+        const to = this.place(event);
+        held.set(event.pointerId, to);
+        if (held.size === 1) this.moveBy(from[0] - to[0], from[1] - to[1]);
+        else this.pinch(from, to, [...held.values()].find((place) => place !== to));
       }
       this.onHover(this.at(event), event);
     });
-    for (const name of ["pointerup", "pointercancel"]) stage.addEventListener(name, () => (held = null));
+    for (const name of ["pointerup", "pointercancel"]) stage.addEventListener(name, (event) => held.delete(event.pointerId));
     stage.addEventListener("pointerleave", () => this.onHover(-1));
     stage.addEventListener("keydown", (event) => {
-      const moves = { ArrowLeft: [-0.1, 0], ArrowRight: [0.1, 0], ArrowUp: [0, -0.1], ArrowDown: [0, 0.1] };
-      if (moves[event.key]) this.moveBy(...moves[event.key]);
+      const { width, height } = this.canvas;
+      const moves = { ArrowLeft: [-width, 0], ArrowRight: [width, 0], ArrowUp: [0, -height], ArrowDown: [0, height] };
+      if (moves[event.key] && this.zoom > 1) this.moveBy(...moves[event.key].map((length) => length / 10));
       else if (event.key === "+" || event.key === "=") this.zoomBy(1.25);
       else if (event.key === "-") this.zoomBy(0.8);
       else if (event.key === "0") this.fit();
@@ -162,7 +184,15 @@ export class View {
       event.preventDefault();
     });
   }
+
+  /** One of two fingers moved: what lay between them stays between them. */
+  pinch(from, to, other) {
+    const apart = (a, b) => Math.max(1, Math.hypot(a[0] - b[0], a[1] - b[1]));
+    this.zoomBy(apart(to, other) / apart(from, other), [(to[0] + other[0]) / 2, (to[1] + other[1]) / 2]);
+  }
 }
+
+const clamp = (value) => Math.min(0.5, Math.max(-0.5, value));
 
 /** A picture for the canvas: decoded by the browser, turned by its EXIF orientation, at most MOST pixels a side. */
 export async function toBitmap(blob) {
