@@ -6,6 +6,7 @@ Filter 1 (Sub) of the PNG specification writes every byte as its difference to t
 import struct
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,13 +34,13 @@ def assembled(size: tuple[int, ...], bits: int, colour: int, stream: bytes) -> b
     return SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", stream) + _chunk(b"IEND", b"")
 
 
-def _packed(rows: NDArray[np.uint8], pixel: int) -> bytes:
+def _packed(rows: NDArray[Any], pixel: int) -> bytes:
     """The zlib stream of rows of bytes. Args: pixel: bytes of one."""
     packer = zlib.compressobj(LEVEL)
     return b"".join([*(packer.compress(block) for block in _filtered(rows, pixel)), packer.flush()])
 
 
-def _filtered(rows: NDArray[np.uint8], pixel: int) -> Iterator[NDArray[np.uint8]]:
+def _filtered(rows: NDArray[Any], pixel: int) -> Iterator[bytes]:
     """Some rows at a time, each behind its filter's number."""
     at_once = max(1, _BYTES_AT_ONCE // max(1, rows.shape[1]))
     for top in range(0, len(rows), at_once):
@@ -48,7 +49,7 @@ def _filtered(rows: NDArray[np.uint8], pixel: int) -> Iterator[NDArray[np.uint8]
         made[:, 0] = _SUB
         made[:, 1 : 1 + pixel] = block[:, :pixel]
         np.subtract(block[:, pixel:], block[:, :-pixel], out=made[:, 1 + pixel :])
-        yield made
+        yield made.tobytes()
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

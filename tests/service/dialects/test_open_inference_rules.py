@@ -16,7 +16,7 @@ from ..routes.asking import PICTURE, base64_of
 from ..serving import Running, http, serving
 
 MODEL = "threshold"
-TENSOR = {"name": "IMAGE", "shape": [1], "datatype": "BYTES", "data": [base64_of(PICTURE)["base64"]]}
+TENSOR: dict[str, Any] = {"name": "IMAGE", "shape": [1], "datatype": "BYTES", "data": [base64_of(PICTURE)["base64"]]}
 STRING, COUNT = {"type": "string"}, {"type": "integer", "minimum": 1}
 SCALARS = {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}}
 
