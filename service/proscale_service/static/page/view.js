@@ -27,6 +27,7 @@ export class View {
   /** Show a picture (an ImageBitmap of at most MOST pixels a side) without masks. */
   setPicture(bitmap) {
     this.bitmap = bitmap;
+    this.stage.style.setProperty("--shape", bitmap.width / bitmap.height);
     this.segments = [];
     this.map = null;
     this.layer = null;
