@@ -131,7 +131,8 @@ class InProcessEngine(Engine):
             on_lost=self._on_lost,
             turn=self._processor.turn,
         )
-        for prediction in predictions:
+        # Beside others it was warmed up by a thread that stands back: what it took then says nothing of its turn.
+        for prediction in () if around.beside else predictions:
             height, width = next(iter(prediction.results.values())).size
             self.backlog.measured(Work(prediction.plan, height * width, tuple(prediction.results)), prediction, batch_size=1)
         around.on_change()
