@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 from prometheus_client.metrics_core import Metric
 
+from proscale.bulk.metrics import JobMetrics
 from proscale.cli import main
 from proscale_service.metrics import Metrics
 from proscale_service.settings import CLIENT_KEY, PREFIX, RENAMED, Settings
@@ -26,6 +27,10 @@ FILES_OF_MODELS = {
     "source.json",
     "preprocessor_config.json",
     "answer.json",
+    "_summary.json",
+    "images.json",
+    "panoptic.json",
+    "TASK-results.json",
 }
 """What stands in model folders, ours and others', and in answers; not in the repository by these paths."""
 FILES_OF_DATA_SETS = {
@@ -108,7 +113,7 @@ def test_every_named_setting_exists() -> None:
 
 
 def test_documented_metrics_are_those_that_exist() -> None:
-    families: list[Metric] = list(Metrics().registry.collect())
+    families: list[Metric] = [*Metrics().registry.collect(), *JobMetrics().collect()]
     ours = {family.name + ("_total" if family.type == "counter" else "") for family in families if family.name.startswith("proscale_")}
     # The worker's are made in Triton's Python backend alone.
     ours |= set(re.findall(r'"(proscale_worker_\w+)"', (ROOT / "docker/triton/model_repository/proscale/1/model.py").read_text()))

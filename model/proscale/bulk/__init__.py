@@ -8,7 +8,7 @@ __all__ = ["BulkOptions", "segment"]
 
 
 def segment(dataset: Any, options: BulkOptions) -> Any:
-    """A Ray dataset with a column `path` -> a dataset of `segmenter.SCHEMA`, lazily: a row per picture. Ray must be running."""
+    """A Ray dataset with a column `path` -> a dataset of `rows.SCHEMA`, lazily: a row per picture. Ray must be running."""
     from proscale.bulk.job import segment as mapped  # here: `proscale bulk --help` should not wait for torch
 
     return mapped(dataset, options)

@@ -1,6 +1,5 @@
 """The job: pictures that are not done yet, through actors on Ray, into the output."""
 
-import hashlib
 import logging
 import socket
 import time
@@ -10,37 +9,60 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow
+import pyarrow.compute
 
-from proscale.bulk.options import BulkOptions
+from proscale.bulk.coco import write_coco
+from proscale.bulk.formats import check_output_format, check_places
+from proscale.bulk.options import BulkOptions, Work
 from proscale.bulk.output import OutputFolder
-from proscale.bulk.segmenter import SCHEMA, PictureSegmenter
-from proscale.checkpoints.model_folder import DEFAULT_FOLDER
+from proscale.bulk.pictures import SCHEMA as PICTURES
+from proscale.bulk.pictures import Picture
+from proscale.bulk.rows import STOP
+from proscale.bulk.segmenter import model_work
 from proscale.errors import DataError
 
 INSTALL = "pip install 'proscale-segmentation-service[bulk]'"
+MOST_BLOCKS = 10_000
+"""Ray keeps a record of every block; with more pictures than so many batches, blocks grow."""
 
 
 @dataclass
 class Summary:
-    """What became of a job."""
+    """What became of a job so far."""
 
+    total: int = 0
+    """Pictures of INPUT."""
     pictures: int = 0
     """That were done now."""
     failed: int = 0
+    """Of these."""
     done_before: int = 0
+    failed_before: int = 0
+    """Of these."""
     seconds: float = 0.0
     flops: int = 0
     baseline_flops: int = 0
 
+    @property
+    def share_failed(self) -> float:
+        """Of all pictures that have a row, 0..1."""
+        return (self.failed + self.failed_before) / max(1, self.pictures + self.done_before)
 
-def segment(dataset: Any, options: BulkOptions) -> Any:
-    """A Ray dataset with a column `path` -> a dataset of `SCHEMA`, lazily. Ray must be running."""
+    @property
+    def saved(self) -> float:
+        """Share of the baseline's FLOPs that this run did without, 0..1."""
+        return 1 - self.flops / self.baseline_flops if self.baseline_flops else 0.0
+
+
+def segment(dataset: Any, options: BulkOptions, work: Work | None = None) -> Any:
+    """A Ray dataset with a column `path` -> a dataset of `rows.SCHEMA`, lazily. Ray must be running."""
     from ray.data import ActorPoolStrategy
 
+    work = model_work(options) if work is None else work
     return dataset.map_batches(
-        PictureSegmenter,
-        fn_constructor_args=(options.runtime, options.segmentation, options.tile, options.intensity, options.max_pixels),
-        batch_size=options.batch,
+        work.actor,
+        fn_constructor_args=work.arguments,
+        batch_size=max(options.batch, work.batch),
         batch_format="numpy",
         compute=ActorPoolStrategy(size=options.actors),
         num_cpus=options.threads,
@@ -49,58 +71,93 @@ def segment(dataset: Any, options: BulkOptions) -> Any:
 
 
 def run(
-    paths: Sequence[str], output: Path, options: BulkOptions, on_rows: Callable[[int, int], object] = lambda done, failed: None
+    pictures: Sequence[Picture],
+    output: Path,
+    options: BulkOptions,
+    on_progress: Callable[[Summary], object] = lambda summary: None,
+    work: Work | None = None,
 ) -> Summary:
     """Segment pictures into OUTPUT; those that have a row there already are left out.
 
     Args:
-        on_rows: called with numbers of pictures that are done, and of those that failed among them; first with those of before.
+        on_progress: called with the figures so far; first with those of before.
+        work: who segments; None: models in the actors.
 
     Raises:
-        DataError: OUTPUT is another job's, or there is no cluster at the address.
+        DataError: OUTPUT is another job's, there is no cluster at the address, or the actors cannot go on; what was done stays.
+        ParameterError: an output format that cannot hold the tasks' results.
         OSError: OUTPUT cannot be written; what was done stays.
     """
-    started, summary = time.perf_counter(), Summary()
-    with OutputFolder(output, _decides(options)) as folder:
+    started, summary = time.perf_counter(), Summary(total=len(pictures))
+    tasks = options.segmentation.tasks
+    check_output_format(options.output_format, tasks)
+    if options.output_format != "parquet":
+        check_places([picture.path for picture in pictures])
+    work = model_work(options) if work is None else work
+    with OutputFolder(output, {**work.decides, "output_format": options.output_format}) as folder:
         done = folder.done()
-        left = [path for path in paths if path not in done]
-        summary.done_before = len(paths) - len(left)
-        on_rows(summary.done_before, 0)
+        left = [picture for picture in pictures if picture.path not in done]
+        summary.done_before = len(pictures) - len(left)
+        summary.failed_before = sum(done.get(picture.path, False) for picture in pictures)
+        on_progress(summary)
         if left:
             _start_ray(options)
-            _stream(left, folder, options, summary, on_rows)
+            _stream(left, folder, options, work, summary, on_progress)
+        if options.output_format == "coco":
+            write_coco(output, folder.parts, tasks)
         summary.seconds = round(time.perf_counter() - started, 3)
         folder.summarise(asdict(summary))
     return summary
 
 
 def _stream(
-    left: Sequence[str], folder: OutputFolder, options: BulkOptions, summary: Summary, on_rows: Callable[[int, int], object]
+    left: Sequence[Picture],
+    folder: OutputFolder,
+    options: BulkOptions,
+    work: Work,
+    summary: Summary,
+    on_progress: Callable[[Summary], object],
 ) -> None:
     import ray.data
+    from ray.exceptions import RayError
 
     # A block is what is done again when its actor is lost.
-    blocks = [pyarrow.table({"path": list(left[start : start + options.batch])}) for start in range(0, len(left), options.batch)]
-    dataset = ray.data.from_arrow(blocks)
+    size = max(options.batch, work.batch, -(-len(left) // MOST_BLOCKS))
+    blocks = [_block(left[start : start + size]) for start in range(0, len(left), size)]
     waiting: list[pyarrow.Table] = []
     try:
-        for rows in segment(dataset, options).iter_batches(batch_size=None, batch_format="pyarrow"):
-            waiting.append(rows.select(SCHEMA.names).cast(SCHEMA))
-            failed = rows.num_rows - rows.column("error").null_count
+        for rows in segment(ray.data.from_arrow(blocks), options, work).iter_batches(batch_size=None, batch_format="pyarrow"):
+            stopped = pyarrow.compute.equal(rows.column("path"), STOP)
+            reasons = rows.filter(stopped).column("error").to_pylist()
+            rows = rows.filter(pyarrow.compute.invert(stopped))
+            waiting.append(rows)
             summary.pictures += rows.num_rows
-            summary.failed += failed
+            summary.failed += rows.num_rows - rows.column("error").null_count
             for name in ("flops", "baseline_flops"):
-                setattr(summary, name, getattr(summary, name) + sum(rows.column(name).drop_null().to_pylist()))
+                setattr(summary, name, getattr(summary, name) + (pyarrow.compute.sum(rows.column(name)).as_py() or 0))
             if sum(each.num_rows for each in waiting) >= options.rows_per_file:
-                folder.add(pyarrow.concat_tables(waiting))
-                waiting = []
-            on_rows(rows.num_rows, failed)
+                # Taken out first: rows that cannot be written would fail again below, and hide why.
+                full, waiting = pyarrow.concat_tables(waiting), []
+                folder.add(full)
+            on_progress(summary)
+            if reasons:
+                raise DataError(f"{reasons[0]}; what was done stays, and the same command goes on")
+    except RayError as error:
+        lines = str(error).strip().splitlines()
+        raise DataError(f"the actors cannot go on: {lines[-1] if lines else error!r}; what was done stays") from error
     finally:
-        if waiting:  # also when the job is interrupted: what was done stays
+        if any(each.num_rows for each in waiting):  # also when the job is interrupted: what was done stays
             folder.add(pyarrow.concat_tables(waiting))
 
 
+def _block(pictures: Sequence[Picture]) -> pyarrow.Table:
+    return pyarrow.Table.from_arrays(
+        [pyarrow.array(column, kind.type) for column, kind in zip(zip(*pictures, strict=True), PICTURES, strict=True)], schema=PICTURES
+    )
+
+
 def _start_ray(options: BulkOptions) -> None:
+    _check_address(options.address)
     try:
         import ray
     except ImportError as error:
@@ -108,11 +165,11 @@ def _start_ray(options: BulkOptions) -> None:
     from ray.data import DataContext
 
     if not ray.is_initialized():
-        _check_address(options.address)
         try:
             if options.address is None:
                 cpus = options.actors * options.threads + 1  # one for what Ray does around the actors
-                ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+                # "local": not some cluster that happens to run here.
+                ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
             else:
                 ray.init(address=options.address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
@@ -125,21 +182,10 @@ def _start_ray(options: BulkOptions) -> None:
 
 def _check_address(address: str | None) -> None:
     """Raise DataError when nobody listens at HOST:PORT: Ray would end this process without a word of ours."""
-    host, _, port = (address or "").rpartition(":")
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     if not host or "://" in host or not port.isdecimal():
         return
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except OSError as error:
         raise DataError(f"no Ray cluster answers at {address}: {error.strerror or error}") from error
-
-
-def _decides(options: BulkOptions) -> dict[str, Any]:
-    """What decides the results of a job."""
-    folder = Path(options.runtime.checkpoint or DEFAULT_FOLDER)
-    digest = hashlib.sha256()
-    for name in ("config.json", "labels.json", "model.safetensors"):
-        if (file := folder / name).exists():
-            digest.update(file.read_bytes())
-    asked = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(options.segmentation).items()}
-    return {"model": digest.hexdigest(), "tile": options.tile, "intensity": options.intensity, "max_pixels": options.max_pixels} | asked

@@ -1,6 +1,8 @@
-"""How a job runs."""
+"""How a job runs, and what does its work."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from proscale.results import SegmentationOptions
 from proscale.runtime import RuntimeConfig
@@ -26,3 +28,19 @@ class BulkOptions:
     batch: int = 16
     """Pictures that an actor is given at once."""
     rows_per_file: int = 1000
+    output_format: str = "parquet"
+    """One of `formats.OUTPUT_FORMATS`."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Who segments the pictures: a class that every actor makes one of, and calls with batches."""
+
+    actor: type
+    """Its calls take columns of `Picture` and give a table of `rows.SCHEMA`, or of `rows.WITH_FILES`."""
+    arguments: tuple[Any, ...]
+    """Of its constructor."""
+    decides: Mapping[str, Any]
+    """What decides the results; all of it can be written as JSON."""
+    batch: int = 1
+    """Least number of pictures at once that keeps an actor busy."""

@@ -1,4 +1,4 @@
-"""OUTPUT: a folder of Parquet files that appear when they are complete, and that say what is done."""
+"""OUTPUT: a folder of Parquet files that appear when they are complete, and that say what is done; and files per picture."""
 
 import fcntl
 import json
@@ -11,6 +11,7 @@ from typing import Any, Self
 import pyarrow
 import pyarrow.parquet
 
+from proscale.bulk.rows import SCHEMA
 from proscale.errors import DataError
 
 JOB, LOCK, SUMMARY = "_job.json", "_lock", "_summary.json"
@@ -42,7 +43,7 @@ class OutputFolder:
             changed = sorted(name for name in {*before, *job} if before.get(name) != job.get(name))
             self._lock.close()
             raise DataError(f"{path} was begun with other {', '.join(changed)}; give the same, or name another OUTPUT")
-        _write(known, json.dumps(dict(job), indent=1) + "\n")
+        _write(known, (json.dumps(dict(job), indent=1) + "\n").encode())
         for left in path.glob(".*.part"):
             left.unlink()
         self._next = 1 + max((int(part.stem.rpartition("-")[2]) for part in self.parts), default=0)
@@ -52,16 +53,38 @@ class OutputFolder:
         """The files that are complete, in their order."""
         return sorted(self.path.glob("part-*.parquet"))
 
-    def done(self) -> set[str]:
-        """Paths of all pictures that have a row."""
-        return {path for part in self.parts for path in pyarrow.parquet.read_table(part, columns=["path"]).column("path").to_pylist()}
+    def done(self) -> dict[str, bool]:
+        """Paths of all pictures that have a row, and whether it is an error's.
+
+        Raises:
+            DataError: a file there is no table of rows.
+        """
+        found: dict[str, bool] = {}
+        for part in self.parts:
+            try:
+                table = pyarrow.parquet.read_table(part, columns=["path", "error"])
+            except pyarrow.ArrowException as error:
+                raise DataError(f"{part} cannot be read: {error}; remove it, and its pictures are done again") from error
+            failed = table.column("error").is_valid().to_pylist()
+            found |= dict(zip(table.column("path").to_pylist(), failed, strict=True))
+        return found
 
     def add(self, rows: pyarrow.Table) -> None:
-        """Write a file of rows. Raises OSError; then nothing of them is there."""
+        """Write rows of `SCHEMA`, and first the files that come with them: a picture is done when it has a row, and then it has all.
+
+        Raises:
+            OSError: then none of the rows is there.
+        """
+        if "files" in rows.column_names:
+            for files in rows.column("files"):
+                for file in files.as_py() or ():
+                    whole = self.path / file["name"]
+                    whole.parent.mkdir(parents=True, exist_ok=True)
+                    _write(whole, file["data"])
         path = self.path / f"part-{self._next:06d}.parquet"
         part = self.path / f".{path.name}.part"
         try:
-            pyarrow.parquet.write_table(rows, part, compression="zstd")
+            pyarrow.parquet.write_table(rows.select(SCHEMA.names).cast(SCHEMA), part, compression="zstd")
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
@@ -69,7 +92,7 @@ class OutputFolder:
 
     def summarise(self, summary: Mapping[str, Any]) -> None:
         """Write what became of the job."""
-        _write(self.path / SUMMARY, json.dumps(dict(summary), indent=1) + "\n")
+        _write(self.path / SUMMARY, (json.dumps(dict(summary), indent=1) + "\n").encode())
 
     def __enter__(self) -> Self:
         return self
@@ -78,7 +101,10 @@ class OutputFolder:
         self._lock.close()
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, data: bytes) -> None:
     part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    try:
+        part.write_bytes(data)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
-"""What a bulk job is made of, without Ray: lists of pictures, the folder that it writes, and what an actor does."""
+"""What a bulk job is made of, without Ray: the folder that it writes, and what an actor does."""
 
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +10,18 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from proscale.bulk.listing import list_pictures, read_bytes
+from proscale.bulk.listing import list_pictures
 from proscale.bulk.output import OutputFolder
-from proscale.bulk.segmenter import SCHEMA, PictureSegmenter
+from proscale.bulk.rows import SCHEMA
+from proscale.bulk.segmenter import PictureSegmenter
 from proscale.cli import main
 from proscale.errors import DataError
 from proscale.predictor import Predictor
 from proscale.results import SegmentationOptions
 from proscale.runtime import RuntimeConfig
 from proscale.tiles import lay_out, parse_tiling, segment_picture
+
+from .shared import declared
 
 
 @pytest.fixture
@@ -32,35 +36,12 @@ def folder(tmp_path: Path, picture: np.ndarray) -> Path:
     return tmp_path / "in"
 
 
-def test_pictures_are_found_in_all_kinds_of_lists(folder: Path, tmp_path: Path) -> None:
-    everything = [str(folder / name) for name in ("a.png", "broken.jpg", "large.png", "sub/b.png")]
-    assert list_pictures([str(folder)]) == everything
-    assert list_pictures([f"{folder}/*.png"]) == [everything[0], everything[2]]
-    assert list_pictures([str(folder), everything[0]]) == everything
-    (tmp_path / "list.txt").write_text("\n".join(everything) + "\n\n")
-    assert list_pictures([str(tmp_path / "list.txt")]) == everything
-    pyarrow.parquet.write_table(pyarrow.table({"path": everything}), tmp_path / "list.parquet")
-    assert list_pictures([str(tmp_path / "list.parquet")]) == everything
-    found = list_pictures([f"file://{folder}"])
-    assert found == [f"file://{path}" for path in everything]
-    assert read_bytes(found[0]) == Path(everything[0]).read_bytes()
-
-
-@pytest.mark.parametrize("source", ["nowhere", "empty", "file:///nowhere/at/all", "wrong.parquet"])
-def test_a_source_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "empty").mkdir()
-    pyarrow.parquet.write_table(pyarrow.table({"name": ["x"]}), tmp_path / "wrong.parquet")
-    with pytest.raises(DataError, match=source):
-        list_pictures([source])
-
-
 def test_rows_are_what_the_predictor_says_and_broken_pictures_are_rows(
     folder: Path, small_checkpoint: Path, small_predictor: Predictor, picture: np.ndarray
 ) -> None:
     options = SegmentationOptions(("panoptic", "instance"))
     segmenter = PictureSegmenter(RuntimeConfig(checkpoint=small_checkpoint), options, "auto", "full", 100_000)
-    paths = [*list_pictures([str(folder)]), str(folder / "gone.png")]
+    paths = [*(each.path for each in list_pictures([str(folder)])), str(folder / "gone.png")]
     table = segmenter({"path": np.array(paths, object)})
     assert table.schema == SCHEMA
     rows = table.to_pylist()
@@ -94,7 +75,7 @@ def test_the_folder_knows_what_is_done_and_belongs_to_one_job(tmp_path: Path) ->
             OutputFolder(tmp_path / "out", {"tile": "off"})
     (tmp_path / "out" / ".part-000002.parquet.part").write_text("half")
     with OutputFolder(tmp_path / "out", {"tile": "off"}) as folder:
-        assert folder.done() == {"a", "b"}
+        assert folder.done() == {"a": False, "b": True}
         folder.add(rows)
         assert [part.name for part in folder.parts] == ["part-000001.parquet", "part-000002.parquet"]
         assert not list((tmp_path / "out").glob(".*"))
@@ -102,9 +83,43 @@ def test_the_folder_knows_what_is_done_and_belongs_to_one_job(tmp_path: Path) ->
         OutputFolder(tmp_path / "out", {"tile": "auto"})
 
 
+@pytest.mark.parametrize("tile", ["96,24", "auto"])
+def test_windows_of_a_picture_are_what_they_are_anywhere_else(
+    folder: Path, small_checkpoint: Path, small_predictor: Predictor, picture: np.ndarray, tile: str
+) -> None:
+    options = SegmentationOptions()
+    segmenter = PictureSegmenter(RuntimeConfig(checkpoint=small_checkpoint), options, tile, "full", 100_000)
+    (row,) = segmenter({"path": np.array([str(folder / "large.png")], object)}).to_pylist()
+    layout = lay_out(parse_tiling(tile), 240, 320, small_predictor.plan, options.tasks)
+    assert layout is not None
+    whole = segment_picture(small_predictor, layout, picture.repeat(4, 0).repeat(4, 1), options)
+    assert row["windows"] == len(layout) > 1
+    assert row["flops"] == whole.plan.flops
+    assert [s["counts"] for s in row["segments"]] == [s.segmentation.counts for s in whole.results["panoptic"].segments]
+
+
+def test_a_full_disk_leaves_what_was_done_and_nothing_half(tmp_path: Path) -> None:
+    rows = pyarrow.Table.from_pylist([{"path": f"{number}", "error": "e"} for number in range(2000)], SCHEMA)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with OutputFolder(tmp_path / "out", {}) as folder:
+        folder.add(rows.slice(0, 2))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))  # a file that cannot grow, as on a full disk
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                folder.add(rows)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert [path.name for path in folder.parts] == ["part-000001.parquet"]
+        assert not list((tmp_path / "out").glob(".*"))
+        folder.add(rows)
+        assert len(folder.done()) == 2000
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--output-format", "bmp", "x", "out"], "is none of parquet, coco, json"),
+        (["--output-format", "ids_png", "--service", ",", "x.png", "out"], "names no URL"),
         (["nowhere", "out"], "nowhere is not there"),
         (["--tile", "64,60", "nowhere", "out"], "cannot overlap by 60"),
         (["nowhere"], "Missing argument"),
@@ -114,6 +129,8 @@ def test_wrong_options_are_refused_before_anything_starts(
     arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.png").touch()
+    monkeypatch.setattr("proscale.bulk.command.entry_points", declared)
     result = CliRunner().invoke(main, ["bulk", *arguments])
     assert result.exit_code != 0
     assert message in result.output
