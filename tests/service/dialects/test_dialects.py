@@ -281,7 +281,7 @@ class TestErrors:
                 answer = http.post(f"{server.url}{path}", json=self.body(path))
                 self.check(answer, 401, member, "API key is needed")
                 assert answer.headers["www-authenticate"] == "Bearer"
-                self.check(http.post(f"{server.url}{path}", json=self.body(path), headers={"x-api-key": key}), 403, member, "may not")
+                self.check(http.post(f"{server.url}{path}", json=self.body(path), headers={"x-api-key": key}), 403, member, "the right to")
             with pytest.raises(HfHubHTTPError, match="API key is needed"):
                 InferenceClient(model=f"{server.url}/hf").image_segmentation(PICTURE)
 
