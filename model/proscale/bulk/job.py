@@ -1,6 +1,7 @@
 """The job: pictures that are not done yet, through actors on Ray, into the output."""
 
 import logging
+import os
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -168,6 +169,8 @@ def _start_ray(options: BulkOptions) -> None:
         try:
             if options.address is None:
                 cpus = options.actors * options.threads + 1  # one for what Ray does around the actors
+                # Ray reports its use to its authors unless told otherwise; whoever wants that sets it.
+                os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
                 # "local": not some cluster that happens to run here.
                 ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
             else:
