@@ -151,6 +151,7 @@ def test_all_is_admitted_while_there_is_room() -> None:
     assert machine.late == 0
 
 
+@pytest.mark.slow
 def test_when_the_machine_slows_down_few_pictures_are_late() -> None:
     machine = Machine(slow=[(40, 1.0), (80, 3.0)])
     machine.run(overload(5, 120, (4, 4), [SMALL]))

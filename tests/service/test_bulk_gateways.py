@@ -97,6 +97,7 @@ def with_urls(work: Work, *urls: str, patience_s: float = 60.0) -> Work:
     return replace(work, arguments=(replace(gateways, urls=urls, patience_s=patience_s), *work.arguments[1:]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tile", ["off", "96,16"])
 def test_rows_are_those_of_a_model_in_the_actor(service: Running, columns: dict[str, Any], small_checkpoint: Path, tile: str) -> None:
     job = BulkOptions(segmentation=OPTIONS, tile=tile, output_format="coco")
@@ -153,6 +154,7 @@ def test_a_gateway_that_breaks_off_is_not_asked_twice(service: Running, columns:
     assert all("no answer from the service" in row["error"] for row in rows)
 
 
+@pytest.mark.slow
 def test_mistakes_are_said_before_a_job_begins(service: Running) -> None:
     with pytest.raises(DataError, match=r"no answer from http://127\.0\.0\.1:1"):
         gateway_work(NOBODY, BulkOptions())

@@ -57,6 +57,7 @@ def test_a_strange_id_is_replaced(server: Running, value: str) -> None:
     assert ULID.fullmatch(http.get(f"{server.url}/health/live", headers={"x-request-id": value}).headers["x-request-id"])
 
 
+@pytest.mark.slow
 @given(value=st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=20))
 def test_ids_never_carry_what_was_not_allowed(server: Running, value: str) -> None:
     returned = http.get(f"{server.url}/health/live", headers={"x-request-id": value.strip()}).headers["x-request-id"]

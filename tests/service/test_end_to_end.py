@@ -36,6 +36,7 @@ def pictures() -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", pictures())
 def test_masks_over_http_are_the_predictors_bit_for_bit(url: str, small_predictor: Predictor, name: str) -> None:
     data = pictures()[name]
@@ -118,6 +119,7 @@ def test_results_do_not_depend_on_batch_mates(url: str) -> None:
         assert differing <= 2 * 0.0002 * 40 * 60 + 2
 
 
+@pytest.mark.slow
 def test_the_default_model_serves() -> None:
     with process() as (url, _), Client(url) as client:
         answer = client.segment(gradient(70, 110))

@@ -114,6 +114,7 @@ def test_every_network_is_served(folders: dict[str, Path], name: str, picture: n
     assert [(s.category_id, s.segmentation) for s in answer.segments] == [(s.category_id, s.segmentation) for s in expected]
 
 
+@pytest.mark.slow
 def test_one_server_serves_all_kinds(folders: dict[str, Path], small_checkpoint: Path, picture: np.ndarray) -> None:
     """`model` picks among them; tasks, cost and metrics are each model's own."""
     names = {"pro": small_checkpoint} | {name.replace(" ", "-"): folders[name] for name in ("segformer", "setr", "segvit shrunk", "eomt")}

@@ -92,6 +92,7 @@ def test_without_keys_the_server_listens_on_loopback_only(host: str, loopback: b
     assert Settings(host=host, keys_file=tmp_path / "keys").keys_file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variables", "words"),
     [

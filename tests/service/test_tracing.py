@@ -112,6 +112,7 @@ def test_histograms_name_traces_where_the_scraper_understands_it(traced: Running
     assert "trace_id" not in plain.text
 
 
+@pytest.mark.slow
 def test_without_an_endpoint_nothing_is_traced_or_imported(tmp_path: Path) -> None:
     code = (
         "import sys; from proscale_service.app import create_app; from proscale_service.settings import Settings; create_app(Settings())\n"
@@ -131,6 +132,7 @@ def test_without_the_package_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch
         make_tracer("http://127.0.0.1:4318", "proscale")
 
 
+@pytest.mark.slow
 def test_an_unreachable_collector_affects_no_request() -> None:
     with serving(ThresholdPredictor(), otlp_endpoint="http://127.0.0.1:9") as server:
         assert [ask(server).status_code for _ in range(5)] == [200] * 5

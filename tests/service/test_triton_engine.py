@@ -159,6 +159,7 @@ def test_only_pixels_that_the_network_sees_are_sent() -> None:
     assert {tensor.name(): tensor.shape() for tensor in inputs} == {"PICTURE": [1, 96, 128, 3], "SIZES": [1, 4], "OPTIONS": [1, 1]}
 
 
+@pytest.mark.slow
 def test_without_torch_and_without_a_server_it_starts_and_says_so() -> None:
     block = "import sys; sys.modules['torch'] = None"
     with process(first=block, PROSCALE_ENGINE="triton", PROSCALE_TRITON_URL="127.0.0.1:9") as (url, _):

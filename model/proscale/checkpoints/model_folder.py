@@ -56,7 +56,7 @@ def write_tensors(tensors: dict[str, Tensor], path: Path, about: dict[str, str] 
     try:
         save_file(tensors, path, about)
     except SafetensorError as error:  # its own kind also where the system failed
-        raise CheckpointError(f"{path} cannot be written ({error}). Free space on the disk, or name another place.") from error
+        raise CheckpointError(f"{path} cannot be written ({error}). Free disk space, or name another place.") from error
 
 
 def load_folder(path: str | Path) -> tuple[NetworkConfig, tuple[Category, ...], dict[str, Tensor]]:

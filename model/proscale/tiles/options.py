@@ -12,7 +12,7 @@ MOST_OVERLAP = 0.5
 DEFAULT_OVERLAP = 0.2
 """Share of a window, where nothing is said."""
 PATTERN = r"^(off|auto|joint|(joint,)?[0-9]{1,6}(,[0-9]{1,6}(,[0-9]{1,4}(\.[0-9]{1,6})?)?)?)$"
-"""What requests may hold; `parse_tiling` refuses some of it, with the remedy."""
+"""What requests may hold; `parse_tiling` refuses some of it, such as small windows, with the remedy."""
 
 
 @dataclass(frozen=True)

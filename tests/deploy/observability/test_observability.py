@@ -79,6 +79,7 @@ def test_prometheus_parses_every_expression_of_the_dashboard(tmp_path: Path) -> 
     assert f"{len(queries)} rules found" in promtool("check", "rules", tmp_path / "rules.yml")
 
 
+@pytest.mark.slow
 def test_alerts_fire_when_they_should_and_only_then() -> None:
     for name in RULE_TESTS:
         assert "SUCCESS" in promtool("test", "rules", HERE / name)

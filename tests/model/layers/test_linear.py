@@ -29,6 +29,7 @@ def test_fused_agrees_with_plain(activation: Activation, dtype: torch.dtype, bia
         assert torch.allclose(fused.double(), exact, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_processors_without_avx512_use_torchs_layers() -> None:
     """There oneDNN's GELU costs more than it saves; each capability is tried in a process of its own."""
     code = "import torch; from proscale.layers.linear import _has_fused; print(_has_fused(torch.float32))"

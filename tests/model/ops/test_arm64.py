@@ -35,6 +35,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return program
 
 
+@pytest.mark.slow
 def test_the_operator_around_the_kernels_compiles(tmp_path: Path) -> None:
     include = Path(torch.__file__).parent / "include"
     command = [str(COMPILER), *FLAGS, STABLE_ABI, "-isystem", include, "-c", SOURCES / "cpu_op.cpp", "-o", tmp_path / "op.o"]
@@ -45,6 +46,7 @@ def bits(tensor: Tensor) -> bytes:
     return tensor.contiguous().view(torch.uint8).numpy().tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(EMULATOR is None, reason="no emulator (apt install qemu-user-static)")
 @pytest.mark.parametrize("dtype", GATES, ids=str)
 @pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES.keys())

@@ -108,6 +108,7 @@ def test_results_do_not_depend_on_the_number_of_threads() -> None:
     assert all(map(torch.equal, *results))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=names)
 @pytest.mark.parametrize("with_reference_points", [False, True], ids=["own centres", "reference points"])
 def test_opcheck(dtype: torch.dtype, with_reference_points: bool) -> None:

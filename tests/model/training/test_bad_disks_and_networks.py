@@ -45,7 +45,7 @@ def test_a_full_disk_leaves_state_and_model_of_before(tmp_path: Path) -> None:
             result = train(*arguments, "--steps", steps, "--resume")
         assert result.exit_code == 1
         assert isinstance(result.exception, SystemExit), result.exception
-        assert "ree space" in result.output
+        assert "Free disk space" in result.output
         assert (out / STATE_FILE).read_bytes() == state
         assert files_of(out / "model") == model
         assert not [path.name for path in out.iterdir() if path.name.startswith(".") or path.name.endswith(".tmp")]

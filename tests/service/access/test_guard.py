@@ -218,6 +218,7 @@ def test_a_flood_of_wrong_keys_is_cheap_and_reads_no_body(guarded: Running) -> N
     assert metric(guarded.url, "proscale_queue_depth") == 0
 
 
+@pytest.mark.slow
 def test_keys_are_read_anew_when_the_file_changes(tmp_path: Path) -> None:
     path = tmp_path / "keys.yaml"
     write(path, ENTRIES[:1])

@@ -94,6 +94,7 @@ class TestTasks:
         corners = {(first["points"][i], first["points"][i + 1]) for i in range(0, len(first["points"]), 2)}
         assert (first["type"], corners) == ("polygon", {(10, 20), (40, 20), (40, 45), (10, 45)})
 
+    @pytest.mark.slow
     def test_impossible_requests_are_explained(self, cvat: Standin, annotate: Callable[..., Result], server: Running) -> None:
         cvat.labels = [(4, "car", "any"), (5, "blob", "rectangle")]
         output = annotate().output

@@ -251,6 +251,7 @@ def test_a_closed_new_connection_is_an_error() -> None:
         assert hasty.connections == 1
 
 
+@pytest.mark.slow
 def test_connections_stay_open_as_long_as_the_setting_says() -> None:
     with serving(ThresholdPredictor(), keep_alive_s=0.3) as short, serving(ThresholdPredictor()) as long:
         for running, closed in ((short, True), (long, False)):

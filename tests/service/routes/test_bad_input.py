@@ -170,6 +170,7 @@ def test_unknown_paths_and_methods_are_problems_too(server: Running) -> None:
     assert http.get(f"{server.url}/segment").headers["allow"] == "POST"
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(data=st.binary(max_size=300), kind=st.sampled_from(["image/png", "application/json", "multipart/form-data; boundary=a", "text/x"]))
 def test_no_bytes_cause_a_server_error(server: Running, data: bytes, kind: str) -> None:

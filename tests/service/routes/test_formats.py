@@ -204,5 +204,5 @@ def test_an_overlay_of_40_megapixels_over_the_limit_is_an_error_in_words_and_cos
         detail = problem(httpx.post(f"{server.url}/segment?format=overlay_png", **body), 413, "answer-too-large")
         assert "overlay_webp" in detail
         assert "100000" in detail
-        assert int(detail.split("more than ")[1].split()[0]) > 100_000
+        assert int(detail.split("the answer has ")[1].split()[0]) > 100_000
         assert ask(server, format="overlay_png").status_code == 200

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx
+import pytest
 
 from proscale.geometry import ResizedPicture
 from proscale.results import Prediction
@@ -61,6 +62,7 @@ class OneByOne(ThresholdPredictor):
         return super().segment_resized(pictures, *others)
 
 
+@pytest.mark.slow
 def test_under_five_times_the_work_promises_are_kept_and_the_rest_is_refused() -> None:
     delay_s, deadline_s, window_s = 0.1, 2.0, 6.0
     answers: list[tuple[int, str, float]] = []

@@ -32,6 +32,7 @@ def test_the_answer_has_the_documented_form(server: Running) -> None:
     assert (first["bbox"], first["area"]) == (list(BOX), BOX[2] * BOX[3])
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(height=st.integers(1, 40), width=st.integers(1, 40), seed=st.integers(0, 2**32 - 1))
 def test_masks_are_what_pycocotools_reads(server: Running, height: int, width: int, seed: int) -> None:
