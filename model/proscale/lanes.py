@@ -43,12 +43,8 @@ class Lanes:
         finally:
             # A lane's number becomes what threads begin with that torch sees later.
             torch.set_num_threads(threads)
-        results = {
-            number: result
-            for numbers, future in zip(dealt, futures, strict=True)
-            for number, result in zip(numbers, future.result(), strict=True)
-        }
-        return [results[number] for number in range(pictures)]
+        results = [future.result() for future in futures]
+        return [results[number % len(dealt)][number // len(dealt)] for number in range(pictures)]
 
 
 def _lane(compute: Callable[[int], T], numbers: range, threads: int) -> list[T]:

@@ -157,7 +157,7 @@ class Pipeline:
                     return _Read(header, decoded.warnings, LargePicture(decoded.rgb, layout, options), promise, seconds)
                 image, warnings = decoded.rgb, decoded.warnings
                 del decoded
-                resized = engine.resize(image) if plan.joint is None else engine.resize_joint(image, plan)
+                resized = engine.resize(image, plan)
                 del image
                 permit.release_pixels()
         finally:

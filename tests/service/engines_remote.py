@@ -44,8 +44,8 @@ class RemoteThreshold(Engine):
     def info(self) -> ModelInfo:
         return self._predictor.info
 
-    def resize(self, image: NDArray[np.uint8]) -> ResizedPicture:
-        return self._predictor.resize(image)
+    def resize(self, image: NDArray[np.uint8], plan: Plan | None = None) -> ResizedPicture:
+        return self._predictor.resize(image, plan)
 
     def plan(self, height: int, width: int, tasks: Sequence[Task]) -> Plan:
         return self._predictor.plan(height, width, tasks)

@@ -96,16 +96,16 @@ class Engine(ABC):
         """What is being served; Unavailable when that is not known."""
 
     @abstractmethod
-    def resize(self, image: NDArray[np.uint8]) -> ResizedPicture:
-        """A picture (H, W, 3), uint8 RGB, at the network's size. Unavailable when it is not known what is served."""
+    def resize(self, image: NDArray[np.uint8], plan: Plan | None = None) -> ResizedPicture:
+        """A picture (H, W, 3), uint8 RGB, at the network's size. Unavailable when it is not known what is served.
+
+        Args:
+            plan: the picture's, of `plan` or `plan_joint`; None: as `plan` has it.
+        """
 
     def plan_joint(self, tiling: Tiling, height: int, width: int, tasks: Sequence[Task]) -> Plan:
         """As `plan`, of a picture whose windows are apart in the backbone alone. Raises ParameterError where that cannot be."""
         raise ParameterError("tile: joint needs a network in the server's own process; take windows that are merged, such as tile=auto")
-
-    def resize_joint(self, image: NDArray[np.uint8], plan: Plan) -> ResizedPicture:
-        """As `resize`, by a plan of `plan_joint`."""
-        raise NotImplementedError
 
     @abstractmethod
     def plan(self, height: int, width: int, tasks: Sequence[Task]) -> Plan:

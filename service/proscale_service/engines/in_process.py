@@ -88,17 +88,14 @@ class InProcessEngine(Engine):
     def info(self) -> ModelInfo:
         return self._loaded.info
 
-    def resize(self, image: NDArray[np.uint8]) -> ResizedPicture:
-        return self._loaded.resize(image)
+    def resize(self, image: NDArray[np.uint8], plan: Plan | None = None) -> ResizedPicture:
+        return self._loaded.resize(image, plan)
 
     def plan(self, height: int, width: int, tasks: Sequence[Task]) -> Plan:
         return self._loaded.plan(height, width, tasks)
 
     def plan_joint(self, tiling: Tiling, height: int, width: int, tasks: Sequence[Task]) -> Plan:
         return self._loaded.plan_joint(tiling, height, width, tasks)
-
-    def resize_joint(self, image: NDArray[np.uint8], plan: Plan) -> ResizedPicture:
-        return self._loaded.resize(image, plan)
 
     @property
     def capacity(self) -> int:

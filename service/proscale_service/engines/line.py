@@ -1,4 +1,4 @@
-"""The line before one computer of pictures, or several alike: what was admitted for all of its models, and how fast that gets done.
+"""The queue in front of the engine, or of several workers alike: what was admitted for all models, and how fast that gets done.
 
 **Speed.** `Costs` of a model knows what a picture takes by itself. The pace is what this service gets: wall seconds per second of such
 work and computer, over the latest pictures of all models. It rises when the machine is busy with other things or when other gateways use

@@ -1,7 +1,7 @@
-"""The one thread on which all networks of this process compute, the line before it, and whose turn it is.
+"""The one thread on which all networks of this process are run, the queue in front of it (`line.py`), and whose turn it is.
 
-Two networks that compute at once would only be in each other's way. So batchers ask for a turn, and the one gets it that holds the picture
-that is next in the whole line, whichever model it wants.
+One batch is computed at a time: it has all threads, shared out among its pictures (`proscale.lanes`), and a second batch would take them
+away. So batchers ask for a turn, and the one gets it that holds the picture that is next in the whole queue, whichever model it wants.
 """
 
 import asyncio

@@ -55,8 +55,8 @@ class TritonEngine(Engine):
     def depth(self) -> int:
         return self._forwarder.depth
 
-    def resize(self, image: NDArray[np.uint8]) -> ResizedPicture:
-        return resize_picture(image, self._served().config.preprocess)
+    def resize(self, image: NDArray[np.uint8], plan: Plan | None = None) -> ResizedPicture:
+        return resize_picture(image, self._served().config.preprocess, None if plan is None else plan.resized)
 
     def plan(self, height: int, width: int, tasks: Sequence[Task]) -> Plan:
         return plan_picture(self._served().config, height, width, tasks)
