@@ -37,14 +37,16 @@ class Proxy:
 
     def cut(self) -> int:
         """Reset all connections, as a machine does that was restarted. Returns how many."""
-        ends = list(self._open)
-        for end in ends:
+        count = 0
+        # One by one: clients that are cut connect anew at once, and those connections must not be forgotten.
+        while self._open:
+            end = self._open.pop()
             with suppress(OSError):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 end.shutdown(socket.SHUT_RDWR)
             end.close()
-        self._open.clear()
-        return len(ends) // 2
+            count += 1
+        return count // 2
 
     def _accept(self) -> None:
         while not self._closed:
@@ -59,8 +61,17 @@ class Proxy:
                 near.close()
                 continue
             self._open |= {near, far}
-            for source, target in ((near, far), (far, near)):
-                threading.Thread(target=self._pass_on, args=(source, target), name="proxy", daemon=True).start()
+            threading.Thread(target=self._serve, args=(near, far), name="proxy", daemon=True).start()
+
+    def _serve(self, near: socket.socket, far: socket.socket) -> None:
+        """Both directions of a connection, until both have ended."""
+        back = threading.Thread(target=self._pass_on, args=(far, near), name="proxy", daemon=True)
+        back.start()
+        self._pass_on(near, far)
+        back.join()
+        for end in (near, far):
+            self._open.discard(end)
+            end.close()
 
     def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
         try:
@@ -70,6 +81,7 @@ class Proxy:
                 target.sendall(data)
             target.shutdown(socket.SHUT_WR)
         except OSError:
+            # An end that was reset ends the other direction as well.
             for end in (source, target):
-                self._open.discard(end)
-                end.close()
+                with suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
