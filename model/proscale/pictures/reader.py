@@ -11,7 +11,7 @@ from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
 from proscale.errors import EmptyPictureError, PictureError, UndecodablePictureError
-from proscale.pictures import behind, bounds, jpeg, png, tiff, tiff_pages, tiff_strips
+from proscale.pictures import behind, bmp, bounds, jpeg, png, tiff, tiff_pages, tiff_strips
 from proscale.pictures.colour import to_srgb
 from proscale.pictures.cut_header import more_of_header
 from proscale.pictures.formats import FORMATS, require, sniff
@@ -19,7 +19,7 @@ from proscale.pictures.intensity import FULL, Intensity, intensity_warnings, to_
 from proscale.pictures.orientation import SWAPS_SIDES, orientation_of, oriented
 from proscale.pictures.records import DecodedPicture, Header, Samples
 from proscale.pictures.tiff_planes import PlanesTiff
-from proscale.pictures.transparency import meaningful, on_white, transparent_outside
+from proscale.pictures.transparency import on_white, transparent_outside
 
 # Pillow would warn at 89 megapixels and raise at twice that; the check here is stricter and raises this package's error.
 Image.MAX_IMAGE_PIXELS = None
@@ -33,7 +33,8 @@ class OpenedPicture:
         self._data, self._max_pixels = data, max_pixels
         self._png: png.Png | None = None
         self._page: tiff_pages.Page | None = None
-        self._planes: PlanesTiff | None = None
+        self._undecoded: PlanesTiff | bmp.PixelsBmp | None = None
+        """What Pillow does not decode."""
         self._segments: jpeg.Segments | None = None
         try:
             self._form, self._image = self._open()
@@ -77,8 +78,8 @@ class OpenedPicture:
         turned = samples.orientation if self._form != "TIFF" else self.header.orientation
         return DecodedPicture(upright, Header(self._form, upright.shape[0], upright.shape[1], turned), warnings)
 
-    def _open(self) -> tuple[str, Image.Image | PlanesTiff]:
-        """The format, and what Pillow, or else tifffile, makes of the file's header."""
+    def _open(self) -> tuple[str, Image.Image | PlanesTiff | bmp.PixelsBmp]:
+        """The format, and what Pillow, or else tifffile or `bmp`, makes of the file's header."""
         data = self._data
         if not data:
             raise EmptyPictureError("the picture is empty (0 bytes)")
@@ -100,10 +101,12 @@ class OpenedPicture:
                 raise UndecodablePictureError(f"JPEGs of {self._segments.precision} bits per sample are not supported; save it with 8")
         try:
             # Of a JPEG the first picture alone is wanted: Pillow's own choice may fail over a broken index of further ones.
-            image: Image.Image | PlanesTiff
+            image: Image.Image | PlanesTiff | bmp.PixelsBmp
             if form == "TIFF":
                 image = tiff.open_tiff(data, self._page)
-                self._planes = image if isinstance(image, PlanesTiff) else None
+                self._undecoded = image if isinstance(image, PlanesTiff) else None
+            elif form == "BMP" and (pixels := bmp.open_bmp(data)) is not None:
+                image = self._undecoded = pixels
             else:
                 image = JpegImageFile(io.BytesIO(data)) if form == "JPEG" else Image.open(io.BytesIO(data), formats=(form,))
         except UnidentifiedImageError as error:
@@ -120,7 +123,7 @@ class OpenedPicture:
         return Header(self._form, height, width, orientation)
 
     def _orientation(self) -> int:
-        if self._form == "JXL":  # its decoder turns the picture, and the standard has EXIF ignored
+        if self._form in ("JXL", "BMP"):  # JPEG XL's decoder turns the picture, and the standard has EXIF ignored; BMP has no EXIF
             return 1
         return self._png.orientation if self._png is not None else orientation_of(self._image)
 
@@ -132,8 +135,8 @@ class OpenedPicture:
             behind.check_single(data, end_of(data))
 
     def _samples(self, intensity: Intensity) -> Samples:
-        if self._planes is not None:
-            return self._planes.samples()
+        if self._undecoded is not None:
+            return self._undecoded.samples()
         image = self._image
         assert isinstance(image, Image.Image)
         if self._png is not None:
@@ -146,8 +149,6 @@ class OpenedPicture:
         covered = image.tile[0].extents if self._form == "GIF" and isinstance(image, ImageFile) and image.tile else None
         image.load()
         samples = samples_of(image, self._orientation())
-        if self._form == "BMP" and samples.alpha is not None:
-            return Samples(samples.pixels, alpha=meaningful(samples.alpha))
         return samples if covered is None else transparent_outside(samples, covered)
 
 

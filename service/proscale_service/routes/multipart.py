@@ -1,7 +1,8 @@
 """A multipart/form-data body (RFC 7578) -> pictures and text fields, all in memory.
 
 python-multipart finds the parts. What a part is, is decided here, because its own form parser takes a part whose only file name is
-`filename*=` for text, and does not notice a body that was cut off.
+`filename*=` for text, and does not notice a body that was cut off. Text before the first boundary is dropped here, because
+python-multipart refuses it.
 """
 
 import re
@@ -50,19 +51,45 @@ async def read_form(content_type: str, stream: AsyncIterator[bytes], max_picture
             "the content type multipart/form-data names no boundary; leave the header to your HTTP library, which knows the boundary"
         )
     form = _Form(max_pictures)
+    preamble = _Preamble(boundary.encode("latin-1", "replace"))
     empty = True
     try:
         parser = MultipartParser(boundary.encode("latin-1", "replace"), form.callbacks())
         async for chunk in stream:
             empty = empty and not chunk
-            parser.write(chunk)
+            if parts := preamble.left_of(chunk):
+                parser.write(parts)
     except FormParserError as error:
         raise MalformedRequest(f"the multipart body cannot be read: {error}") from error
+    if not preamble.over and not empty:
+        raise MalformedRequest(f"no line of the multipart body begins with the boundary that the content type names, {boundary[:80]!r}")
     if not form.ended and not empty:
         raise MalformedRequest(
             "the multipart body is cut off: it ends before its closing boundary; send it whole, with the right Content-Length"
         )
     return form.pictures, form.fields
+
+
+class _Preamble:
+    """Drops the text before the first boundary, which readers are to ignore (RFC 2046, 5.1.1)."""
+
+    def __init__(self, boundary: bytes) -> None:
+        self.over = False
+        self._line = b"\r\n--" + boundary
+        self._held = b"\r\n"  # the first line may be the boundary
+
+    def left_of(self, chunk: bytes) -> bytes:
+        """What of the next chunk belongs to the parts, with what was held back of the one before."""
+        if self.over:
+            return chunk
+        held = self._held + chunk
+        found = held.find(self._line)
+        if found < 0:
+            self._held = held[-len(self._line) :]
+            return b""
+        self.over = True
+        self._held = b""
+        return held[found + 2 :]
 
 
 class _Form:

@@ -109,11 +109,22 @@ def test_text_behind_the_last_boundary_is_ignored(server: Running) -> None:
     found(send(server, form((disposition('name="image"; filename="a.png"'), PICTURE)) + b"\r\nepilogue"))
 
 
+@pytest.mark.parametrize(
+    "preamble", [b"\r\n", b"This is a message of several parts.\r\n", b"--\r\nlines, one with --x in it\r\n\r\n", b"y" * 99_999 + b"\r\n"]
+)
+def test_text_before_the_first_boundary_is_ignored(server: Running, preamble: bytes) -> None:
+    whole = preamble + form((disposition('name="image"; filename="a.png"'), PICTURE))
+    found(send(server, whole))
+    pieces = [whole[i : i + 7] for i in range(0, len(whole), 7)] if len(whole) < 9_999 else [whole[:99_999], whole[99_999:]]
+    found(http.post(f"{server.url}/segment", content=iter(pieces), headers={"content-type": "multipart/form-data; boundary=x"}))
+    assert "no line" in problem(send(server, preamble + PICTURE), 400, "malformed")
+
+
 def test_a_form_without_a_boundary_gets_a_clear_error(server: Running) -> None:
     content = form((disposition('name="image"; filename="a.png"'), PICTURE))
     assert "no boundary" in problem(send(server, content, kind="multipart/form-data"), 400, "malformed")
     found(send(server, content, kind='Multipart/Form-Data; charset=utf-8; Boundary="x"'))
-    problem(send(server, content, kind="multipart/form-data; boundary=y"), 400, "malformed")
+    assert "'y'" in problem(send(server, content, kind="multipart/form-data; boundary=y"), 400, "malformed")
 
 
 def test_a_cut_json_body_says_that_it_is_cut(server: Running) -> None:
