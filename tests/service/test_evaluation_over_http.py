@@ -20,7 +20,7 @@ NUCLEI = Path(__file__).parents[2] / "data" / "nuclei"
 def test_a_service_is_judged_like_its_model(tmp_path: Path) -> None:
     arguments = ["evaluate", "--data", str(NUCLEI), "--limit", "4", "--no-boundary", "--json"]
     with serving(InProcessEngine, threads=1, warmup="") as running:
-        served = CliRunner().invoke(main, [*arguments, str(tmp_path / "served.json"), "--url", running.url, "--at-once", "2"])
+        served = CliRunner().invoke(main, [*arguments, str(tmp_path / "served.json"), "--url", running.url, "--concurrency", "2"])
     local = CliRunner().invoke(main, [*arguments, str(tmp_path / "local.json")])
     assert (served.exit_code, local.exit_code) == (0, 0), served.output + local.output
     reports = [json.loads((tmp_path / name).read_text()) for name in ("served.json", "local.json")]

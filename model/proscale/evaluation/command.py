@@ -35,7 +35,7 @@ class Asked:
     device: str = "cpu"
     precision: Precision | None = None
     api_key: str | None = None
-    at_once: int = 4
+    concurrency: int = 4
 
 
 @click.command()
@@ -50,7 +50,7 @@ class Asked:
 @click.option("--url", help="Evaluate a running service over HTTP, such as http://127.0.0.1:8000.")
 @click.option("--api-key", envvar=["PROSCALE_API_KEY", "PROSCALE_CLIENT_KEY"], help="API key for --url, or PROSCALE_API_KEY.")
 @click.option("--model", help="Model of --url. Default: its first.")
-@click.option("--at-once", type=click.IntRange(1, 64), default=4, show_default=True, help="Number of parallel requests to --url.")
+@click.option("--concurrency", type=click.IntRange(1, 64), default=4, show_default=True, help="Number of parallel requests to --url.")
 @click.option(
     "--predictions",
     type=click.Path(path_type=Path),
@@ -161,7 +161,7 @@ def open_source(dataset: Dataset, asked: Asked) -> tuple[Source, ClassMatch]:
         match = match_classes(service.categories, dataset.categories, asked.mapping)
         named = {"threshold": asked.threshold, "overlap_threshold": asked.overlap_threshold}
         parameters = {name: value for name, value in named.items() if value is not None}
-        return ServiceSource(service, match, asked.at_once, parameters), match
+        return ServiceSource(service, match, asked.concurrency, parameters), match
     from proscale.evaluation.from_model import ModelSource  # here: a service or files are evaluated without torch
     from proscale.predictor import Predictor  # here: `--help` and judging files should not wait for torch
 

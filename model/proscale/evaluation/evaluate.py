@@ -169,7 +169,7 @@ def evaluate(
     Args:
         judged: the data set's categories that the source knows.
         limit: judge the first so many pictures alone.
-        on_picture: is told the PQ of every picture that has one.
+        on_picture: called with the PQ of every picture that has one.
 
     Raises:
         DataError: nothing that both the data set and the source have; or what a picture raises, with its name.
@@ -193,24 +193,24 @@ def evaluate(
     report = judge.report()
     if judge.seconds:
         # One at a time: the time of the results themselves. Several at once: the wall clock's.
-        report["pictures_per_second"] = judge.pictures / (judge.seconds if source.at_once == 1 else elapsed)
+        report["pictures_per_second"] = judge.pictures / (judge.seconds if source.concurrency == 1 else elapsed)
     return report
 
 
 def _predictions(
     pictures: Sequence[AnnotatedPicture], source: Source, tasks: Sequence[Task]
 ) -> Iterator[tuple[AnnotatedPicture, Predicted]]:
-    """Results in order, at most `at_once` ahead, so that memory stays bounded."""
-    if source.at_once == 1:
+    """Results in order, at most `concurrency` ahead, so that memory stays bounded."""
+    if source.concurrency == 1:
         for picture in pictures:
             yield picture, source.predict(picture, tasks)
         return
     waiting: deque[tuple[AnnotatedPicture, Future[Predicted]]] = deque()
-    with ThreadPoolExecutor(source.at_once) as pool:
+    with ThreadPoolExecutor(source.concurrency) as pool:
         try:
             for picture in pictures:
                 waiting.append((picture, pool.submit(source.predict, picture, tasks)))
-                if len(waiting) > source.at_once:
+                if len(waiting) > source.concurrency:
                     first, future = waiting.popleft()
                     yield first, future.result()
             while waiting:

@@ -28,7 +28,7 @@ KINDS = """
 class FileSource:
     """Predictions found at a path; a folder may hold several kinds."""
 
-    at_once = 1
+    concurrency = 1
 
     def __init__(self, path: Path, dataset: Dataset, offset: int | None = None) -> None:
         """Find out what is there, and read the index files.

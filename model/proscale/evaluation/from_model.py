@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class ModelSource:
     """A predictor; AP wants every candidate, so that instances are not cut at the model's own threshold."""
 
-    at_once = 1
+    concurrency = 1
 
     def __init__(
         self, predictor: "Predictor", match: ClassMatch, threshold: float | None = None, overlap_threshold: float | None = None

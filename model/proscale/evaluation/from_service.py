@@ -75,8 +75,8 @@ class Service:
 class ServiceSource:
     """A service as a source of results."""
 
-    def __init__(self, service: Service, match: ClassMatch, at_once: int = 4, parameters: Mapping[str, Any] | None = None) -> None:
-        self.service, self.match, self.at_once = service, match, at_once
+    def __init__(self, service: Service, match: ClassMatch, concurrency: int = 4, parameters: Mapping[str, Any] | None = None) -> None:
+        self.service, self.match, self.concurrency = service, match, concurrency
         self.tasks = service.tasks
         self.parameters = dict(parameters or {})
         self._stuff = frozenset(category.id for category in match.judged if not category.isthing)

@@ -35,7 +35,7 @@ class Source(Protocol):
 
     tasks: tuple[Task, ...]
     """What it can answer."""
-    at_once: int
+    concurrency: int
     """How many pictures it may be asked for at the same time."""
 
     def predict(self, picture: AnnotatedPicture, tasks: Sequence[Task]) -> Predicted:

@@ -46,10 +46,10 @@ class Answers:
     """A source of prepared answers."""
 
     tasks: tuple[Task, ...] = ("panoptic",)
-    at_once = 1
+    concurrency = 1
 
-    def __init__(self, answers: Sequence[PanopticMap], at_once: int = 1) -> None:
-        self.answers, self.at_once = answers, at_once
+    def __init__(self, answers: Sequence[PanopticMap], concurrency: int = 1) -> None:
+        self.answers, self.concurrency = answers, concurrency
 
     def predict(self, picture: AnnotatedPicture, tasks: Sequence[Task]) -> Predicted:
         ids = self.answers[int(picture.id)].ids
@@ -90,14 +90,14 @@ def test_best_median_and_worst_are_drawn(tmp_path: Path) -> None:
         draw_extremes(source, SMALL_CATEGORIES, [], tmp_path / "none")
 
 
-@pytest.mark.parametrize("at_once", [1, 3])
-def test_the_report_has_every_metric(at_once: int) -> None:
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_the_report_has_every_metric(concurrency: int) -> None:
     right = truth()
     half = right.ids.copy()
     half[10:18, 12:24] = 1  # the dog is missed, the grass takes its place
     pictures = [AnnotatedPicture(str(i), i, Path("none"), None, truth) for i in range(2)]
     dataset = Dataset("made up", Path(), "val", SMALL_CATEGORIES, pictures)
-    source = Answers([right, PanopticMap(half, right.segments)], at_once)
+    source = Answers([right, PanopticMap(half, right.segments)], concurrency)
     report = evaluate(dataset, source, SMALL_CATEGORIES, progress=False)
     perfect = {"pq": 1.0, "sq": 1.0, "rq": 1.0, "union_iou": 1.0, "union_iou_per_picture": 1.0, "found": 1.0, "precision": 1.0}
     assert report["pictures"] == 2
@@ -110,7 +110,7 @@ def test_the_report_has_every_metric(at_once: int) -> None:
     assert report["pq_stuff"] == report["classes"]["grass"]["pq"]
     assert report["pq_things"] == pytest.approx((1 + 1 / 1.5) / 2)
     assert (report["gflops"], report["baseline_gflops"]) == (1.0, 2.0)
-    assert report["pictures_per_second"] == 2.0 if at_once == 1 else report["pictures_per_second"] > 2
+    assert report["pictures_per_second"] == 2.0 if concurrency == 1 else report["pictures_per_second"] > 2
     assert report["classes"]["ball"]["pq"] is None
 
 
