@@ -208,7 +208,7 @@ class SlideConfig:
     """Windows that a network looks through one by one; what they say is averaged where they overlap. Sizes in pixels."""
 
     crop: tuple[int, int]
-    """(height, width) of a window; a smaller picture is taken as it is."""
+    """(height, width) of a window; a smaller picture is one window of its own size."""
     stride: tuple[int, int] | None = None
     """(down, across) from window to window, the last moved back to the border; None: as few as cover the picture, evenly spread."""
 

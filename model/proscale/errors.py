@@ -7,7 +7,7 @@ ProscaleError
 ├── ImageError           a picture that the network cannot take (wrong shape, dtype, too small a side)
 ├── PictureError         a picture file that cannot be read
 │   ├── EmptyPictureError        no bytes at all
-│   ├── PictureSizeError         more pixels than are taken
+│   ├── PictureSizeError         more pixels than the limit
 │   └── UndecodablePictureError  no picture, a broken one, or a kind that cannot be shown as RGB
 └── ParameterError       a request parameter out of range or unknown label
 """

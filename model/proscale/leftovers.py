@@ -116,7 +116,7 @@ def watch(count: Callable[[str, int], None]) -> None:
     """Clean up behind the processes before this one, every few seconds, on a thread of its own.
 
     Args:
-        count: told one of `KINDS` and how many were removed.
+        count: called with one of `KINDS` and how many were removed.
     """
     own = own_stub()
     if own is None:

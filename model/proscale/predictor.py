@@ -123,8 +123,8 @@ class Predictor:
     ) -> Self:
         """Read a model folder; None means the model inside the package.
 
-        `precision` is what the network computes in; None means float32 on a CPU, bfloat16 on a GPU that has it. Where samples are taken
-        is computed in float32 either way, and so is all that follows the logits. `cuda_graphs` records the network's kernels once per
+        `precision` is what the network computes in; None means float32 on a CPU, bfloat16 on a GPU that has it. The positions of samples
+        are computed in float32 either way, and so is all that follows the logits. `cuda_graphs` records the network's kernels once per
         size on a GPU (`GraphedNetwork`). `compile_for` names (height, width) in pixels of pictures for which it is compiled on a CPU
         (`CompiledNetwork`), a minute or so for each. `feature_cache_bytes` keeps the backbone's features of so many bytes, for pictures
         and windows that come again with the same pixels (`FeatureCache`); 0: none.

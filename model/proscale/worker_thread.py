@@ -1,6 +1,6 @@
 """The thread on which a Triton worker computes, so that Triton's own thread need not wait for it.
 
-A Python model that computes inside `execute` is taken for busy, and Triton's scheduler does not look at requests that arrive meanwhile:
+A Python model that computes inside `execute` counts as busy, and Triton's scheduler does not look at requests that arrive meanwhile:
 with a queue policy or priorities it sleeps up to half a second before it looks again, though the model has long been free. So `execute`
 only hands pictures over, and holds Triton back no sooner than a whole further batch waits here: one is computed, one is ready.
 """
@@ -40,7 +40,7 @@ class WorkerThread(Generic[Ticket]):
             load: makes the worker; what it raises is raised here.
             answer: called on the thread, once for every request.
             gone: whether nobody waits for the answer any more.
-            on_waiting: told by how much the number of requests that wait here has changed.
+            on_waiting: called with the change of the number of requests that wait here.
         """
         self._answer, self._gone, self._on_waiting = answer, gone, on_waiting
         self._waiting: list[tuple[Ticket, Request]] = []

@@ -54,7 +54,7 @@ def qualities(accept_encoding: str) -> tuple[float, float]:
     Args:
         accept_encoding: the header's value, several of them joined by commas; empty where there is none.
 
-    What the header does not name follows `*`; without `*`, gzip is not taken, and identity is, though less than anything that is named.
+    What the header does not name follows `*`; without `*`, gzip is not accepted, and identity is, though less than anything that is named.
     Parts that are no coding with a quality are as if they were not there.
     """
     named: dict[str, float] = {}

@@ -12,7 +12,7 @@ ServiceError                    500
 │   ├── BodyTooLarge                  bytes
 │   ├── TooManyPixels                 pixels, by the picture's header
 │   └── AnswerTooLarge                bytes of the asked formats
-├── UnsupportedMedia            415   a content type or encoding that is not taken
+├── UnsupportedMedia            415   a content type or encoding that is not supported
 ├── Unprocessable               422
 │   ├── UnfetchablePicture            a URL that is not allowed, or gives no picture
 │   ├── UndecodableImage              not a picture, a broken one, or a kind that cannot be shown as RGB

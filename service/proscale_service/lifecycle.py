@@ -114,7 +114,7 @@ class Lifecycle:
         self.models.abort()
 
     async def stop(self) -> None:
-        """Finish what was taken, within `drain_s`, then let go of the models and the threads."""
+        """Finish what was accepted, within `drain_s`, then let go of the models and the threads."""
         self.begin_drain()
         await self.models.close(0 if self._aborted else self._settings.drain_s)
         self._metrics.engine_up.set(0)

@@ -98,5 +98,5 @@ def _plain(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.1f}"
     text = str(value)
-    # Quoted when it could be taken for two fields or two lines: what a caller sends must not forge a log line.
+    # Quoted when it could be read as two fields or two lines: what a caller sends must not forge a log line.
     return text if text.isprintable() and text.isascii() and not any(c in text for c in ' "=') else json.dumps(text)

@@ -28,7 +28,7 @@ def needed_bytes(folder: Path) -> int:
 
 
 def available_bytes(root: Path = Path("/")) -> int | None:
-    """What may still be taken: the least of what the machine and the control group leave. None where neither says it."""
+    """What may still be allocated: the least of what the machine and the control group leave. None where neither says it."""
     lines = _text(root / "proc/meminfo").splitlines()
     left = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
     for names in _CGROUPS:

@@ -28,7 +28,7 @@ MakeModelEngine = Callable[[Settings, Callable[[], str], bool], Engine]
 
 
 def still_loading() -> ServiceError:
-    """What those are told who ask too early."""
+    """The error of requests that come too early."""
     return Loading("the model is being loaded; try again in a few seconds", retry_after=5)
 
 
@@ -219,7 +219,7 @@ class Models:
             model.engine.abort()
 
     async def close(self, timeout_s: float) -> None:
-        """Finish what was taken within `timeout_s`, and let go of all models."""
+        """Finish what was accepted within `timeout_s`, and let go of all models."""
         for task in self._retiring.values():
             task.cancel()
         every = [*self._models, *self._retiring]

@@ -18,7 +18,7 @@ HEADERS = {
     "content-security-policy": _POLICY,
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
-    # Small files that change with the version: a browser asks, and is mostly told that nothing changed.
+    # Small files that change with the version: a browser asks, and the answer is mostly that nothing changed.
     "cache-control": "no-cache",
 }
 

@@ -81,19 +81,19 @@ def cleaned(picture: SegmentedPicture, options: CleaningOptions | None) -> tuple
         return picture, None
     prediction = picture.computed.prediction
     done = {task: clean(result, options) for task, result in prediction.results.items()}
-    told = responses.Cleaning(
+    cleaning = responses.Cleaning(
         dropped_small=sum(each.dropped_small for each in done.values()),
         dropped_duplicates=sum(each.dropped_duplicates for each in done.values()),
         filled_pixels=sum(each.filled_pixels for each in done.values()),
         removed_pixels=sum(each.removed_pixels for each in done.values()),
     )
     left = replace(prediction, results={task: each.segmentation for task, each in done.items()})
-    return replace(picture, computed=replace(picture.computed, prediction=left)), told
+    return replace(picture, computed=replace(picture.computed, prediction=left)), cleaning
 
 
 def _cleaned_response(picture: SegmentedPicture, request_id: str, options: CleaningOptions | None) -> SegmentResponse:
-    picture, told = cleaned(picture, options)
-    return segment_response(picture, request_id, told)
+    picture, cleaning = cleaned(picture, options)
+    return segment_response(picture, request_id, cleaning)
 
 
 def segment_response(picture: SegmentedPicture, request_id: str, cleaning: responses.Cleaning | None = None) -> SegmentResponse:

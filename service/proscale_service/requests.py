@@ -284,10 +284,10 @@ def parse_parameters(cls: type[P], values: Mapping[str, Any]) -> P:
         return cls.model_validate(dict(values))
     except ValidationError as error:
         problems = error.errors()
-        # A list whose only names are wrong is told so; that nothing is left of it then is no news.
+        # Of a list whose only names are wrong, the names are reported, not that the list is then empty.
         named = {problem["loc"][0] for problem in problems if len(problem["loc"]) > 1}
-        told = [problem for problem in problems if problem["type"] != "too_short" or problem["loc"][0] not in named]
-        raise InvalidParameter("; ".join(dict.fromkeys(_explain(cls, problem) for problem in told))) from error
+        reported = [problem for problem in problems if problem["type"] != "too_short" or problem["loc"][0] not in named]
+        raise InvalidParameter("; ".join(dict.fromkeys(_explain(cls, problem) for problem in reported))) from error
 
 
 def _preferred(accept: str) -> list[str]:

@@ -99,8 +99,8 @@ def finish(
     from proscale_service.rendering import cleaned, segment_response
 
     found = SegmentedPicture(decoded.header, Computed(prediction, info, 1, 0.0), seconds, decoded.warnings)
-    found, told = cleaned(found, parameters.cleaning)
-    return Done(picture, decoded, found.computed.prediction, segment_response(found, os.fspath(picture.path), told))
+    found, cleaning = cleaned(found, parameters.cleaning)
+    return Done(picture, decoded, found.computed.prediction, segment_response(found, os.fspath(picture.path), cleaning))
 
 
 def write(output: Output, done: Done, parameters: PictureParameters, formats: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ def span_picture(began: float, read: float, header: Header, reading_seconds: tup
     """Spans of a picture that is done now.
 
     Args:
-        began, read: when its request was taken apart, and when it was decoded and resized; seconds of `time.perf_counter`.
+        began, read: when its request was parsed, and when it was decoded and resized; seconds of `time.perf_counter`.
         reading_seconds: of decoding and of resizing.
     """
     if (span := current_span()) is None:

@@ -50,7 +50,7 @@ def work_of(layout: Layout, tasks: Sequence[Task]) -> Work:
 
 
 async def segment_large(engine: Engine, in_pool: InPool, picture: LargePicture, promise: Admitted) -> Computed:
-    """Segment all windows. Whatever becomes of one becomes of the picture; then the others are taken back.
+    """Segment all windows. If one fails, the picture fails in the same way, and the others are cancelled.
 
     Args:
         promise: from the engine's backlog, for `work_of` the layout. Each window takes its part of it.

@@ -2,7 +2,7 @@
 
 A pickle is a program: it may name any function of any module and call it. The reader here knows nine names, those by which numpy
 arrays, numbers and ordered dictionaries are pickled, and what stands behind them are inert stand-ins of our own: they note what numpy
-would have been told. Arrays are made from these notes afterwards, from raw bytes, when type and size have been checked. Everything
+would have been asked to do. Arrays are made from these notes afterwards, from raw bytes, when type and size have been checked. Everything
 else (another name, an object's own class, a persistent reference) is refused before it is even imported.
 """
 

@@ -165,7 +165,7 @@ def start_warm(converted: Converted, encoder: ProScaleEncoderConfig, name: str |
 
 
 def put_in_order(converted: Converted, asked: str) -> Converted:
-    """`in_order` of something converted, by a table's name or a file, told in the notes and the provenance."""
+    """`in_order` of something converted, by a table's name or a file; the notes and the provenance say so."""
     order = read_order(asked)
     config, categories, state = in_order(converted.config, converted.categories, converted.state, order)
     change = f"classes put in the order of {order.source}"

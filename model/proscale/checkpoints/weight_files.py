@@ -54,7 +54,7 @@ class Checkpoint:
     meta: Mapping[str, Any] = field(default_factory=dict)
     """What mmengine keeps beside weights: the configuration's text, the classes' names."""
     note: str | None = None
-    """Which weights were taken, where there was a choice."""
+    """Which weights were chosen, where there was a choice."""
 
 
 def find_files(path: Path) -> tuple[Path, ...]:

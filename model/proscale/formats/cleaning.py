@@ -1,4 +1,4 @@
-"""What may be done to segments before they are written: all of it off by default, all of it told in the answer."""
+"""What may be done to segments before they are written: all of it off by default, all of it reported in the answer."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace

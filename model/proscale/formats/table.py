@@ -52,9 +52,9 @@ def write_table(segmentation: Segmentation, image: NDArray[np.uint8] | None = No
     for segment, values in zip(segmentation.segments, zip(*(each.tolist() for each in measured), strict=True), strict=True):
         # An empty mask has no centre and no intensity.
         centre_x, centre_y, outline, *intensity = ("" if math.isnan(value) else round(value, 3) for value in values)
-        told = (segment.id, segment.label, segment.category_id, int(segment.isthing), round(segment.score, 6), segment.area, *segment.bbox)
+        known = (segment.id, segment.label, segment.category_id, int(segment.isthing), round(segment.score, 6), segment.area, *segment.bbox)
         diameter = round(2 * math.sqrt(segment.area / math.pi), 3)
-        writer.writerow([*told, centre_x, centre_y, outline, diameter, *(intensity or [""])])
+        writer.writerow([*known, centre_x, centre_y, outline, diameter, *(intensity or [""])])
     return text.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""The compiled operator: found and loaded, its shapes and gradient told to torch, and what is active said in words.
+"""The compiled operator: found and loaded, registered with torch (shapes, gradient), and described in words.
 
 `proscale::ms_deform_attn` and `proscale::ms_deform_attn_backward` come from `_native.so` (CPU; defines the schema) and `_native_cuda.so`
 (CUDA), built by the installation from `csrc/`. Both use torch's stable ABI, so one build serves torch 2.10 and later.

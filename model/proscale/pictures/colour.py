@@ -12,7 +12,7 @@ from PIL import Image, ImageCms
 MAX_PROFILE_BYTES = 16 << 20
 """Real profiles of printers have two megabytes."""
 UNSEEN = 2
-"""Levels of 255: a profile that changes no colour by more is taken for sRGB's, and costs nothing."""
+"""Levels of 255: a profile that changes no colour by more counts as sRGB's, and costs nothing."""
 _LEVELS = np.arange(256, dtype=np.uint8)[None]
 _MODES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}
 

@@ -1,4 +1,4 @@
-"""Formats: told by the first bytes, and read by Pillow, its plugins among them where they are installed."""
+"""Formats: recognised by the first bytes, and read by Pillow, its plugins among them where they are installed."""
 
 import importlib
 from dataclasses import dataclass

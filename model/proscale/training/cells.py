@@ -10,7 +10,7 @@ from torch.nn import functional as F
 STRIDE = 4
 """Pixels of the network's input per cell side: the stride of mask logits."""
 MATCHING_SIDE = 128
-"""Costs of all pairs are taken at no more than so many cells down and across."""
+"""Costs of all pairs are computed on at most so many cells down and across."""
 
 
 def cell_shares(ids: Tensor, segments: int) -> Tensor:

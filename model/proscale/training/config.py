@@ -27,12 +27,12 @@ class LossConfig:
     void_weight: float = 0.1
     """Weight of void among the classes: most queries answer for nothing."""
     points: int = 1024
-    """Cells per mask that the cross-entropy is taken at."""
+    """Cells per mask at which the cross-entropy is computed."""
     pilots: int = 60
-    """Queries per picture that are told their segment; 0: none (see `pilots.py`)."""
+    """Queries per picture that start from a segment's class; 0: none (see `pilots.py`)."""
     pilot_weight: float = 1.0
     wrong_class_share: float = 0.2
-    """Share of pilots that are told a random class."""
+    """Share of pilots that start from a random class."""
 
 
 @dataclass(frozen=True)

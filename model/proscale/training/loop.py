@@ -72,7 +72,7 @@ class Trainer:
         self.seconds = 0.0
         """Time spent training, over all sittings."""
         self.changes: list[dict[str, Any]] = []
-        """What was changed when the run was taken up again."""
+        """What was changed when the run was resumed."""
         self.best: float | None = None
         """The best value so far of the metric that is watched."""
         self.events: EventLog | None = None

@@ -133,7 +133,7 @@ def prediction_losses(prediction: QueryPrediction, truth: Truth, pairs: Pairs, c
 
 
 def pilot_losses(prediction: QueryPrediction, truth: Truth, pairs: Pairs, config: LossConfig, totals: Totals) -> Tensor:
-    """Weighted sum for queries that were told their segment: only those in `pairs` count, void is not asked for."""
+    """Weighted sum for pilots: only those in `pairs` count, and none has to predict void."""
     class_logits = torch.cat([prediction.class_logits[b, queries].float() for b, (queries, _) in enumerate(pairs)])
     targets = torch.cat([truth.classes[b][segments] for b, (_, segments) in enumerate(pairs)])
     mask, dice = _mask_losses(prediction.mask_logits.float(), truth, pairs, config)

@@ -1,4 +1,4 @@
-"""Queries that are told their segment, in training only (mask-piloted training: MP-Former, arXiv 2303.07336).
+"""Queries that start from the class of a segment, in training only (mask-piloted training: MP-Former, arXiv 2303.07336).
 
 A pilot starts as the embedding of its segment's class, and in every layer attends inside the segment's true mask, blurred by noise.
 It learns to finish what it is shown, and with it the layers that all queries share. Queries and pilots do not see each other, so the
@@ -24,28 +24,28 @@ class Pilots:
 
     pairs: Pairs
     classes: Tensor
-    """(B, P) int64, what each is told (some are told a wrong class); 0 where it stands for nothing."""
+    """(B, P) int64, the class that each starts from, for some a wrong one; 0 where it stands for nothing."""
     shares: Tensor
     """(B, P, H / 4, W / 4) float."""
 
 
 def choose_pilots(truth: Truth, limit: int, classes: int, wrong_share: float) -> Pilots:
-    """A pilot for each segment of a picture, up to `limit` at random; `wrong_share` of them are told a random class."""
+    """A pilot for each segment of a picture, up to `limit` at random; `wrong_share` of them start from a random class."""
     device = truth.ids.device
     chosen = [torch.randperm(len(c))[:limit] for c in truth.classes]
     most = max((len(c) for c in chosen), default=0)
     height, width = truth.ids.shape[1] // 4, truth.ids.shape[2] // 4
-    told = torch.zeros(len(chosen), most, dtype=torch.int64, device=device)
+    starts = torch.zeros(len(chosen), most, dtype=torch.int64, device=device)
     shares = torch.zeros(len(chosen), most, height, width, device=device)
     pairs = []
     for b, segments in enumerate(chosen):
         wrong = torch.rand(len(segments)) < wrong_share
-        told[b, : len(segments)] = torch.where(
+        starts[b, : len(segments)] = torch.where(
             wrong.to(device), torch.randint(classes, (len(segments),)).to(device), truth.classes[b][segments]
         )
         shares[b, : len(segments)] = truth.shares[b][segments]
         pairs.append((torch.arange(len(segments)), segments))
-    return Pilots(pairs, told, shares)
+    return Pilots(pairs, starts, shares)
 
 
 def pilot_attention(shares: Tensor, size: Sequence[int], noise: float) -> Tensor:
@@ -80,10 +80,10 @@ class PilotedDecoder(nn.Module):
         """
         keys, values = decoder.memory(levels)
         count = len(decoder.query_features)
-        told = self.class_embedding(pilots.classes)
-        queries = torch.cat([decoder.query_features.expand(len(told), -1, -1).to(told.dtype), told], dim=1)
-        position = torch.cat([decoder.query_position, decoder.query_position.new_zeros(told.shape[1:])])
-        apart = torch.block_diag(torch.ones(count, count), torch.ones(told.shape[1], told.shape[1])).bool().to(told.device)
+        embedded = self.class_embedding(pilots.classes)
+        queries = torch.cat([decoder.query_features.expand(len(embedded), -1, -1).to(embedded.dtype), embedded], dim=1)
+        position = torch.cat([decoder.query_position, decoder.query_position.new_zeros(embedded.shape[1:])])
+        apart = torch.block_diag(torch.ones(count, count), torch.ones(embedded.shape[1], embedded.shape[1])).bool().to(embedded.device)
         prediction = decoder.predict(queries[:, :count], mask_features)
         predictions, piloted = [prediction], []
         for i, layer in enumerate(decoder.layers):

@@ -177,8 +177,8 @@ def follow(
         if data.validation is not None and trainer.processes.first:
             watch = Watch(data.validation, options["metric"], options["evaluate_limit"])
             figures = watch.measure(trainer, provenance)
-            told = ", ".join(f"{name} {value:.3f}" for name, value in figures.items() if isinstance(value, float))
-            tqdm.write(f"step {step}: {told}")
+            listed = ", ".join(f"{name} {value:.3f}" for name, value in figures.items() if isinstance(value, float))
+            tqdm.write(f"step {step}: {listed}")
 
     if trainer.step == trainer.config.steps:
         # Killed after the last state was saved, before the model was written from it.

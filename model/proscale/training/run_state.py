@@ -1,4 +1,4 @@
-"""A run's saved state: written whole or not at all, read with every doubt, and never taken up under another definition unseen."""
+"""A run's saved state: written whole or not at all, checked when it is read, and never resumed with other settings unnoticed."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from proscale.errors import CheckpointError
 
 STATE_FILE = "last.pt"
 CHANGEABLE = ("settings.learning_rate", "settings.steps", "settings.decay_share", "settings.clip_norm")
-"""What may differ when a run is taken up again; the change is recorded."""
+"""What may differ when a run is resumed; the change is recorded."""
 
 
 def write_state(folder: Path, state: Mapping[str, Any]) -> None:
@@ -68,9 +68,9 @@ def compare_definitions(saved: Mapping[str, Any], now: Mapping[str, Any], path: 
             "Ids, names and order must be the same; restore the data set's, or start a new run with --init."
         )
     if refused:
-        told = "; ".join(f"{name} was {before.get(name)!r}, is {after.get(name)!r}" for name in refused[:6])
+        changes = "; ".join(f"{name} was {before.get(name)!r}, is {after.get(name)!r}" for name in refused[:6])
         raise CheckpointError(
-            f"{path} was made with another configuration ({told}). Resume with the options that the run was started with; "
+            f"{path} was made with another configuration ({changes}). Resume with the options that the run was started with; "
             f"only {', '.join(name.removeprefix('settings.') for name in CHANGEABLE)} may change."
         )
     return {name: (before.get(name), after.get(name)) for name in names}

@@ -32,7 +32,7 @@ class Keyring:
     def __init__(
         self, path: Path, on_stale: Callable[[bool], None] = lambda stale: None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Args: on_stale: told whether the file in force is another one than the file on disk, whenever that may have changed.
+        """Args: on_stale: called with whether the file in force is another one than the file on disk, whenever that may have changed.
 
         Raises:
             KeysError: the file cannot be used.

@@ -36,7 +36,7 @@ def nuclio_app(service: AsyncClient, port: int, task: str | None = None) -> Star
     """The application.
 
     Args:
-        port: that this application itself listens on; CVAT is told it.
+        port: that this application itself listens on; it is sent to CVAT.
         task: panoptic, instance or semantic; None: the model's own.
         service: is closed when the application stops.
     """

@@ -101,7 +101,7 @@ class Annotator:
         ]
 
     def run(self, progress: bool = False) -> Done:
-        """Annotate all frames that need it. A frame that fails is told and left for the next run."""
+        """Annotate all frames that need it. A frame that fails is reported and left for the next run."""
         frames = self.frames()
         done = Done(skipped=self._meta.size - len(set(self._meta.deleted_frames)) - len(frames))
         for frame, answer, error in self._answers(frames, progress):

@@ -160,17 +160,17 @@ class Client:
         return read_segments(self._ask(ask_segments(picture, options), retries, sleep))
 
     def _ask(self, asked: Asked, retries: Retries, sleep: Sleep = time.sleep) -> httpx.Response:
-        steps, told = conversation(retries, asked.within_s), None
+        steps, answer = conversation(retries, asked.within_s), None
         while True:
             try:
-                seconds = steps.send(told)
+                seconds = steps.send(answer)
             except StopIteration as end:
                 answer: httpx.Response = end.value
                 return answer
             if seconds is None:
-                told = self._send(asked)
+                answer = self._send(asked)
             else:
-                told = None
+                answer = None
                 sleep(seconds)
 
     def _send(self, asked: Asked) -> httpx.Response | Failed:

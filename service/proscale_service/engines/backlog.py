@@ -45,7 +45,7 @@ class Backlog:
         Args:
             slots: computers of pictures.
             readers: threads that decode.
-            observe: told of every picture's truth over expectation.
+            observe: called with measured over expected time of every picture.
             line: shared with other models; then `slots`, `readers` and `clock` are its own.
         """
         self.costs = Costs()

@@ -145,7 +145,7 @@ class Engine(ABC):
 
     @abstractmethod
     async def drain(self, timeout_s: float) -> None:
-        """Take no more, finish what was taken, and stop. What is not done within `timeout_s` fails with Draining."""
+        """Accept no more pictures, finish those that were accepted, and stop. What is not done within `timeout_s` fails with Draining."""
 
     @abstractmethod
     def abort(self) -> None:

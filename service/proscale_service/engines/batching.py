@@ -101,7 +101,7 @@ class Batcher:
             self._waiting.pop(promise, None)
 
     async def drain(self, timeout_s: float) -> None:
-        """Take no more, finish what was taken, and stop. What is not done within `timeout_s` fails with Draining."""
+        """Accept no more pictures, finish those that were accepted, and stop. What is not done within `timeout_s` fails with Draining."""
         self._closed = True
         self._arrival.set()
         done, _ = await asyncio.wait({self._worker}, timeout=timeout_s)

@@ -48,7 +48,7 @@ class Fetcher:
 
         Args:
             text: the URL as it was sent.
-            claim: told of the bytes as they come, so that they are counted with all that is held; may raise Overloaded.
+            claim: called with the bytes as they come, so that they are counted with all that is held; may raise Overloaded.
 
         Raises:
             UnfetchablePicture: the URL is not allowed, or there is no picture to be had from it.

@@ -1,4 +1,4 @@
-"""Which URLs are taken, before anything is asked of anybody."""
+"""Which URLs are allowed, decided before any connection is made."""
 
 import fnmatch
 import ipaddress

@@ -58,7 +58,7 @@ async def read_input(
         max_pictures: more is an error. With 1 the picture is called `image` in JSON, with more `images`, a list.
         known: names of parameters, which are never ignored.
         ignored: names, or patterns such as `utm_*`, of query parameters that gateways add and that mean nothing here.
-        fetcher: of pictures by URL; None: they are not taken.
+        fetcher: of pictures by URL; None: they are refused.
 
     Raises:
         MalformedRequest: the body is not what its content type says, or holds too many pictures.

@@ -1,6 +1,6 @@
 """A JSON body -> pictures and parameters: `{"image": {"base64": "..."}, "threshold": 0.5}`, or a list `images` for a batch.
 
-Where pictures by URL are taken, `{"url": "https://..."}` stands in the place of `{"base64": "..."}`.
+Where pictures by URL are allowed, `{"url": "https://..."}` stands in the place of `{"base64": "..."}`.
 """
 
 import json
@@ -24,7 +24,7 @@ def read_json(body: bytes, max_pictures: int, *, urls: bool = False) -> tuple[li
 
     Args:
         max_pictures: with 1 the picture is called `image`, with more `images`, a list.
-        urls: whether `{"url": "https://..."}` is taken for a picture.
+        urls: whether `{"url": "https://..."}` is allowed as a picture.
 
     Raises:
         MalformedRequest: no JSON, no object, broken pictures or too many.

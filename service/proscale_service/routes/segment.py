@@ -76,7 +76,7 @@ async def segment(request: Request, pipeline: GetPipeline) -> Response:
 class Doorway:
     """Asks for each picture whether there is a model and room for it, before anything else is done for its request.
 
-    A refusal is what an overloaded service does most, and what it costs is taken from the pictures that were let in. So it is a layer
+    A refusal is what an overloaded service does most, and its cost slows the pictures that were admitted. So it is a layer
     around the application: routing alone costs more than all that is done here.
     """
 
@@ -101,7 +101,7 @@ def _promise_asked(scope: Scope, pipeline: Pipeline) -> tuple[str | None, float 
         return None, None, DEFAULT_PRIORITY
     query = QueryParams(scope["query_string"])
     asked, priority = query.get("deadline_ms", ""), query.get("priority", DEFAULT_PRIORITY)
-    # What is no number or no priority is an error that is told when all parameters are checked.
+    # What is no number or no priority is reported when all parameters are checked.
     milliseconds = int(asked) if asked.isdecimal() and asked.isascii() and len(asked) < _LONGEST_NUMBER else pipeline.settings.deadline_ms
     deadline = context_of(scope).arrived + milliseconds / 1e3
     return query.get("model") or None, deadline, priority if priority in PRIORITIES else DEFAULT_PRIORITY
