@@ -83,7 +83,7 @@ class PixelsBmp:
         rows = np.frombuffer(self._data, np.uint8, stride * layout.height, layout.start).reshape(layout.height, stride)
         return rows if layout.top_down else rows[::-1]
 
-    def _of_palette(self, rows: NDArray[np.uint8]) -> Samples:
+    def _of_palette(self, rows: NDArray[Any]) -> Samples:
         layout = self._layout
         assert layout.palette is not None
         at, count, size = layout.palette
@@ -154,7 +154,8 @@ def _check_masks(masks: tuple[int, ...], bits: int) -> None:
 def _channel(pixels: NDArray[Any], mask: int) -> NDArray[Any]:
     """Its values, as they are stored."""
     shift = max(0, (mask & -mask).bit_length() - 1)
-    return pixels >> pixels.dtype.type(shift) & pixels.dtype.type(mask >> shift)
+    values: NDArray[Any] = pixels >> pixels.dtype.type(shift) & pixels.dtype.type(mask >> shift)
+    return values
 
 
 def _scaled(values: NDArray[Any], depth: int, white: int) -> NDArray[Any]:

@@ -128,17 +128,17 @@ class AsyncClient:
         return await asyncio.to_thread(read_segments, await self._ask(asked, retries))
 
     async def _ask(self, asked: Asked, retries: Retries) -> httpx.Response:
-        steps, answer = conversation(retries, asked.within_s), None
+        steps, outcome = conversation(retries, asked.within_s), None
         while True:
             try:
-                seconds = steps.send(answer)
+                seconds = steps.send(outcome)
             except StopIteration as end:
                 answer: httpx.Response = end.value
                 return answer
             if seconds is None:
-                answer = await self._send(asked)
+                outcome = await self._send(asked)
             else:
-                answer = None
+                outcome = None
                 await asyncio.sleep(seconds)
 
     async def _send(self, asked: Asked) -> httpx.Response | Failed:

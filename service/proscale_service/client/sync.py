@@ -160,17 +160,17 @@ class Client:
         return read_segments(self._ask(ask_segments(picture, options), retries, sleep))
 
     def _ask(self, asked: Asked, retries: Retries, sleep: Sleep = time.sleep) -> httpx.Response:
-        steps, answer = conversation(retries, asked.within_s), None
+        steps, outcome = conversation(retries, asked.within_s), None
         while True:
             try:
-                seconds = steps.send(answer)
+                seconds = steps.send(outcome)
             except StopIteration as end:
                 answer: httpx.Response = end.value
                 return answer
             if seconds is None:
-                answer = self._send(asked)
+                outcome = self._send(asked)
             else:
-                answer = None
+                outcome = None
                 sleep(seconds)
 
     def _send(self, asked: Asked) -> httpx.Response | Failed:
