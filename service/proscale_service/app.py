@@ -37,6 +37,7 @@ from proscale_service.picture_urls.rules import UrlRules
 from proscale_service.pipeline import Pipeline
 from proscale_service.request_line import HeadAsGet, RootPath, route_path
 from proscale_service.routes import admin, health, models, segment
+from proscale_service.routes.doorway import Doorway
 from proscale_service.routes.openapi import complete, limit_pictures
 from proscale_service.settings import Settings
 
@@ -112,7 +113,7 @@ def _add_layers(app: FastAPI, settings: Settings, metrics: Metrics, tracer: Trac
     """What a request passes through before it meets a route; the last one added is the outermost."""
     app.add_middleware(Compression)
     app.add_middleware(HeadAsGet)
-    app.add_middleware(segment.Doorway)
+    app.add_middleware(Doorway)
     if settings.keys_file is not None:
         keyring = Keyring(settings.keys_file, lambda stale: metrics.keys_stale.set(stale))
         # Inside the bounds of bodies, which also let a refusal reach a client that is still sending.

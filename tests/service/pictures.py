@@ -93,5 +93,5 @@ def promised(backlog: Backlog, picture: Picture, seconds: float = 60.0, priority
     """A place in the backlog, whatever is expected of it, read already. Args: seconds: from now to the deadline."""
     now = time.monotonic()
     promise = Admitted(picture.work, now + seconds, priority, backlog.costs, now, expected_s=seconds)
-    backlog._line.admitted[promise] = None
+    backlog._queue.admitted[promise] = None
     return promise

@@ -10,7 +10,7 @@ import pytest
 from proscale.results import Plan, Prediction
 from proscale_service.engines.backlog import PRIORITIES, Admitted, Backlog
 from proscale_service.engines.costs import LinearCost, Work
-from proscale_service.engines.line import Line
+from proscale_service.engines.queue import Queue
 from proscale_service.errors import BacklogTooLong
 
 SMALL, LARGE = (64, 64), (640, 640)
@@ -233,8 +233,8 @@ def test_what_small_pictures_take_says_little_of_large_ones() -> None:
 
 
 def test_models_that_share_a_processor_wait_for_each_other() -> None:
-    line = Line(clock=lambda: 0.0)
-    busy, idle = Backlog(line=line), Backlog(line=line)
+    queue = Queue(clock=lambda: 0.0)
+    busy, idle = Backlog(queue=queue), Backlog(queue=queue)
     measure(busy, LARGE, 1.0)
     measure(idle, LARGE, 0.1)
     for _ in range(5):
@@ -248,7 +248,7 @@ def test_models_that_share_a_processor_wait_for_each_other() -> None:
         busy.admit(work(LARGE), 11.0, "interactive")
     with pytest.raises(BacklogTooLong):
         idle.admit(work(LARGE), 11.5, "normal")
-    assert line.pick(list(line.admitted)) is soon
+    assert queue.pick(list(queue.admitted)) is soon
 
 
 def test_pictures_that_vary_much_by_themselves_keep_short_deadlines() -> None:

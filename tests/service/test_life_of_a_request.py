@@ -18,10 +18,10 @@ from .routes.asking import post
 from .serving import serving
 
 PACKAGE = str(Path(proscale_service.__file__).parent)
-AROUND = {"app.py", "context.py", "limits.py", "request_line.py", "compression.py", "guard.py", "quota.py", "server.py"}
-"""Layers that every request passes and that know nothing of pictures."""
-RECORDS = {"base.py", "content_types.py", "costs.py", "line.py", "options.py", "processor.py", "responses.py"}
-"""Interfaces, and what a file above them is made of; line and processor are what the backlogs and batchers of several models share."""
+AROUND = {"app.py", "context.py", "doorway.py", "limits.py", "request_line.py", "compression.py", "guard.py", "quota.py", "server.py"}
+"""Layers that every request passes before it meets a route."""
+RECORDS = {"base.py", "content_types.py", "costs.py", "options.py", "processor.py", "queue.py", "responses.py"}
+"""Interfaces, and what a file above them is made of; queue and processor are what the backlogs and batchers of several models share."""
 HELPERS = {"metrics.py", "logs.py", "errors.py", "keys.py", "stderr_lines.py", "settings.py", "models.py", "dependencies.py"}
 
 

@@ -82,7 +82,7 @@ class InProcessEngine(Engine):
         self._predictor: BatchPredictor | None = None
         self._batcher: Batcher | None = None
         self._lost = False
-        self.backlog = Backlog(observe=around.metrics.promise, line=self._processor.line)
+        self.backlog = Backlog(observe=around.metrics.promise, queue=self._processor.queue)
 
     @property
     def info(self) -> ModelInfo:

@@ -1,4 +1,4 @@
-"""The one thread on which all networks of this process are run, the queue in front of it (`line.py`), and whose turn it is.
+"""The one thread on which all networks of this process are run, the queue in front of it (`queue.py`), and whose turn it is.
 
 One batch is computed at a time: it has all threads, shared out among its pictures (`proscale.lanes`), and a second batch would take them
 away. So batchers ask for a turn, and the one gets it that holds the picture that is next in the whole queue, whichever model it wants.
@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
-from proscale_service.engines.line import Admitted, Line
+from proscale_service.engines.queue import Admitted, Queue
 
 Ready = Callable[[], Sequence[Admitted]]
 """What a batcher could compute now."""
@@ -27,13 +27,13 @@ class Processor:
     def __init__(self, readers: int = 1) -> None:
         """Args: readers: threads that decode."""
         self.executor = ThreadPoolExecutor(1, "engine")
-        self.line = Line(readers=readers)
+        self.queue = Queue(readers=readers)
         self._taken = False
         self._asking: dict[asyncio.Future[None], Ready] = {}
 
     @asynccontextmanager
     async def turn(self, ready: Ready) -> AsyncIterator[None]:
-        """Hold the processor, once nobody else does and nothing in the line goes before what is ready here."""
+        """Hold the processor, once nobody else does and nothing in the queue goes before what is ready here."""
         if self._taken:
             mine = asyncio.get_running_loop().create_future()
             self._asking[mine] = ready
@@ -58,8 +58,8 @@ class Processor:
         owners = {promise: future for future, ready in self._asking.items() for promise in ready()}
         chosen: asyncio.Future[None] | None
         if owners:
-            with self.line.lock:
-                chosen = owners[self.line.pick(list(owners))]
+            with self.queue.lock:
+                chosen = owners[self.queue.pick(list(owners))]
         else:  # those who ask have nothing to compute any more, and shall notice
             chosen = next(iter(self._asking), None)
         self._taken = chosen is not None

@@ -84,7 +84,7 @@ class RunningPace:
         self._wall, self._work = self._memory * self._wall + wall, self._memory * self._work + work
 
 
-class Line:
+class Queue:
     """Whoever calls it holds `lock`. Times are seconds of `clock`."""
 
     def __init__(self, slots: Callable[[], int] = lambda: 1, readers: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
@@ -178,7 +178,7 @@ class Line:
         return self._done_work + min(running, (now - self._last_event) / self.wall_per_work) if running else self._done_work
 
     def pick(self, ready: Sequence[Admitted]) -> Admitted:
-        """Which of these is to be computed next. Args: ready: at least one; of any models in the line."""
+        """Which of these is to be computed next. Args: ready: at least one; of any models in the queue."""
         now = self.clock()
         in_time, late = self.in_time((each for each in self.admitted if each.started_at is None), now)
         candidates = [each for each in ready if each not in late] or list(ready)
