@@ -2,6 +2,7 @@
 
 import ctypes
 import sys
+from collections.abc import Callable
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 """Of glibc's malloc.h."""
@@ -19,10 +20,24 @@ def keep_freed_memory() -> bool:
     Returns:
         whether it took effect; False on a C library other than glibc.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = _of_glibc("mallopt")
     if mallopt is None:
         return False
     # Without maps of their own, tensors of over 64 MiB need the main arena: it alone can grow so far, so all threads share it.
     return all(mallopt(option, value) == 1 for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, KEPT_BYTES), (M_ARENA_MAX, 1)))
+
+
+def give_back_freed_memory() -> bool:
+    """Give what is free now back to the system, once, though this process keeps what it frees: after a model was unloaded.
+
+    The next large tensors are mapped anew, which costs them some milliseconds. Others that allocate meanwhile wait for it.
+
+    Returns:
+        whether anything was given back; False on a C library other than glibc.
+    """
+    trim = _of_glibc("malloc_trim")
+    return trim is not None and bool(trim(ctypes.c_size_t(0)))
+
+
+def _of_glibc(name: str) -> Callable[..., int] | None:
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith("linux") else None

@@ -85,7 +85,8 @@ class Predictor:
             raise CheckpointError(f"compiling is for the CPU, not for {self.device}; CUDA graphs do as much there")
         if feature_cache_bytes and (cuda_graphs or compile_for or not isinstance(network, SegmentationNetwork)):
             raise CheckpointError("features are cached of PRO-SCALE and Mask2Former alone, without CUDA graphs and compiling")
-        self._predict: Callable[[Tensor], NetworkPrediction] = self._run
+        # A method of the network, not of this object, which would then hold itself, and its weights until a rare collection of cycles.
+        self._predict: Callable[[Tensor], NetworkPrediction] = self.network.predict
         if cuda_graphs:
             self._predict = GraphedNetwork(self.network).predict
         elif compile_for:
@@ -151,9 +152,6 @@ class Predictor:
     def check(self, options: SegmentationOptions) -> None:
         """Raise ParameterError, with the remedy, when this model cannot do what `options` ask."""
         check_options(options, self.categories, self.config.tasks)
-
-    def _run(self, images: Tensor) -> NetworkPrediction:
-        return self.network.predict(images)
 
     def _predict_joint(self, images: Tensor, windows: JointWindows) -> NetworkPrediction:
         assert isinstance(self.network, SegmentationNetwork)  # `plan_joint` refuses others

@@ -66,13 +66,13 @@ def test_a_batch_on_lanes_is_what_its_pictures_are_alone(
     options = [SegmentationOptions(tasks=("panoptic",)), SegmentationOptions(tasks=("instance",)), SegmentationOptions(tasks=("semantic",))]
     alone = [small_predictor.segment([each], [option])[0] for each, option in zip(pictures, options, strict=True)]
     seen: list[tuple[int, int]] = []
-    predict = small_predictor.network.predict
+    predict = small_predictor._predict
 
     def watched(images: Tensor) -> NetworkPrediction:
         seen.append((images.shape[0], torch.get_num_threads()))
         return predict(images)
 
-    monkeypatch.setattr(small_predictor.network, "predict", watched)
+    monkeypatch.setattr(small_predictor, "_predict", watched)
     together = small_predictor.segment(pictures, options)
     assert seen == [(1, 1)] * 3
     assert [each.results for each in together] == [each.results for each in alone]

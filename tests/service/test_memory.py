@@ -1,4 +1,4 @@
-"""A server under load needs no more memory than docs/sizing.md says, and no more after a while than after the first minute."""
+"""A server under load needs no more memory than docs/sizing.md says, no more after a while, and no more after its model was replaced."""
 
 import io
 import re
@@ -11,6 +11,7 @@ from PIL import Image
 
 from proscale_service.settings import Settings
 
+from .chaos import free_port
 from .serving import process
 
 pytestmark = pytest.mark.slow
@@ -59,3 +60,18 @@ def test_large_pictures_of_many_clients_stay_within_the_documented_bound() -> No
         most = resident(started.pid, "VmHWM")
     assert most < bound, f"{most / MB:.0f} MB, {bound / MB:.0f} MB are documented"
     assert after[-1] <= 1.05 * after[0], after
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_ten_replacements_of_a_model_stay_within_the_documented_bound() -> None:
+    bound, picture, port = MB * table()["ten replacements of it"], (ROOT / "examples/nuclei.jpg").read_bytes(), free_port()
+    admin = f"http://127.0.0.1:{port}/admin/models/first"
+    settings = {"PROSCALE_MODELS": "first=", "PROSCALE_ADMIN_PORT": str(port), "PROSCALE_LOG_LEVEL": "error"}
+    with process("--threads", "1", **settings) as (url, started):
+        after = []
+        for _ in range(12):
+            assert httpx.put(admin, json={"source": ""}, timeout=120).status_code == 200
+            assert httpx.post(f"{url}/segment", content=picture, headers={"content-type": "image/jpeg"}, timeout=120).status_code == 200
+            after.append(resident(started.pid))
+    growth = after[-1] - after[1]  # by the second one two models have been in memory at a time
+    assert growth < bound, [round(each / MB) for each in after]

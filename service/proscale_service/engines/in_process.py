@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from proscale.allocator import give_back_freed_memory
 from proscale.batch_sizes import BatchSizes
 from proscale.config import Task
 from proscale.geometry import ResizedPicture
@@ -149,8 +150,9 @@ class InProcessEngine(Engine):
     async def close(self) -> None:
         if self._processor is not self._around.processor:
             self._processor.close()
-        # Weights are let go at once, whoever still holds the engine.
+        # Weights are let go at once, whoever still holds the engine. What they took is for whatever is loaded next, here or elsewhere.
         self._predictor = self._batcher = None
+        await asyncio.get_running_loop().run_in_executor(self._around.pool, give_back_freed_memory)
 
     @property
     def _loaded(self) -> BatchPredictor:
