@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 TRITON := .venv-triton
 LABEL_STUDIO := .venv-label-studio
-# Packages for a TypeScript client that a test generates, and for building our own.
+# Packages for a TypeScript client that a test generates, for building our own, and KEDA's types.
 NODE := tests/service/openapi/typescript
 NODE_CLIENT := clients/typescript
+KEDA := tests/deploy/keda
 SOURCES := model service tests examples benchmarks docker k8s setup.py
 # Number of test processes. Each computes with one thread, because sums in another order differ in the last bits.
 JOBS ?= 2
@@ -15,7 +16,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -
 # The attention operator is compiled by the installation.
 OPERATOR := setup.py $(wildcard model/proscale/ops/csrc/*)
 
-.PHONY: help install docs demo serve quick test checks fast lint types imports unit bench-check bench-networks soak chaos triton-env label-studio-env node-env compose-test manifests openapi format lock hashes clean
+.PHONY: help install docs demo serve quick test checks fast lint types imports unit bench-check bench-networks soak chaos triton-env label-studio-env node-env compose-test manifests sbom openapi format lock hashes clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -73,7 +74,7 @@ triton-env: $(TRITON)/done ## a real Triton Inference Server for the tests, in a
 
 label-studio-env: $(LABEL_STUDIO)/done ## Label Studio itself for a test, in an environment of its own (.venv-label-studio, 1 GB)
 
-node-env: $(NODE)/node_modules/done $(NODE_CLIENT)/node_modules/done ## TypeScript and packages for the tests of JavaScript clients; needs node and npm
+node-env: $(NODE)/node_modules/done $(NODE_CLIENT)/node_modules/done $(KEDA)/node_modules/done ## TypeScript and packages for the tests of JavaScript clients and of KEDA's manifest; needs node and npm
 
 compose-test: $(VENV)/test ## build, start, use, break and stop the containers; needs a Docker engine; runs the pods where podman is
 	COMPOSE_TEST=1 $(BIN)/python -m pytest -v tests/deploy/compose tests/deploy/k8s/test_pods.py
@@ -86,6 +87,9 @@ docs: $(VENV)/test ## pages of the Python interface, from its docstrings, into b
 
 manifests: $(VENV)/run ## render k8s/overlays into build/k8s
 	$(BIN)/python k8s/render.py
+
+sbom: $(VENV)/test ## CycloneDX SBOMs of the wheel and the images, from the lock files, into build/sbom
+	$(BIN)/python docker/sbom.py build/sbom
 
 format: $(VENV)/test ## rewrite the sources as `make lint` wants them
 	$(BIN)/ruff check --fix $(SOURCES)
@@ -123,7 +127,7 @@ hashes: ## write the hashes of the images' locked packages, for every platform, 
 	done
 
 clean: ## remove everything that the commands made
-	rm -rf $(VENV) $(TRITON) $(LABEL_STUDIO) $(NODE)/node_modules $(NODE_CLIENT)/node_modules demo build model/proscale/ops/_native*
+	rm -rf $(VENV) $(TRITON) $(LABEL_STUDIO) $(NODE)/node_modules $(NODE_CLIENT)/node_modules $(KEDA)/node_modules demo build model/proscale/ops/_native*
 
 # The service at the exact versions it was tested with. The marker file tells make whether it is up to date.
 $(VENV)/run: requirements/run.txt pyproject.toml $(OPERATOR)

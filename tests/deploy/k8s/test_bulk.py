@@ -19,6 +19,19 @@ from proscale import __version__
 from proscale.bulk.command import bulk
 
 FOLDER = ROOT / "k8s/bulk"
+JOB = {
+    "backoffLimit": int,
+    "entrypoint": str,
+    "entrypointNumCpus": int,
+    "rayClusterSpec": dict,
+    "shutdownAfterJobFinishes": bool,
+    "submissionMode": str,
+    "ttlSecondsAfterFinished": int,
+}
+CLUSTER = {"headGroupSpec": dict, "rayVersion": str, "workerGroupSpecs": list}
+HEAD = {"rayStartParams": dict, "template": dict}
+WORKERS = HEAD | {"groupName": str, "maxReplicas": int, "minReplicas": int, "replicas": int}
+"""Fields of KubeRay's ray.io/v1 that the manifest uses, with their types, read off its API: no package has its schema."""
 pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl")
 
 
@@ -63,6 +76,18 @@ def test_schemas_accept_everything_and_the_pods_inside(tmp_path: Path) -> None:
             check=False,
         )
         assert done.returncode == 0, done.stderr
+
+
+def test_fields_outside_the_pods_are_those_of_ray_io_v1() -> None:
+    (found,) = [each for each in rendered() if each["kind"] == "RayJob"]
+    assert found["apiVersion"] == "ray.io/v1"
+    cluster = job()["rayClusterSpec"]
+    parts = [(job(), JOB), (cluster, CLUSTER), (cluster["headGroupSpec"], HEAD), *((each, WORKERS) for each in cluster["workerGroupSpecs"])]
+    for values, fields in parts:
+        assert {name: type(value) for name, value in values.items()} == fields
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        assert all(isinstance(value, str) for value in group["rayStartParams"].values()), "a number there is refused"
+    assert job()["submissionMode"] in {"K8sJobMode", "HTTPMode", "InteractiveMode"}
 
 
 def test_pods_keep_to_the_restricted_level() -> None:

@@ -20,7 +20,7 @@ from proscale_service.settings import PREFIX, Settings
 from .rendered import manifests, matches, of_kind, one, pods, variables, workloads
 
 CUSTOM = {"ScaledObject", "ServiceMonitor", "PrometheusRule", "HTTPRoute"}
-"""Kinds of operators: no schema to check them with."""
+"""Kinds of operators, without a schema here. tests/deploy/keda checks the ScaledObject."""
 
 PROBE_SECONDS = signature(look).parameters["timeout_s"].default
 
