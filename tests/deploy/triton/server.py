@@ -101,6 +101,12 @@ class TritonServer:
         )
         return [int(pid) for pid in children.stdout.split()]
 
+    def pids(self) -> list[int]:
+        """All its processes."""
+        assert self._process is not None
+        found = subprocess.run(["pgrep", "--session", str(self._process.pid)], capture_output=True, text=True, check=False)
+        return [int(pid) for pid in found.stdout.split()]
+
     def stop(self) -> int:
         """SIGTERM, then the exit status."""
         assert self._process is not None
