@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from proscale.checkpoints.model_folder import DEFAULT_FOLDER, load_folder
@@ -97,10 +97,8 @@ RECIPE = TrainingConfig(
     scene_augmentation=Augmentation(scale=(1.0, 1.4), rotate=False),
 )
 """The same for every network. Steps and seed are filled in."""
-FRESH = "pixel_decoder.encoder.layers."
-"""The encoder's layers (and TRC, which the embedded model lacks) begin with random numbers, all else as in the embedded model."""
-SMOOTHING = "pixel_decoder.pixel_embedding.output_conv.weight"
-"""The 3x3 convolution that LPE takes the place of."""
+FRESH = "pixel_decoder."
+"""The whole pixel decoder begins with random numbers, all else as in the embedded model: that was trained with one of the decoders."""
 
 
 @dataclass(frozen=True)
@@ -159,8 +157,6 @@ def beginning(row: Row, seed: int, categories: Sequence[Category]) -> dict[str, 
     state |= {name: value for name, value in fits.items() if not name.startswith("pixel_decoder.encoder.layers.")}
     trained = load_folder(DEFAULT_FOLDER)[2]
     state |= {name: value.float() for name, value in trained.items() if not name.startswith(FRESH)}
-    if SMOOTHING in state:
-        nn.init.dirac_(state[SMOOTHING])  # passes on what it is given, as the max-pool nearly does
     return state
 
 
