@@ -54,6 +54,13 @@ INTERRUPTED = 130
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPUs per actor.")
 @click.option("--gpus", type=click.FloatRange(min=0), default=0.0, show_default=True, help="GPUs per actor; a fraction is allowed.")
 @click.option("--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Pictures that an actor gets at once.")
+@click.option(
+    "--attempts",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Times a picture may end its process; then: an error.",
+)
 @click.option("--service", help="Segment by these services, comma separated URLs of gateways, instead of by models in the actors.")
 @click.option("--concurrency", type=click.IntRange(min=1), default=4, show_default=True, help="--service: pictures in flight per actor.")
 @click.option("--api-key", envvar="PROSCALE_API_KEY", help="--service: key, where one is asked for. Better as PROSCALE_API_KEY.")

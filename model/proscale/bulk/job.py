@@ -4,7 +4,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from proscale.bulk.pictures import SCHEMA as PICTURES
 from proscale.bulk.pictures import Picture
 from proscale.bulk.rows import STOP
 from proscale.bulk.segmenter import model_work
+from proscale.bulk.suspects import guarded, rows_alone
 from proscale.errors import DataError
 
 INSTALL = "pip install 'proscale-segmentation-service[bulk]'"
@@ -68,6 +69,9 @@ def segment(dataset: Any, options: BulkOptions, work: Work | None = None) -> Any
         compute=ActorPoolStrategy(size=options.actors),
         num_cpus=options.threads,
         num_gpus=options.gpus or None,
+        # Ray Data's own is without end, and so would a picture be tried that ends its process. At least one: what lay on a lost machine is
+        # made again by a retry.
+        max_task_retries=max(1, options.attempts - 1),
     )
 
 
@@ -119,15 +123,11 @@ def _stream(
     summary: Summary,
     on_progress: Callable[[Summary], object],
 ) -> None:
-    import ray.data
     from ray.exceptions import RayError
 
-    # A block is what is done again when its actor is lost.
-    size = max(options.batch, work.batch, -(-len(left) // MOST_BLOCKS))
-    blocks = [_block(left[start : start + size]) for start in range(0, len(left), size)]
     waiting: list[pyarrow.Table] = []
     try:
-        for rows in segment(ray.data.from_arrow(blocks), options, work).iter_batches(batch_size=None, batch_format="pyarrow"):
+        for rows in _rows(left, options, work):
             stopped = pyarrow.compute.equal(rows.column("path"), STOP)
             reasons = rows.filter(stopped).column("error").to_pylist()
             rows = rows.filter(pyarrow.compute.invert(stopped))
@@ -149,6 +149,21 @@ def _stream(
     finally:
         if any(each.num_rows for each in waiting):  # also when the job is interrupted: what was done stays
             folder.add(pyarrow.concat_tables(waiting))
+
+
+def _rows(left: Sequence[Picture], options: BulkOptions, work: Work) -> Iterator[pyarrow.Table]:
+    """Rows of all pictures, as they come."""
+    import ray.data
+
+    # A block is what is done again when its actor is lost.
+    size = max(options.batch, work.batch, -(-len(left) // MOST_BLOCKS))
+    blocks = [_block(left[start : start + size]) for start in range(0, len(left), size)]
+    missing, work = {picture.path: picture for picture in left}, guarded(work, options.output_format)
+    for rows in segment(ray.data.from_arrow(blocks), options, work).iter_batches(batch_size=None, batch_format="pyarrow"):
+        for path in rows.column("path").to_pylist():
+            missing.pop(path, None)
+        yield rows
+    yield from rows_alone(list(missing.values()), options, work)
 
 
 def _block(pictures: Sequence[Picture]) -> pyarrow.Table:
@@ -181,6 +196,7 @@ def _start_ray(options: BulkOptions) -> None:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
+    context.max_errored_blocks = -1  # what is given up is missed by `_rows`
 
 
 def _check_address(address: str | None) -> None:

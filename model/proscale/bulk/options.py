@@ -27,6 +27,8 @@ class BulkOptions:
     """Of each."""
     batch: int = 16
     """Pictures that an actor is given at once."""
+    attempts: int = 3
+    """How often a picture may end its process before it is a row with that error: in its batch, and then alone."""
     rows_per_file: int = 1000
     output_format: str = "parquet"
     """One of `formats.OUTPUT_FORMATS`."""

@@ -57,6 +57,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch, batches: Sequence[pyarrow.Table
     monkeypatch.setattr(ray.data, "from_arrow", lambda blocks: blocks)
     given = SimpleNamespace(iter_batches=lambda **options: iter(batches))
     monkeypatch.setattr(job, "segment", lambda blocks, options, work: given)
+    monkeypatch.setattr(job, "rows_alone", lambda pictures, options, work: iter(()))
 
 
 def test_files_per_picture_are_those_of_the_service(folder: Path, tmp_path: Path, small_checkpoint: Path) -> None:
