@@ -98,6 +98,23 @@ def test_windows_of_a_picture_are_what_they_are_anywhere_else(
     assert [s["counts"] for s in row["segments"]] == [s.segmentation.counts for s in whole.results["panoptic"].segments]
 
 
+def test_joint_windows_are_what_they_are_anywhere_else(
+    folder: Path, small_checkpoint: Path, small_predictor: Predictor, picture: np.ndarray
+) -> None:
+    options, tile = SegmentationOptions(), "joint,96,24"
+    segmenter = PictureSegmenter(RuntimeConfig(checkpoint=small_checkpoint), options, tile, "full", 100_000)
+    rows = segmenter({"path": np.array([str(folder / name) for name in ("large.png", "broken.jpg", "a.png")], object)}).to_pylist()
+    large, small = (
+        small_predictor.segment_joint(image, parse_tiling(tile), options) for image in (picture.repeat(4, 0).repeat(4, 1), picture[::-1])
+    )
+    assert large.plan.tiles is not None
+    assert [row["windows"] for row in rows] == [large.plan.tiles.windows, None, 1]
+    assert "not a picture" in rows[1]["error"]
+    for row, expected in ((rows[0], large), (rows[2], small)):
+        assert row["flops"] == expected.plan.flops
+        assert [s["counts"] for s in row["segments"]] == [s.segmentation.counts for s in expected.results["panoptic"].segments]
+
+
 def test_a_full_disk_leaves_what_was_done_and_nothing_half(tmp_path: Path) -> None:
     rows = pyarrow.Table.from_pylist([{"path": f"{number}", "error": "e"} for number in range(2000)], SCHEMA)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
