@@ -11,18 +11,18 @@ Pictures are made from `data/nuclei` by cutting, turning and brightening; one in
 
 Exit status 1: rows differ, an actor grows, or the overhead is above `--most-overhead`.
 
-Run: python benchmarks/bulk.py [--pictures 20000] [--size 256] [--parts overhead cluster loop] [--out FILE]
+Run: python benchmarks/bulk.py [--pictures 20000] [--size 256] [--short-side 96] [--parts overhead cluster loop] [--out FILE]
 """
 
 import argparse
 import json
 import os
+import shutil
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -35,19 +35,19 @@ import numpy as np
 import pyarrow
 import pyarrow.dataset
 import requests
+from actor_memory import GROWTH, actors, flatness, sampled_memory
 from PIL import Image, ImageEnhance
 from processor import processor
 from tqdm import tqdm
 
 from proscale.bulk.rows import SCHEMA
+from proscale.checkpoints.model_folder import DEFAULT_FOLDER
 
 NUCLEI = Path(__file__).parents[1] / "data/nuclei/train"
 COMMAND = [sys.executable, "-c", "from proscale.cli import main; main()"]
 PARTS = ("overhead", "cluster", "loop")
 AT_ONCE = 4
 """Requests in flight, of the loop and of the job alike."""
-GROWTH = 1.1
-"""An actor whose memory late in its life is above so many times what it was early is said to grow."""
 
 
 def make_pictures(folder: Path, count: int, size: int, broken: float) -> list[str]:
@@ -68,6 +68,15 @@ def make_pictures(folder: Path, count: int, size: int, broken: float) -> list[st
             path.write_bytes(path.read_bytes()[: 200 if number % 2 else 0] or b"no picture")
         paths.append(str(path))
     return paths
+
+
+def model_at(folder: Path, source: Path, short_side: int) -> Path:
+    """A copy of a model folder whose network sees pictures at this short side: many more per second, for what has nothing to do with it."""
+    shutil.copytree(source, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["preprocess"] |= {"short_side": short_side, "long_side": 2 * short_side}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
 
 
 def alone(paths: Sequence[str], arguments: argparse.Namespace, bare: bool) -> dict[str, Any]:
@@ -213,18 +222,6 @@ def difference_of_scores(rows: list[dict[str, Any]], others: list[dict[str, Any]
     return max((abs(a - b) for a, b in zip(*pairs, strict=False)), default=0.0)
 
 
-def flatness(memory: dict[int, list[float]]) -> dict[str, Any]:
-    """Peak memory of actors that lived long, and how it grew between their second and their last quarter."""
-    long = [each for each in memory.values() if len(each) >= 20]
-    grown = [statistics.median(each[-len(each) // 4 :]) / statistics.median(each[len(each) // 4 : len(each) // 2]) for each in long]
-    return {
-        "watched": len(memory),
-        "lived_long": len(long),
-        "peak_mebibytes": [round(max(each)) for each in long],
-        "last_quarter_over_second": [round(each, 3) for each in grown],
-    }
-
-
 def against_the_loop(paths: Sequence[str], arguments: argparse.Namespace) -> dict[str, Any]:
     """Pictures per second of the loop, of a job that feeds the same service, and of a job with a model."""
     rates: defaultdict[str, list[float]] = defaultdict(list)
@@ -270,40 +267,6 @@ def service(arguments: argparse.Namespace) -> Iterator[str]:
         started.terminate()
 
 
-def actors() -> dict[int, float]:
-    """Pids of actors that run now -> resident memory in MiB."""
-    found = {}
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdecimal():
-            continue
-        try:
-            if (folder / "cmdline").read_bytes().startswith((b"ray::MapWorker", b"ray::_MapWorker")):
-                found[int(folder.name)] = int((folder / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-        except OSError:
-            continue
-    return found
-
-
-@contextmanager
-def sampled_memory() -> Iterator[dict[int, list[float]]]:
-    """Resident MiB of every actor, twice a second, while the context lasts."""
-    samples: defaultdict[int, list[float]] = defaultdict(list)
-    stop = threading.Event()
-
-    def sample() -> None:
-        while not stop.wait(0.5):
-            for pid, size in actors().items():
-                samples[pid].append(size)
-
-    thread = threading.Thread(target=sample)
-    thread.start()
-    try:
-        yield samples
-    finally:
-        stop.set()
-        thread.join()
-
-
 def rows_in(output: Path) -> int:
     """Rows that are written."""
     parts = sorted(output.glob("part-*.parquet"))
@@ -339,6 +302,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
     parser.add_argument("--most-overhead", type=float, default=0.1, help="over the bare predictor; more: exit status 1")
     parser.add_argument("--checkpoint", type=Path, help="model folder; default: the model inside the package")
+    parser.add_argument("--short-side", type=int, help="at which the network sees pictures; default: the model's own")
     parser.add_argument("--note", help="what else ran on the machine; stands in the results")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help="JSON file for the results")
@@ -353,9 +317,12 @@ def main() -> None:
         "note": given.note,
         "command": " ".join(["python", "benchmarks/bulk.py", *sys.argv[1:]]),
         "size": given.size,
+        "short_side": given.short_side,
         "broken": given.broken,
     }
     with tempfile.TemporaryDirectory(prefix="bulk-") as folder:
+        if given.short_side:
+            given.checkpoint = model_at(Path(folder) / "model", given.checkpoint or DEFAULT_FOLDER, given.short_side)
         paths = make_pictures(Path(folder) / "pictures", given.pictures, given.size, given.broken)
         timed = paths[: given.timed]
         for name, measure, chosen in (("overhead", overhead, timed), ("cluster", on_a_cluster, paths), ("loop", against_the_loop, timed)):

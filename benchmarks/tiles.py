@@ -251,9 +251,9 @@ def cost(kind: str, side: int, overlap: int, threads: int) -> dict[str, Any]:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     layout = lay_out(Tiling("fixed", CELL[kind], overlap), side, side, predictor.plan, ("panoptic",))
     assert layout is not None
-    started = time.perf_counter()
+    started, computed = time.perf_counter(), time.process_time()
     prediction = segment_picture(predictor, layout, image, SegmentationOptions(("panoptic",)))
-    seconds = time.perf_counter() - started
+    seconds, computed = time.perf_counter() - started, time.process_time() - computed
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     segments = len(prediction.results["panoptic"].segments)
     return {
@@ -261,14 +261,15 @@ def cost(kind: str, side: int, overlap: int, threads: int) -> dict[str, Any]:
         "windows": len(layout),
         "segments": segments,
         "seconds": seconds,
-        "microseconds_per_pixel": seconds * 1e6 / side**2,
+        "processor_seconds": computed,
+        "microseconds_per_pixel": computed * 1e6 / side**2,
         "mebibytes_beside_picture_and_network": grown / 1024,
         "seconds_merging": prediction.timings["postprocess"],
     }
 
 
-def file_cost(side: int, windows: str) -> dict[str, Any]:
-    """Seconds and peak memory of the command on a file."""
+def file_cost(side: int, windows: str, memory: int) -> dict[str, Any]:
+    """Seconds and peak memory of the command on a file. Args: memory: MiB of its own that the process may have (RLIMIT_DATA)."""
     cells, categories = cells_of("nuclei", 60)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "mosaic.tif"
@@ -286,14 +287,21 @@ def file_cost(side: int, windows: str) -> dict[str, Any]:
         command += [part for name in ("geojson", "ids_tiff", "parquet") for part in ("--format", name)]
         started = time.perf_counter()
         # GNU time's own child: its peak is not that of this process.
-        done = subprocess.run(["/usr/bin/env", "time", "-f", "%M", *command], check=True, capture_output=True, text=True)
+        timed = ["/usr/bin/env", "time", "-f", "%M %U %S", *command]
+        limit = (memory * 2**20, memory * 2**20)
+        done = subprocess.run(
+            timed, check=True, capture_output=True, text=True, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, limit)
+        )
         seconds = time.perf_counter() - started
+        peak, *processor_seconds = done.stderr.split()[-3:]
     return {
         "side": side,
         "pixels": side**2,
         "windows": windows,
         "seconds": seconds,
-        "peak_mebibytes": int(done.stderr.split()[-1]) / 1024,
+        "processor_seconds": sum(map(float, processor_seconds)),
+        "peak_mebibytes": int(peak) / 1024,
+        "most_mebibytes": memory,
         "said": done.stdout.strip(),
     }
 
@@ -308,6 +316,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="*", default=[], help="sides whose seconds and memory are measured")
     parser.add_argument("--file-sides", type=int, nargs="*", default=[], help="sides of files that are read in parts")
     parser.add_argument("--file-windows", default="2048,128", help="`--tile` for those files")
+    parser.add_argument("--file-memory", type=int, default=2048, help="MiB that the process may have that reads them")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--one-cost", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help="JSON file for the results")
@@ -319,7 +328,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     results: dict[str, Any] = {
         "processor": processor(),
-        "command": sys.argv,
+        "command": " ".join(["python", "benchmarks/tiles.py", *sys.argv[1:]]),
         "threads": given.threads,
         "quality": [],
         "cost": [],
@@ -346,7 +355,7 @@ def main() -> None:
             print(results["cost"][-1], flush=True)
             save()
     for side in given.file_sides:
-        results["files"].append(file_cost(side, given.file_windows))
+        results["files"].append(file_cost(side, given.file_windows, given.file_memory))
         print(results["files"][-1], flush=True)
         save()
 
