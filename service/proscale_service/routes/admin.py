@@ -24,7 +24,7 @@ class Source(BaseModel):
     )
 
 
-def only_admins(request: Request) -> None:
+async def only_admins(request: Request) -> None:
     """Raise 404, as for any path that does not exist, unless the request came to the admin port or with an admin's key."""
     port: int | None = getattr(request.app.state, "admin_port", None)
     server = request.scope.get("server") or ("", None)

@@ -1,4 +1,4 @@
-"""What routes are given by the application."""
+"""What routes are given by the application. Coroutines, because FastAPI runs plain functions on threads of its own."""
 
 from typing import Annotated
 
@@ -8,12 +8,12 @@ from proscale_service.lifecycle import Lifecycle
 from proscale_service.pipeline import Pipeline
 
 
-def _pipeline(request: Request) -> Pipeline:
+async def _pipeline(request: Request) -> Pipeline:
     pipeline: Pipeline = request.app.state.pipeline
     return pipeline
 
 
-def _lifecycle(request: Request) -> Lifecycle:
+async def _lifecycle(request: Request) -> Lifecycle:
     lifecycle: Lifecycle = request.app.state.lifecycle
     return lifecycle
 
