@@ -268,21 +268,26 @@ def cost(kind: str, side: int, overlap: int, threads: int) -> dict[str, Any]:
     }
 
 
+def make_file(path: Path, side: int) -> None:
+    """A tiled BigTIFF of nuclei pictures."""
+    cells, categories = cells_of("nuclei", 60)
+    tile, _ = mosaic(cells, 2048, frozenset(category.id for category in categories if not category.isthing))
+    about: dict[str, Any] = {"driver": "GTiff", "height": side, "width": side, "count": 3, "dtype": "uint8", "photometric": "rgb"}
+    about |= {"tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "deflate", "zlevel": 1, "bigtiff": "YES"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with rasterio.open(path, "w", **about) as file:
+            for top in range(0, side, 2048):
+                rows = min(2048, side - top)
+                band = np.tile(np.moveaxis(tile[:rows], -1, 0), (1, 1, -(-side // 2048)))[:, :, :side]
+                file.write(band, window=((top, top + rows), (0, side)))
+
+
 def file_cost(side: int, windows: str, memory: int) -> dict[str, Any]:
     """Seconds and peak memory of the command on a file. Args: memory: MiB of its own that the process may have (RLIMIT_DATA)."""
-    cells, categories = cells_of("nuclei", 60)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "mosaic.tif"
-        tile, _ = mosaic(cells, 2048, frozenset(category.id for category in categories if not category.isthing))
-        about: dict[str, Any] = {"driver": "GTiff", "height": side, "width": side, "count": 3, "dtype": "uint8", "photometric": "rgb"}
-        about |= {"tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "deflate", "bigtiff": "YES"}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with rasterio.open(path, "w", **about) as file:
-                for top in range(0, side, 2048):
-                    rows = min(2048, side - top)
-                    band = np.tile(np.moveaxis(tile[:rows], -1, 0), (1, 1, -(-side // 2048)))[:, :, :side]
-                    file.write(band, window=((top, top + rows), (0, side)))
+        make_file(path, side)
         command = [sys.executable, "-c", "from proscale.cli import main; main()", "segment", str(path), "--tile", windows, "--out", folder]
         command += [part for name in ("geojson", "ids_tiff", "parquet") for part in ("--format", name)]
         started = time.perf_counter()

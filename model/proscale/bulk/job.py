@@ -4,6 +4,7 @@ import logging
 import os
 import socket
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -61,18 +62,20 @@ def segment(dataset: Any, options: BulkOptions, work: Work | None = None) -> Any
     from ray.data import ActorPoolStrategy
 
     work = model_work(options) if work is None else work
-    return dataset.map_batches(
-        work.actor,
-        fn_constructor_args=work.arguments,
-        batch_size=max(options.batch, work.batch),
-        batch_format="numpy",
-        compute=ActorPoolStrategy(size=options.actors),
-        num_cpus=options.threads,
-        num_gpus=options.gpus or None,
-        # Ray Data's own is without end, and so would a picture be tried that ends its process. At least one: what lay on a lost machine is
-        # made again by a retry.
-        max_task_retries=max(1, options.attempts - 1),
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*ray_remote_args.* is deprecated")  # in this Ray retries have no other name
+        return dataset.map_batches(
+            work.actor,
+            fn_constructor_args=work.arguments,
+            batch_size=max(options.batch, work.batch),
+            batch_format="numpy",
+            compute=ActorPoolStrategy(size=options.actors),
+            num_cpus=options.threads,
+            num_gpus=options.gpus or None,
+            # Ray Data's own is without end, and so would a picture be tried that ends its process. At least one: what lay on a lost machine
+            # is made again by a retry.
+            max_task_retries=max(1, options.attempts - 1),
+        )
 
 
 def run(
@@ -192,7 +195,8 @@ def _start_ray(options: BulkOptions) -> None:
                 ray.init(address=options.address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise DataError(f"no Ray cluster answers at {options.address}: {error}") from error
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # Errors too: a page of them for every batch that is given up. Those that end the job are raised.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False

@@ -1,4 +1,4 @@
-"""Memory of the actors of a bulk job on this machine, for `bulk.py`."""
+"""Processes of a bulk job on this machine, for `bulk.py`: the memory of its actors, and what it takes of processors."""
 
 import os
 import statistics
@@ -58,3 +58,20 @@ def flatness(memory: dict[int, list[float]]) -> dict[str, Any]:
         "peak_mebibytes": [round(max(each)) for each in long],
         "last_quarter_over_second": [round(each, 3) for each in grown],
     }
+
+
+def processor_seconds(root: int) -> float:
+    """Of a process and all that it started, as far as they run now or were waited for."""
+    parents, seconds = dict[int, int](), dict[int, float]()
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            try:
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            parents[int(folder.name)], seconds[int(folder.name)] = int(fields[1]), sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    family, count = {root}, 0
+    while len(family) > count:
+        count = len(family)
+        family |= {pid for pid, parent in parents.items() if parent in family}
+    return sum(seconds.get(pid, 0.0) for pid in family)
