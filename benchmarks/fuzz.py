@@ -4,8 +4,8 @@
 
 Attempts follow from the seed and their number alone: what fails can be sent again with `--from NUMBER --count 1`. The server computes with
 a small model of random weights in a process of its own. Exit status 1 when an answer is an error of the server's own (any 5xx but
-503 and 504), when a request is never answered, when the process ends or its log holds a traceback, or when descriptors, threads or
-temporary files stay behind.
+503 and 504), when a request is never answered, when the process ends or its log holds a traceback, when descriptors, threads or
+temporary files stay behind, or when resident memory still grows by more than 5% in the second half.
 """
 
 import argparse
@@ -31,6 +31,9 @@ from tests.service.pictures import blob, encoded  # noqa: E402
 from proscale.checkpoints.model_folder import save_folder  # noqa: E402
 
 SERVE = "from proscale_service.cli import serve; serve(['--port', '0', '--log-level', 'error'])"
+SAMPLES = 10
+"""Looks at the memory, evenly spaced over the attempts."""
+GROWTH = 1.05
 SETTINGS = {"PROSCALE_UPLOAD_TIMEOUT_S": "1", "PROSCALE_THREADS": "1", "PROSCALE_MAX_PIXELS": "1000000", "PROSCALE_KEEP_ALIVE_S": "2"}
 
 
@@ -66,18 +69,26 @@ def attack(folder: Path, seed: int, numbers: range) -> tuple[dict[str, object], 
             run(url, seed + 1, range(200))  # what happens once per process
             before = descriptors(process.pid), threads(process.pid), rss_mb(process.pid)
             started = time.monotonic()
-            result = run(url, seed, numbers, lambda: bar.update() and None)
+            memory: list[float] = []
+
+            def done() -> None:
+                bar.update()
+                if bar.n * SAMPLES // len(numbers) > len(memory):
+                    memory.append(rss_mb(process.pid))
+
+            result = run(url, seed, numbers, done)
             seconds = time.monotonic() - started
             wrong = [f"attempt {number}: {what}: {data!r}" for number, what, data in result.wrong]
             if process.poll() is not None:
                 return {"counts": counted(result.counts)}, [*wrong, f"the server ended with {process.poll()}"]
-            after = settles(lambda: descriptors(process.pid), before[0]), threads(process.pid), rss_mb(process.pid)
+            after = settles(lambda: descriptors(process.pid), before[0]), threads(process.pid)
             good = httpx.post(f"{url}/segment", content=encoded(blob()), headers={"content-type": "image/png"}, timeout=60)
             left = files_below(temporary)
             checks = {
                 f"descriptors: {before[0]} before, {after[0]} after": after[0] <= before[0],
                 f"threads: {before[1]} before, {after[1]} after": after[1] <= before[1] + AT_ONCE,
                 f"temporary files: {left[:3]}": not left,
+                f"resident memory in MB, evenly spaced: {memory}": max(memory) <= GROWTH * max(memory[: SAMPLES // 2]),
                 f"a good picture afterwards: {good.status_code}": good.status_code == 200,
                 f"the log: {(folder / 'log').read_text()[-2000:]}": "Traceback" not in (folder / "log").read_text(),
             }
@@ -94,7 +105,7 @@ def attack(folder: Path, seed: int, numbers: range) -> tuple[dict[str, object], 
         "counts": counted(result.counts),
         "descriptors": [before[0], after[0]],
         "threads": [before[1], after[1]],
-        "rss_mb": [round(before[2]), round(after[2])],
+        "rss_mb": [round(each) for each in (before[2], *memory)],
         "wrong": len(wrong),
     }
     return report, wrong

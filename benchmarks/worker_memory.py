@@ -14,7 +14,7 @@ import json
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -129,35 +129,8 @@ def watched(server: TritonServer, found: dict[str, dict[str, float]], what: str)
 
 def held(server: TritonServer) -> dict[str, float]:
     """MB of Triton itself, of the processes of the model, of their shared memory, and all together."""
-    models = server.backend_pids()
-    shares = {
-        "triton": sum(pages(pid) for pid in server.pids() if pid not in models),
-        "model": sum(map(pages, models)),
-        "shared": sum(allocated(region) for region in server.shared_memory()),
-    }
+    shares = server.memory()
     return {name: round(size / MB, 1) for name, size in (shares | {"all": sum(shares.values())}).items()}
-
-
-def pages(pid: int) -> int:
-    """Bytes of private and file pages of a process; 0 once it has ended."""
-    return _or_none(lambda: _status(pid))
-
-
-def allocated(region: Path) -> int:
-    """Bytes that a region of shared memory takes; 0 once it is gone."""
-    return _or_none(lambda: region.stat().st_blocks * 512)
-
-
-def _status(pid: int) -> int:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("RssAnon:", "RssFile:")))
-
-
-def _or_none(read: Callable[[], int]) -> int:
-    try:
-        return read()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
 
 
 if __name__ == "__main__":

@@ -101,11 +101,16 @@ class TritonServer:
         )
         return [int(pid) for pid in children.stdout.split()]
 
-    def pids(self) -> list[int]:
-        """All its processes."""
+    def memory(self) -> dict[str, int]:
+        """Bytes of private and file pages of Triton itself, of the processes of the model, and of the memory that they share."""
         assert self._process is not None
+        models = self.backend_pids()
         found = subprocess.run(["pgrep", "--session", str(self._process.pid)], capture_output=True, text=True, check=False)
-        return [int(pid) for pid in found.stdout.split()]
+        return {
+            "triton": sum(_pages(int(pid)) for pid in found.stdout.split() if int(pid) not in models),
+            "model": sum(map(_pages, models)),
+            "shared": sum(region.stat().st_blocks * 512 for region in self.shared_memory() if region.exists()),
+        }
 
     def stop(self) -> int:
         """SIGTERM, then the exit status."""
@@ -138,6 +143,15 @@ class TritonServer:
     def shared_memory(self) -> list[Path]:
         """Its regions in /dev/shm."""
         return sorted(Path("/dev/shm").glob(f"{self._shm_prefix}*"))
+
+
+def _pages(pid: int) -> int:
+    """Bytes of a process's private and file pages; 0 once it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("RssAnon:", "RssFile:")))
 
 
 def _free_ports(count: int) -> list[int]:

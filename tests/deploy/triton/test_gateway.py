@@ -327,8 +327,9 @@ def test_the_server_comes_later_dies_returns_and_hangs_and_another_one_takes_ove
     content = encoded(picture)
     server = TritonServer(tmp_path, {"PROSCALE_CHECKPOINT": str(small_checkpoint), "PROSCALE_THREADS": "1"})
     with ExitStack() as stack:
-        alone = stack.enter_context(gateway(server))
-        both = stack.enter_context(gateway(server, triton))
+        soon = {"PROSCALE_TRITON_CHECK_S": "1"}
+        alone = stack.enter_context(gateway(server, **soon))
+        both = stack.enter_context(gateway(server, triton, **soon))
         stack.callback(server.kill)
         assert HTTP.get(f"{alone}/health/live").status_code == 200
         assert HTTP.get(f"{alone}/health/startup").status_code == 200

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpc
 from tests.deploy.triton.server import REPOSITORY, TritonServer, needs_triton
+from tests.service.serving import until
 from tritonclient.utils import InferenceServerException
 
 from proscale import wire
@@ -157,6 +159,10 @@ def test_another_checkpoint_is_loaded_into_the_running_server(
         client.load_model("proscale", config=json.dumps(config))
         assert served().info.name != before.info.name
         assert served().fingerprint != before.fingerprint
+        table = (DEFAULT_FOLDER.parents[3] / "docs/sizing.md").read_text().partition("\n## A Triton worker, at most\n")[2]
+        started, at_work, *_ = (float(value) for value in re.findall(r"^\| [^|]+ \| (\d+) \|", table, re.MULTILINE))
+        until(lambda: len(triton.backend_pids()) == 1)  # the one before ends
+        assert sum(triton.memory().values()) < 1e6 * (started + at_work), "docs/sizing.md"
         client.load_model("proscale")  # nothing in the repository has changed: what was asked for last stays
         assert served().fingerprint != before.fingerprint
     finally:

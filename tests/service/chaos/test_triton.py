@@ -41,7 +41,12 @@ class Stage:
 
 @contextmanager
 def gateway(port: int, **settings: str) -> Iterator[str]:
-    environment = {"PROSCALE_ENGINE": "triton", "PROSCALE_TRITON_URL": f"127.0.0.1:{port}", "PROSCALE_LOG_LEVEL": "error"} | settings
+    environment = {
+        "PROSCALE_ENGINE": "triton",
+        "PROSCALE_TRITON_URL": f"127.0.0.1:{port}",
+        "PROSCALE_TRITON_CHECK_S": "1",  # a third of the default, and so are the seconds until a hang is found
+        "PROSCALE_LOG_LEVEL": "error",
+    } | settings
     with process(first=NO_TORCH, **environment) as (url, _):
         yield url
 
