@@ -9,10 +9,11 @@ NODE := tests/service/openapi/typescript
 NODE_CLIENT := clients/typescript
 KEDA := tests/deploy/keda
 SOURCES := model service tests examples benchmarks docker k8s setup.py
-# Number of test processes. Each computes with one thread, because sums in another order differ in the last bits.
-JOBS ?= 2
-# The tests of a file run in one process, since they share fixtures. Files start in order, so the longest do not come last.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+# Number of test processes, for two cores: tests wait half of their time for servers and other programs. Each computes with one thread,
+# because sums in another order differ in the last bits.
+JOBS ?= 4
+# The tests of a file run in one process, since they share fixtures. Files start in order: tests/conftest.py has the longest first.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # The attention operator is compiled by the installation.
 OPERATOR := setup.py $(wildcard model/proscale/ops/csrc/*)
 
@@ -39,6 +40,8 @@ test: $(VENV)/test ## everything: lint, types, import rules, all tests
 
 checks: lint types imports ## static checks: lint, types, import rules
 
+# These hardly wait, and every process imports all tests.
+fast: JOBS = 2
 fast: $(VENV)/test ## the tests without the mark `slow`
 	$(PYTEST) -m "not slow"
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Generator
 from pathlib import Path
 
+import certifi
 import numpy as np
 import pytest
 import torch
@@ -27,6 +28,40 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if os.environ.get("NO_SKIPS") == "1" and report.skipped and not excused:
         report.outcome, report.longrepr = "failed", f"skipped although NO_SKIPS=1: {report.longrepr}"
     return report
+
+
+LONGEST = (
+    "tests/model/test_compiled.py",
+    "tests/deploy/triton/",
+    "tests/model/bulk/test_on_ray.py",
+    "tests/service/chaos/",
+    "tests/model/ops/",
+    "tests/service/annotation/",
+    "tests/service/test_cli.py",
+    "tests/model/training/",
+    "tests/model/checkpoints/",
+    "tests/packaging/",
+)
+"""Files and folders that take longest. A file runs in one process, so these start first, and short ones fill the gaps at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of LONGEST first, else as they were found."""
+
+    def rank(item: pytest.Item) -> int:
+        return next((i for i, start in enumerate(LONGEST) if item.nodeid.startswith(start)), len(LONGEST))
+
+    items.sort(key=rank)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_certificate(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Every function and client of httpx reads the certificates of all authorities, which takes longer than a request. No test needs
+    them, so there is one."""
+    first, end, _ = Path(certifi.where()).read_text().partition("-----END CERTIFICATE-----\n")
+    path = tmp_path_factory.mktemp("certificates") / "one.pem"
+    path.write_text(first + end)
+    os.environ["SSL_CERT_FILE"] = str(path)
 
 
 @pytest.fixture(autouse=True)

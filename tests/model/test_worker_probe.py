@@ -60,7 +60,7 @@ class Answers(BaseHTTPRequestHandler):
 @pytest.fixture
 def triton() -> Iterator[Triton]:
     server = Triton()
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     yield server
     server.shutdown()

@@ -50,7 +50,7 @@ class Collector:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, name="collector")
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name="collector")
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -74,7 +74,7 @@ def hub(tmp_path: Path) -> Iterator[str]:
     Hub.files |= {"README.md": b"not wanted", "evil.pkl": b"not wanted"}
     Hub.requests = []
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()

@@ -32,9 +32,9 @@ networks amplify rounding, and no two orders of summing round alike."""
 CASES = {
     "small Swin": ("swin", TINY_SWIN, SMALL_HEAD, [(1, 128, 160), (2, 160, 128), (1, 224, 192)]),
     "small ResNet": ("resnet", TINY_RESNET, SMALL_HEAD, [(1, 64, 96), (2, 96, 64), (1, 32, 32)]),
-    "Swin-T": ("swin", SWIN_T, {}, [(2, 256, 288)]),
-    "ResNet-50": ("resnet", RESNET_50, {}, [(1, 128, 160), (2, 160, 96)]),
-    "Swin-B": ("swin", SWIN_B, {}, [(1, 416, 448)]),
+    "Swin-T": ("swin", SWIN_T, {}, [(1, 224, 256)]),
+    "ResNet-50": ("resnet", RESNET_50, {}, [(2, 96, 64)]),
+    "Swin-B": ("swin", SWIN_B, SMALL_HEAD, [(1, 384, 416)]),
 }
 
 

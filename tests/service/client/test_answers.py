@@ -119,7 +119,7 @@ def pictures_by_url() -> Iterator[str]:
             pass
 
     with HTTPServer(("127.0.0.1", 0), Handler) as listening:
-        thread = threading.Thread(target=listening.serve_forever)
+        thread = threading.Thread(target=listening.serve_forever, args=(0.02,))
         thread.start()
         yield f"http://127.0.0.1:{listening.server_address[1]}"
         listening.shutdown()

@@ -2,6 +2,7 @@ import base64
 import io
 import socket
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -199,6 +200,7 @@ class Hasty:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)  # closing alone does not wake who accepts
         self._listener.close()
 
     def _serve(self) -> None:
@@ -211,10 +213,13 @@ class Hasty:
             threading.Thread(target=self._talk, args=(connection,), daemon=True).start()
 
     def _talk(self, connection: socket.socket) -> None:
-        with connection:
+        with connection, suppress(ConnectionError):
             for answer in (self._first, self._then):
-                while b"\r\n\r\n" not in connection.recv(65536):
-                    pass
+                chunk = b""
+                while b"\r\n\r\n" not in chunk:
+                    chunk = connection.recv(65536)
+                    if not chunk:  # the client closed it
+                        return
                 self.requests += 1
                 connection.sendall(answer)
                 if not answer:
@@ -258,8 +263,11 @@ def test_connections_stay_open_as_long_as_the_setting_says() -> None:
             address = httpx.URL(running.url)
             with socket.create_connection((address.host, address.port or 80), timeout=6) as connection:
                 connection.sendall(b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n")
-                while b'"ok"' not in connection.recv(65536):
-                    pass
+                received = b""
+                while b'"ok"' not in received:
+                    chunk = connection.recv(65536)
+                    assert chunk, "it was closed at once"
+                    received += chunk
                 if closed:
                     assert connection.recv(1) == b""
                 else:  # uvicorn's own 5 seconds are over

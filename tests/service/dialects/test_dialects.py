@@ -1,6 +1,7 @@
 """Every dialect through its own real client, against a real server."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -134,8 +135,9 @@ class TestRoboflow:
 
 class TestOpenInference:
     @pytest.fixture
-    def client(self, server: Running) -> triton.InferenceServerClient:
-        return triton.InferenceServerClient(server.url.removeprefix("http://"))
+    def client(self, server: Running) -> Iterator[triton.InferenceServerClient]:
+        with triton.InferenceServerClient(server.url.removeprefix("http://")) as client:
+            yield client
 
     def tensor(self, *pictures: bytes, shape: tuple[int, ...] | None = None, binary: bool = True) -> triton.InferInput:
         values = np.array(pictures, dtype=object).reshape(shape or (len(pictures),))
