@@ -57,7 +57,8 @@ class EomtNetwork(nn.Module):
             mask logits at stride patch / 2**upscale_steps of the patches; the last prediction is the result.
         """
         tokens, grid, rotary = self.backbone.embed(images)
-        blocks, predictions = list(self.backbone.blocks), list[QueryPrediction]()
+        blocks = list(self.backbone.blocks)
+        predictions: list[QueryPrediction] = []  # `list[QueryPrediction]()` is nothing that torch.compile knows
         first = len(blocks) - self.config.query_blocks
         allowed = None
         for i, block in enumerate(blocks):

@@ -108,10 +108,11 @@ def process(*arguments: str, first: str = "", scheme: str = "http", **environmen
 
 def until(condition: Callable[[], bool], seconds: float = PATIENCE_S) -> None:
     """Wait for a condition; fail when it does not come true."""
-    end = time.monotonic() + seconds
+    end, pause = time.monotonic() + seconds, 0.005
     while not condition():
         assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.005)
+        time.sleep(pause)
+        pause = min(1.2 * pause, 0.05)  # what takes long is not asked for all the time
 
 
 def metric(url: str, sample: str) -> float:
