@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 PROGRAMS = re.findall(r"```python\n(.*?)```", (ROOT / "docs/clients.md").read_text(), re.DOTALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS, ids=["one", "many", "asyncio"])
 def test_programs_run(program: str, tmp_path: Path) -> None:
     with serving(ThresholdPredictor()) as server:

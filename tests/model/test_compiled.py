@@ -68,7 +68,7 @@ def test_a_compiled_size_gets_the_same_answers_and_no_other_is_compiled(plain: P
     assert not torch.equal(ours.mask_logits, theirs.mask_logits)  # type: ignore[attr-defined]  # it was not merely run as ever
     assert not counters["stats"]["unique_graphs"]
     with torch.no_grad():  # weights are constants of the compiled code
-        predictor.network.class_head.weight.zero_()  # type: ignore[operator, union-attr]
+        predictor.network.class_head.weight.zero_()  # type: ignore[operator]
     with torch.inference_mode():
         assert torch.equal(predictor._predict(images).class_logits, ours.class_logits)  # type: ignore[attr-defined]
     torch.compiler.reset()
@@ -82,7 +82,7 @@ def test_proscales_network_is_one_graph(small_predictor: Predictor, monkeypatch:
     ours = CompiledNetwork(small_predictor.network, [(96, 128)]).predict(images)
     with torch.inference_mode():
         alone = [small_predictor.network.predict(image[None]) for image in images]
-    assert torch.equal(ours.mask_logits, torch.cat([each.mask_logits for each in alone]))  # type: ignore[union-attr]
+    assert torch.equal(ours.mask_logits, torch.cat([each.mask_logits for each in alone]))
     torch.compiler.reset()
 
 

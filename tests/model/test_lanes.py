@@ -59,6 +59,7 @@ def test_one_that_fails_fails_the_batch_and_the_next_is_computed(two_threads: No
     assert lanes.run(lambda number: -number, 3) == [0, -1, -2]
 
 
+@pytest.mark.slow
 def test_a_batch_on_lanes_is_what_its_pictures_are_alone(
     small_predictor: Predictor, picture: np.ndarray, two_threads: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

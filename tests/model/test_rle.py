@@ -27,6 +27,7 @@ def coco_encode(mask: NDArray[np.bool_]) -> dict[str, Any]:
     return coco.encode(np.asfortranarray(mask.astype(np.uint8)))
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(id_maps())
 def test_id_map_is_encoded_as_pycocotools_encodes_each_mask(ids: NDArray[np.int32]) -> None:

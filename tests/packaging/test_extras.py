@@ -59,6 +59,7 @@ def test_the_error_names_the_packages_of_the_extra() -> None:
     assert not names(BASE) & names(GATEWAY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["serve", "segment", "keys"])
 def test_the_client_alone_says_how_to_install_the_gateway(command: str) -> None:
     missing = (*MODEL_PACKAGES, *GATEWAY_PACKAGES)
@@ -104,6 +105,7 @@ def test_every_named_package_is_pinned(extra: str) -> None:
         assert names(list(map(Requirement, named))) - {PROJECT["name"]} <= locked("run.txt").keys()
 
 
+@pytest.mark.slow
 def test_help_needs_no_torch() -> None:
     commands = [*COMMANDS, "segment", "serve"]
     code = (
@@ -118,6 +120,7 @@ def test_help_needs_no_torch() -> None:
         assert "Usage:" in output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["segment", str(ROOT / "examples/scene.png")], ["doctor"], ["evaluate", "--scenes", "1"]], ids=str)
 def test_a_command_that_computes_says_how_to_install_the_network(arguments: list[str]) -> None:
     done = run(*arguments)
@@ -126,6 +129,7 @@ def test_a_command_that_computes_says_how_to_install_the_network(arguments: list
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_serving_in_process_says_how_to_install_the_network() -> None:
     done = run("serve", "--port", "0")
     assert done.returncode == 2

@@ -59,6 +59,7 @@ def copy_case(name: str, target: Path) -> Path:
     return target / f"{name}.json"
 
 
+@pytest.mark.slow
 def test_a_single_wrong_weight_is_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = copy_case("proscale_resnet_121_none", tmp_path)
     weights = load_file(path.with_suffix(".weights.safetensors"))

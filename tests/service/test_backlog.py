@@ -130,7 +130,7 @@ def overload(times: float, seconds: float, deadlines: "tuple[float, float]", pad
     return arrivals
 
 
-@pytest.mark.parametrize("times", [1, 2, 5, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [1, 2, pytest.param(5, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("deadlines", "padded"), [((4, 4), [SMALL]), ((0.3, 30), [SMALL]), ((1, 30), [SMALL, LARGE])])
 def test_under_overload_throughput_stays_and_deadlines_are_met(
     times: float, deadlines: tuple[float, float], padded: list[tuple[int, int]]

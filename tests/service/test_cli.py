@@ -84,6 +84,7 @@ def test_a_port_in_use_is_named(small_checkpoint: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
 def test_help_does_not_load_the_web_or_torch() -> None:
     code = (
         "import sys; from proscale_service.cli import serve\n"
@@ -172,6 +173,7 @@ def test_in_json_mode_every_line_is_json(small_checkpoint: Path) -> None:
     assert "ZeroDivisionError: in a thread" in uncaught["traceback"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", [{"PROSCALE_PORT": "-1"}, {"PROSCALE_CHECKPOINT": "/nothing/here"}, {"PROSCALE_HOST": "192.0.2.1"}])
 def test_in_json_mode_a_failed_start_is_a_record_too(setting: dict[str, str]) -> None:
     env = os.environ | setting | {"PROSCALE_LOG_FORMAT": "json"}

@@ -54,6 +54,7 @@ def templates() -> dict[str, dict[str, Any]]:
     return {name: group["template"] for name, group in groups.items()}
 
 
+@pytest.mark.slow
 def test_schemas_accept_everything_and_the_pods_inside(tmp_path: Path) -> None:
     pods = [
         {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, **template["metadata"]}, "spec": template["spec"]}

@@ -30,6 +30,7 @@ def with_components(folder: Path, *components: str, patches: str = "") -> list[M
     return [document for document in yaml.safe_load_all(done.stdout) if document]
 
 
+@pytest.mark.slow
 def test_optional_components_do_what_they_say_and_are_valid(tmp_path: Path) -> None:
     optional = {path.name for path in (ROOT / "k8s/components").iterdir()} - {"checkpoints", "monitoring", "worker-autoscaling"}
     assert optional == {"ingress", "gateway-api", "pull-secret", "gpu-nodes", "gpu-slice", "tracing"}
@@ -69,6 +70,7 @@ def test_optional_components_do_what_they_say_and_are_valid(tmp_path: Path) -> N
     assert gpus == {"nvidia.com/mig-1g.10gb": 1}
 
 
+@pytest.mark.slow
 def test_the_release_that_prometheus_reads_is_set_in_one_place(tmp_path: Path) -> None:
     watched = of_kind("gpu", "ServiceMonitor", "PrometheusRule")
     assert len(watched) == 3

@@ -29,6 +29,7 @@ pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs k
 each_overlay = pytest.mark.parametrize("overlay", overlays())
 
 
+@pytest.mark.slow
 @each_overlay
 def test_kubernetes_schemas_accept_every_manifest(overlay: str, tmp_path: Path) -> None:
     path = tmp_path / "all.yaml"

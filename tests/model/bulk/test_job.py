@@ -60,6 +60,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch, batches: Sequence[pyarrow.Table
     monkeypatch.setattr(job, "rows_alone", lambda pictures, options, work: iter(()))
 
 
+@pytest.mark.slow
 def test_files_per_picture_are_those_of_the_service(folder: Path, tmp_path: Path, small_checkpoint: Path) -> None:
     rows = rows_of(folder, small_checkpoint, "json")
     with OutputFolder(tmp_path / "out", {}) as output:

@@ -36,6 +36,7 @@ def folder(tmp_path: Path, picture: np.ndarray) -> Path:
     return tmp_path / "in"
 
 
+@pytest.mark.slow
 def test_rows_are_what_the_predictor_says_and_broken_pictures_are_rows(
     folder: Path, small_checkpoint: Path, small_predictor: Predictor, picture: np.ndarray
 ) -> None:
@@ -83,6 +84,7 @@ def test_the_folder_knows_what_is_done_and_belongs_to_one_job(tmp_path: Path) ->
         OutputFolder(tmp_path / "out", {"tile": "auto"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tile", ["96,24", "auto"])
 def test_windows_of_a_picture_are_what_they_are_anywhere_else(
     folder: Path, small_checkpoint: Path, small_predictor: Predictor, picture: np.ndarray, tile: str

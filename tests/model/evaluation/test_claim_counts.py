@@ -54,6 +54,7 @@ def test_samples_are_as_large_as_each_source(counts: ModuleType) -> None:
     assert weights.std() > 0
 
 
+@pytest.mark.slow
 def test_a_network_against_itself_and_against_a_better_one(counts: ModuleType) -> None:
     """Half of the objects are found by one, three quarters by the other, all at an IoU of 0.8."""
 

@@ -272,6 +272,7 @@ def test_the_command_explains_itself(small_checkpoint: Path, tmp_path: Path) -> 
     assert "Cityscapes" in run("--help").output
 
 
+@pytest.mark.slow
 def test_limit_and_drawn_scenes_are_evaluated(tmp_path: Path) -> None:
     report = figures(tmp_path, "--data", NUCLEI, "--limit", 2)
     assert (report["pictures"], report["layout"]) == (2, "COCO panoptic")
@@ -301,6 +302,7 @@ def test_a_data_set_for_other_tasks_is_refused(tmp_path: Path) -> None:
     assert replace(dataset, pictures=dataset.pictures[:1]).tasks == ("instance",)
 
 
+@pytest.mark.slow
 def test_predictions_in_files_are_evaluated_without_torch(tmp_path: Path) -> None:
     import subprocess
     import sys

@@ -121,6 +121,7 @@ def test_opcheck(dtype: torch.dtype, with_reference_points: bool) -> None:
     torch.library.opcheck(torch.ops.proscale.ms_deform_attn_backward.default, arguments)
 
 
+@pytest.mark.slow
 def test_compile_without_graph_breaks() -> None:
     shapes = SHAPES["2 levels, odd"]
     layer = DeformableAttention(32, heads=2, levels=2, points=4)

@@ -35,6 +35,7 @@ def same_as_pycocotools(mask: MeasuredMask, pixels: NDArray[np.bool_]) -> None:
     assert list(mask.bbox) == coco.toBbox(reference).tolist()
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(maps(), st.sampled_from([torch.int32, torch.int16, torch.uint8, torch.int64]), st.booleans())
 def test_runs_of_maps_agree_with_the_reference(ids: NDArray[np.int32], dtype: torch.dtype, column_major: bool) -> None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from tests.builders import SMALL_CATEGORIES, SMALL_CONFIG, small_network
 from tests.model.training.test_command import train, write_data
 
@@ -32,6 +33,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_state_and_model_of_before(tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     config.write_text(json.dumps(config_to_json(replace(SMALL_CONFIG, classes=3))))

@@ -147,6 +147,7 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_weights(tmp_path: Path) 
     assert (out / "model" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model" / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_scenes_are_added_only_when_asked_for(tmp_path: Path) -> None:
     data = write_data(tmp_path / "data", (("wall", 4, 0), ("floor", 2, 0), ("cat", 9, 1)))
     result = train("--data", data, "--out", tmp_path / "alone", "--steps", 1)
@@ -185,6 +186,7 @@ def test_figures_overlays_and_the_best_model_appear_on_the_way(tmp_path: Path, c
     assert "no figure 'beauty'" in result.output
 
 
+@pytest.mark.slow
 def test_command_line_options_override_the_yaml_settings(tmp_path: Path) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text("steps: 1\nlearning_rate: 3e-4\nseed: 7\nlosses:\n  pilots: 3\ndata_augmentation:\n  scale: [1, 1.5]\n")
@@ -207,6 +209,7 @@ def test_command_line_options_override_the_yaml_settings(tmp_path: Path) -> None
         assert message in result.output
 
 
+@pytest.mark.slow
 def test_resume_after_the_classes_changed_is_refused(tmp_path: Path) -> None:
     out, data = tmp_path / "run", write_data(tmp_path / "data")
     assert train("--data", data, "--out", out, "--steps", 2, "--stop-after", 1).exit_code == 0

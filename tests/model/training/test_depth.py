@@ -32,6 +32,7 @@ def trained(folder: Path, config: TrainingConfig, model: ModelConfig = DEEP) -> 
     return trainer
 
 
+@pytest.mark.slow
 def test_training_at_full_depth_only_equals_training_without_depths(tmp_path: Path) -> None:
     without = trained(tmp_path / "without", CONFIG)
     full = trained(tmp_path / "full", replace(CONFIG, depth_weights=(0.0, 0.0, 1.0)))
@@ -39,6 +40,7 @@ def test_training_at_full_depth_only_equals_training_without_depths(tmp_path: Pa
         assert torch.equal(value, full.network.state_dict()[name]), name
 
 
+@pytest.mark.slow
 def test_every_depth_is_trained_and_predicts(tmp_path: Path) -> None:
     config = replace(CONFIG, steps=12, depth_weights=(1.0, 1.0, 2.0))
     depths = [drawn_depth(config, step) for step in range(config.steps)]

@@ -90,6 +90,7 @@ def test_it_overfits_two_pictures(tmp_path: Path) -> None:
     assert labels.get(100, 0) == pytest.approx(64 * 64 - 32 * 32, rel=0.25)
 
 
+@pytest.mark.slow
 def test_a_run_can_stop_early_and_start_from_anothers_weights(tmp_path: Path) -> None:
     first = Trainer(tmp_path / "first", CONFIG, SMALL_CONFIG, SMALL_CATEGORIES)
     first.run(two_squares, 2, [], workers=0, stop_after=2, progress=False)
@@ -105,6 +106,7 @@ def test_a_run_can_stop_early_and_start_from_anothers_weights(tmp_path: Path) ->
         second.start_from({}, SMALL_CATEGORIES)
 
 
+@pytest.mark.slow
 def test_resuming_needs_a_run_of_the_same_definition(tmp_path: Path) -> None:
     config = replace(CONFIG, steps=1)
     with pytest.raises(CheckpointError, match="nothing to resume"):
@@ -121,6 +123,7 @@ def test_resuming_needs_a_run_of_the_same_definition(tmp_path: Path) -> None:
         Trainer(tmp_path, config, SMALL_CONFIG, SMALL_CATEGORIES).resume()
 
 
+@pytest.mark.slow
 def test_a_diverging_loss_names_step_and_pictures_and_can_be_resumed_at_a_lower_rate(tmp_path: Path) -> None:
     config = replace(CONFIG, steps=4)
     trainer = Trainer(tmp_path, config, SMALL_CONFIG, SMALL_CATEGORIES)
@@ -143,6 +146,7 @@ def test_a_diverging_loss_names_step_and_pictures_and_can_be_resumed_at_a_lower_
     assert third.changes == [{"step": 2, "changed": {"settings.learning_rate": [5e-4, 1e-4]}}]
 
 
+@pytest.mark.slow
 def test_a_batch_in_parts_trains_as_the_whole(tmp_path: Path) -> None:
     config = replace(CONFIG, steps=3, batch_size=4, frozen_batch_norm=True, losses=LossConfig(points=10**6, pilots=0))
     whole, parts = train(tmp_path / "whole", config), train(tmp_path / "parts", replace(config, accumulate=2))

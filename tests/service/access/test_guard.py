@@ -207,6 +207,7 @@ def test_only_a_key_with_the_right_admin_changes_models(guarded: Running) -> Non
     assert http.delete(f"{guarded.url}/admin/models/threshold", headers=bearer(ADMIN)).status_code == 409
 
 
+@pytest.mark.slow
 def test_a_flood_of_wrong_keys_is_cheap_and_reads_no_body(guarded: Running) -> None:
     before = metric(guarded.url, "process_cpu_seconds_total")
     with httpx.Client(base_url=guarded.url) as client:

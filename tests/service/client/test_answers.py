@@ -143,6 +143,7 @@ def test_pictures_that_the_server_fetches(pictures_by_url: str) -> None:
         assert client.segment(FetchedByServer(f"{pictures_by_url}/blob.png"), labels="blob").segments[0].bbox == BOX
 
 
+@pytest.mark.slow
 def test_what_the_client_imports_is_what_the_base_installs() -> None:
     code = """
 import sys

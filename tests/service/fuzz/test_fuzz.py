@@ -40,6 +40,7 @@ def test_no_request_causes_a_server_error(tmp_path: Path, monkeypatch: pytest.Mo
         assert answer.status_code == 200
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_attempts() -> None:
     assert [nth(1, i) for i in range(30)] == [nth(1, i) for i in range(30)]
     assert nth(1, 0) != nth(2, 0)
