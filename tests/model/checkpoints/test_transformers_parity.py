@@ -34,7 +34,7 @@ CASES = {
     "small ResNet": ("resnet", TINY_RESNET, SMALL_HEAD, [(1, 64, 96), (2, 96, 64), (1, 32, 32)]),
     "Swin-T": ("swin", SWIN_T, {}, [(1, 224, 256)]),
     "ResNet-50": ("resnet", RESNET_50, {}, [(2, 96, 64)]),
-    "Swin-B": ("swin", SWIN_B, SMALL_HEAD, [(1, 384, 416)]),
+    "large windows, as in Swin-B": ("swin", {**SWIN_B, "depths": [2, 2, 2, 2]}, SMALL_HEAD, [(1, 384, 416)]),
 }
 
 
