@@ -40,8 +40,8 @@ test: $(VENV)/test ## everything: lint, types, import rules, all tests
 
 checks: lint types imports ## static checks: lint, types, import rules
 
-# These hardly wait, and every process imports all tests.
-fast: JOBS = 2
+# These wait less, and every process imports all tests.
+fast: JOBS = 3
 fast: $(VENV)/test ## the tests without the mark `slow`
 	$(PYTEST) -m "not slow"
 

@@ -36,8 +36,10 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture(scope="module")
 def traced(collector: Collector) -> Iterator[Running]:
-    with serving(ThresholdPredictor(), otlp_endpoint=collector.url) as server:
-        yield server
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("proscale.tracing._BATCH_DELAY_MS", 20)  # else every test waits for a second
+        with serving(ThresholdPredictor(), otlp_endpoint=collector.url) as server:
+            yield server
 
 
 def ask(server: Running, query: str = "", path: str = "/segment", **headers: str) -> httpx.Response:
