@@ -21,8 +21,9 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 SOURCES = Path("model/proscale/ops/csrc")
-TENSOR_SOURCES = ("cpu_op", "masks_op", "rle_op")
-KERNEL_SOURCES = ("cpu_kernel", "masks_panoptic", "masks_instance", "masks_semantic")  # each built once per instruction set
+TENSOR_SOURCES = ("cpu_op", "masks_op", "rle_op", "quantise_op", "windows_op")
+# Each built once per instruction set.
+KERNEL_SOURCES = ("cpu_kernel", "masks_panoptic", "masks_instance", "masks_semantic", "quantise_kernel", "windows_kernel")
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # one binary for torch 2.10 and later
 # GCC warns about its own intrinsics headers, and that passing vectors between functions depends on the instruction set.
 FLAGS = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-fwrapv", "-Wall", "-Wextra", "-Wno-psabi"]

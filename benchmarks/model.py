@@ -25,7 +25,7 @@ from model_contenders import STAGES, picture_for
 from models_page import in_words, model_tables, replace_tables
 from processor import processor
 
-from proscale.precision import cpu_bfloat16
+from proscale.precision import cpu_bfloat16, cpu_int8
 
 HERE = Path(__file__).parent
 PEAK_BF16 = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
@@ -39,6 +39,7 @@ def contenders(peers: Sequence[str], size: str, device: str, openvino_python: st
     found: dict[str, dict[str, Any]] = {
         "ours (3,3,3) float32": {**ours, "network": "proscale", "precision": "float32"},
         "ours (3,3,3) bfloat16": {**ours, "network": "proscale", "precision": "bfloat16"},
+        "ours (3,3,3) int8": {**ours, "network": "proscale", "precision": "int8"},
         "ours Mask2Former encoder float32": {**ours, "network": "mask2former", "precision": "float32"},
     }
     if device == "cpu":
@@ -67,9 +68,9 @@ def contenders(peers: Sequence[str], size: str, device: str, openvino_python: st
         for precision in ("float32", "bfloat16"):
             job = {"kind": "transformers", "runtime": "openvino", "size": size, "precision": precision, "python": openvino_python}
             found[f"OpenVINO, transformers Mask2Former {precision}"] = job
-    if device == "cpu" and not cpu_bfloat16()[0]:
-        return {name: job for name, job in found.items() if job["precision"] != "bfloat16"}
-    return found
+    refused = {precision for precision, (fast, _) in (("bfloat16", cpu_bfloat16()), ("int8", cpu_int8())) if device == "cpu" and not fast}
+    refused |= {"int8"} if device != "cpu" else set()
+    return {name: job for name, job in found.items() if job["precision"] not in refused}
 
 
 class ContenderFailedError(RuntimeError):

@@ -32,6 +32,7 @@ from proscale.checkpoints.write_folders import write_transformers
 from proscale.config import MASK2FORMER, SWIN_T, ModelConfig, PixelDecoderConfig, PreprocessConfig, ProScaleEncoderConfig
 from proscale.flops import count_flops
 from proscale.geometry import padded_size, resized_size
+from proscale.int8_network import Calibration, observe
 from proscale.labels import Category
 from proscale.network import SegmentationNetwork
 from proscale.predictions import QueryPrediction
@@ -135,6 +136,15 @@ def random_network(config: ModelConfig) -> SegmentationNetwork:
     return network
 
 
+def calibration(config: ModelConfig, picture: NDArray[np.uint8]) -> Calibration:
+    """Of the random network, on the picture that is measured."""
+    predictor = Predictor(random_network(config), categories(), precision="float32")
+    assert isinstance(predictor.network, SegmentationNetwork)
+    notes = observe(predictor.network)
+    predictor.segment([picture], [SegmentationOptions()])
+    return Calibration("random", 1, {name: (seen.low, seen.high) for name, seen in notes.items()})
+
+
 class Ours:
     """The predictor, as the service calls it."""
 
@@ -142,9 +152,10 @@ class Ours:
         self.picture, preprocess = picture_for(job["size"])
         self.batch = job["batch"]
         config = our_config(job["network"], preprocess)
-        self.predictor = Predictor(
-            random_network(config), categories(), device=job["device"], precision=job["precision"], **job.get("options", {})
-        )
+        options = job.get("options", {})
+        if job["precision"] == "int8":
+            options = {**options, "calibration": calibration(config, self.picture)}
+        self.predictor = Predictor(random_network(config), categories(), device=job["device"], precision=job["precision"], **options)
         network = self.predictor.network
         self.staged = not job.get("options")  # recorded kernels and compiled code have no stages
         if self.staged:

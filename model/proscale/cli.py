@@ -19,6 +19,7 @@ COMMANDS = {
     ),
     "models": ("proscale.checkpoints.command:models", "List published models and the commands that convert them."),
     "flops": ("proscale.flops_command:flops", "Count the FLOPs of a model per part, for any picture size."),
+    "quantize": ("proscale.quantize_command:quantize", "Calibrate a model for int8 on some pictures."),
     "train": ("proscale.training.command:train", "Train or fine-tune a model on an annotated data set."),
     "evaluate": (
         "proscale.evaluation.command:evaluate",

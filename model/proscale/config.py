@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Task = Literal["panoptic", "instance", "semantic"]
-Precision = Literal["float32", "bfloat16"]
-PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
+FloatPrecision = Literal["float32", "bfloat16"]
+FLOAT_PRECISIONS: tuple[FloatPrecision, ...] = ("float32", "bfloat16")
+Precision = Literal["float32", "bfloat16", "int8"]
+PRECISIONS: tuple[Precision, ...] = (*FLOAT_PRECISIONS, "int8")
 TASKS: tuple[Task, ...] = ("panoptic", "instance", "semantic")
 
 

@@ -29,6 +29,7 @@ def report() -> dict[str, str]:
             else f"pure torch, slow: {status.cpu_reason}. Remedy: {native.REMEDY}"
         ),
         "bfloat16 on the CPU": cpu_bfloat16_in_words(),
+        "int8 on the CPU": cpu_int8_in_words(),
         "operator on CUDA": f"compiled ({status.cuda_reason})" if status.cuda else f"pure torch: {status.cuda_reason}",
     }
     for index in range(torch.cuda.device_count()):
@@ -44,6 +45,14 @@ def cpu_bfloat16_in_words() -> str:
 
     fast, why = cpu_bfloat16()
     return f"fast, by {why}" if fast else f"slower than float32: {why}. Remedy: leave the precision at float32"
+
+
+def cpu_int8_in_words() -> str:
+    """Whether `--precision int8` is taken on this processor."""
+    from proscale.precision import cpu_int8
+
+    fast, why = cpu_int8()
+    return f"fast, by {why}, for models calibrated with `proscale quantize`" if fast else f"refused: {why}"
 
 
 def works() -> str:

@@ -1,4 +1,4 @@
-"""The number format that the network computes in, float32 or bfloat16, and whether this machine is fast with bfloat16."""
+"""The number format that the network computes in, and whether this machine is fast with bfloat16 and int8."""
 
 import os
 
@@ -9,6 +9,9 @@ from proscale.errors import CheckpointError
 
 _BFLOAT16 = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "arm_bf16": "ARM BF16", "bf16": "ARM BF16"}
 """What torch calls an instruction set with products of bfloat16 -> its name in words."""
+
+_INT8 = {"amx_int8": "AMX", "avx512_vnni": "AVX512-VNNI", "avx_vnni": "AVX-VNNI"}
+"""Likewise of bytes."""
 
 
 def default_precision(device: torch.device) -> Precision:
@@ -32,19 +35,43 @@ def cpu_bfloat16() -> tuple[bool, str]:
     Without such instructions every product is emulated, about ten times slower than in float32. oneDNN, which does the products, may also
     be kept from using them by its own variable.
     """
+    return _has(_BFLOAT16, "neither AMX nor AVX512-BF16", ("BF16", "FP16", "AMX", "AVX10"))
+
+
+def cpu_int8() -> tuple[bool, str]:
+    """As `cpu_bfloat16`, of products of bytes: whether they are faster than those of floats."""
+    return _has(_INT8, "neither VNNI nor AMX", ("VNNI", "BF16", "FP16", "AMX", "AVX10"))
+
+
+def _has(sets: dict[str, str], none: str, allowing: tuple[str, ...]) -> tuple[bool, str]:
     found = torch.cpu.get_capabilities()
-    words = next((words for name, words in _BFLOAT16.items() if found.get(name)), None)
+    words = next((words for name, words in sets.items() if found.get(name)), None)
     if words is None:
-        return False, "the processor has neither AMX nor AVX512-BF16"
+        return False, f"the processor has {none}"
     limit = next((os.environ[name] for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA") if os.environ.get(name)), "ALL").upper()
-    if limit not in ("ALL", "DEFAULT") and not any(part in limit for part in ("BF16", "FP16", "AMX", "AVX10")):
+    if limit not in ("ALL", "DEFAULT") and not any(part in limit for part in allowing):
         return False, f"ONEDNN_MAX_CPU_ISA={limit} keeps oneDNN from {words}"
     return True, words
 
 
+def float_type(device: torch.device, precision: Precision) -> torch.dtype:
+    """What a network of this precision has its floats in; with int8 that is what this processor is fastest with."""
+    if precision == "int8":
+        return torch.bfloat16 if device.type == "cpu" and cpu_bfloat16()[0] else torch.float32
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
 def refuse_if_slow(device: torch.device, precision: Precision) -> None:
-    """Raise CheckpointError, with the remedy, where bfloat16 would be slower than float32: a server would be unusable, and say nothing."""
-    if precision != "bfloat16":
+    """Raise CheckpointError, with the remedy, where a precision is slower than float32: a server would be unusable and say nothing."""
+    if precision == "float32":
+        return
+    if precision == "int8":
+        fast, why = cpu_int8() if device.type == "cpu" else (False, "it is for CPUs")
+        if not fast:
+            raise CheckpointError(
+                f"int8 needs a processor that multiplies bytes ({why}); "
+                "use --precision float32 or bfloat16 (PROSCALE_PRECISION), or leave the precision unset"
+            )
         return
     if device.type == "cpu":
         fast, why = cpu_bfloat16()

@@ -17,6 +17,8 @@ from torch import Tensor
 from proscale.any_network import Network
 from proscale.backbones.resnet import freeze_batch_norm
 from proscale.checkpoints.blank_network import blank_network
+from proscale.checkpoints.calibration_file import REMEDY as REMEDY_INT8
+from proscale.checkpoints.calibration_file import load_calibration
 from proscale.checkpoints.model_folder import DEFAULT_FOLDER, load_folder
 from proscale.checkpoints.provenance import load_provenance
 from proscale.checkpoints.strict_loading import load_strictly
@@ -26,6 +28,7 @@ from proscale.config_json import family_of
 from proscale.cuda_graphs import GraphedNetwork
 from proscale.errors import CheckpointError, DeviceError, ImageError
 from proscale.geometry import ResizedPicture, padded_size, resize_picture, resized_size
+from proscale.int8_network import Calibration, check_kind, to_int8
 from proscale.joint_features import FeatureCache, joint_features
 from proscale.labels import Category
 from proscale.lanes import Lanes, lanes_of
@@ -36,7 +39,7 @@ from proscale.postprocess.class_map import find_classes
 from proscale.postprocess.confidence import confidence_map
 from proscale.postprocess.found import Found, Frames, find_instances, find_panoptic, find_semantic
 from proscale.postprocess.pieces import PieceRule, whole_things
-from proscale.precision import configure_torch, default_precision, refuse_if_slow
+from proscale.precision import configure_torch, default_precision, float_type, refuse_if_slow
 from proscale.predictions import NetworkPrediction, QueryPrediction, of_picture
 from proscale.preprocess import preprocess, preprocess_on, shared_size
 from proscale.results import JointWindows, ModelInfo, Plan, Prediction, Provenance, Segment, Segmentation, SegmentationOptions
@@ -64,6 +67,7 @@ class Predictor:
         cuda_graphs: bool = False,
         compile_for: Sequence[tuple[int, int]] = (),
         feature_cache_bytes: int = 0,
+        calibration: Calibration | None = None,
     ) -> None:
         config = network.config
         if len(categories) != config.classes:
@@ -76,7 +80,14 @@ class Predictor:
         configure_torch(self.device, self.precision)
         freeze_batch_norm(network)
         network.eval().requires_grad_(False).fold()  # before the weights are rounded to another precision
-        self.network = network.to(self.device, getattr(torch, self.precision))
+        floats = float_type(self.device, self.precision)
+        if self.precision == "int8":
+            if calibration is None:
+                raise CheckpointError(f"int8 needs a calibration. {REMEDY_INT8}")
+            if compile_for:
+                raise CheckpointError("compiling is for float32 and bfloat16; leave it off with int8")
+            to_int8(check_kind(network), calibration, floats)
+        self.network = network.to(self.device, floats)
         if cuda_graphs and self.device.type != "cuda":
             raise CheckpointError(f"CUDA graphs need a CUDA device, not {self.device}")
         if cuda_graphs and not STATUS.cuda and isinstance(config, ModelConfig):
@@ -125,10 +136,10 @@ class Predictor:
         """Read a model folder; None means the model inside the package.
 
         `precision` is what the network computes in; None means float32 on a CPU, bfloat16 on a GPU that has it. The positions of samples
-        are computed in float32 either way, and so is all that follows the logits. `cuda_graphs` records the network's kernels once per
-        size on a GPU (`GraphedNetwork`). `compile_for` names (height, width) in pixels of pictures for which it is compiled on a CPU
-        (`CompiledNetwork`), a minute or so for each. `feature_cache_bytes` keeps the backbone's features of so many bytes, for pictures
-        and windows that come again with the same pixels (`FeatureCache`); 0: none.
+        are computed in float32 either way, and so is all that follows the logits; int8 reads the folder's calibration. `cuda_graphs`
+        records the network's kernels once per size on a GPU (`GraphedNetwork`). `compile_for` names (height, width) in pixels of
+        pictures for which it is compiled on a CPU (`CompiledNetwork`), a minute or so for each. `feature_cache_bytes` keeps the
+        backbone's features of so many bytes, for pictures and windows that come again with the same pixels (`FeatureCache`); 0: none.
 
         Raises:
             CheckpointError: folder, weights or device cannot be used, or the precision is emulated there; the text names the remedy.
@@ -136,10 +147,11 @@ class Predictor:
         refuse_if_slow(_device(device), precision or "float32")
         folder = DEFAULT_FOLDER if checkpoint is None else checkpoint
         config, categories, state = load_folder(folder)
+        calibration = load_calibration(folder) if precision == "int8" else None
         network = blank_network(config).to_empty(device="cpu")
         load_strictly(network, state)
-        source = "embedded default" if checkpoint is None else str(checkpoint)
-        return cls(network, categories, source, device, load_provenance(folder), precision, cuda_graphs, compile_for, feature_cache_bytes)
+        source, origin = "embedded default" if checkpoint is None else str(checkpoint), load_provenance(folder)
+        return cls(network, categories, source, device, origin, precision, cuda_graphs, compile_for, feature_cache_bytes, calibration)
 
     def plan(self, height: int, width: int, tasks: Sequence[Task] = ()) -> Plan:
         """What a picture of (height, width) pixels will cost, for the model's first task if none is named; nothing is computed."""

@@ -21,7 +21,7 @@ GPU_WARMUP = "480x640"
 DESCRIPTIONS = {
     "checkpoint": "Model folder; unset: the model in the package.",
     "device": "`cpu`, `cuda` or `cuda:N`. The server does not start if the device is missing.",
-    "precision": "Number format of the network, `float32` or `bfloat16`; unset: float32 on a CPU, bfloat16 on a GPU.",
+    "precision": "Number format of the network: `float32`, `bfloat16` or `int8`; unset: float32 on a CPU, bfloat16 on a GPU.",
     "cuda_graphs": "On a GPU: record the network's kernels once per batch size and padded size, and replay them (CUDA graphs).",
     "compile": "On a CPU: compile the network (torch.compile) for the sizes in `PROSCALE_WARMUP` before the server is ready; about a "
     "minute per size, needs g++.",

@@ -20,6 +20,7 @@ TEXT = {path.relative_to(ROOT).as_posix(): path.read_text() for path in DOCUMENT
 EVERYTHING = "\n".join(TEXT.values())
 
 FILES_OF_MODELS = {
+    "calibration.json",
     "config.json",
     "proscale.json",
     "labels.json",

@@ -6,7 +6,7 @@ from click.testing import CliRunner
 
 from proscale.cli import main
 from proscale.ops import native
-from proscale.precision import cpu_bfloat16
+from proscale.precision import cpu_bfloat16, cpu_int8
 
 
 def test_doctor_reports_what_is_active_and_why() -> None:
@@ -17,6 +17,7 @@ def test_doctor_reports_what_is_active_and_why() -> None:
     assert native.STATUS.cuda_reason in result.output
     assert "from float64" in result.output
     assert cpu_bfloat16()[1] in result.output
+    assert f"by {cpu_int8()[1]}, for models" in result.output or f"refused: {cpu_int8()[1]}" in result.output
 
 
 def test_doctor_advises_against_slow_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:

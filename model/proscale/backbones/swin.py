@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from proscale.config import SwinConfig
-from proscale.layers.linear import apply_linear, linear
+from proscale.layers.linear import apply_linear, apply_two, linear, normed, zero_of
 from proscale.layers.tokenwise import add_into, in_chunks
 from proscale.ops.constants import constant_tensor
+from proscale.ops.window_attention import window_attention
 
 PATCH = 4
 MLP_RATIO = 4
@@ -132,18 +133,11 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor, groups: Sequence[tuple[int, Tensor | None]]) -> Tensor:
         """Args: x (B * windows, window**2, C), groups of windows in order and their masks (`Windows.groups`). Returns x's shape."""
-        query, key, value = apply_linear(self.qkv, x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         index = relative_position_index(self.window, x.device)
         bias = self.relative_position_bias[index].permute(2, 0, 1).contiguous()  # (heads, window**2, window**2)
-        first, outs = 0, []
-        for count, allowed in groups:
-            part = slice(first, first + count)
-            first += count
-            # Blocked pairs get -100 as in the original, not minus infinity: exp(-100) is what its trained weights have seen.
-            mask = bias if allowed is None else torch.where(allowed, bias, bias - 100.0)
-            out = F.scaled_dot_product_attention(query[part], key[part], value[part], attn_mask=mask[None])
-            outs.append(out.transpose(1, 2).flatten(2))
-        return apply_linear(self.projection, outs[0] if len(outs) == 1 else torch.cat(outs))
+        # Blocked pairs get -100 as in the original, not minus infinity: exp(-100) is what its trained weights have seen.
+        biases = [(count, bias if allowed is None else torch.where(allowed, bias, bias - 100.0)) for count, allowed in groups]
+        return apply_linear(self.projection, window_attention(apply_linear(self.qkv, x), biases))
 
 
 class SwinMLP(nn.Module):
@@ -156,7 +150,7 @@ class SwinMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim) -> (..., dim)."""
-        return apply_linear(self.linear2, apply_linear(self.linear1, x, "gelu"))
+        return apply_two(self.linear1, self.linear2, x, "gelu")
 
 
 class SwinBlock(nn.Module):
@@ -174,16 +168,15 @@ class SwinBlock(nn.Module):
         """(B, H, W, C) -> (B, H, W, C)."""
         batch, height, width, channels = x.shape
         layout = window_layout(batch, height, width, self.window, self.shift, x.device)
-        # Normalising tokens and distributing them over windows commute. Padding is zero after the norm,
-        # and takes part in attention like any token.
-        tokens = self.norm1(x.reshape(-1, channels).index_select(0, layout.gather))
-        tokens = tokens.index_fill_(0, layout.padding, 0.0).view(-1, self.window**2, channels)
+        # Padding is zero after the norm, and takes part in attention like any token.
+        tokens = normed(self.norm1, self.attention.qkv, x.reshape(-1, channels)).index_select(0, layout.gather)
+        tokens = tokens.index_fill_(0, layout.padding, zero_of(self.attention.qkv)).view(-1, self.window**2, channels)
         tokens = self.attention(tokens, layout.groups).view(-1, channels)
         x = add_into(tokens.index_select(0, layout.scatter).view_as(x), x)
         return in_chunks(self._feed_forward, x, MLP_RATIO * channels)
 
     def _feed_forward(self, x: Tensor) -> Tensor:
-        return add_into(self.mlp(self.norm2(x)), x)
+        return add_into(self.mlp(normed(self.norm2, self.mlp.linear1, x)), x)
 
 
 class PatchMerging(nn.Module):
@@ -199,7 +192,7 @@ class PatchMerging(nn.Module):
         x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
         # Order of the published weights: top-left, bottom-left, top-right, bottom-right.
         x = torch.cat([x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2]], -1)
-        return apply_linear(self.reduction, self.norm(x))
+        return apply_linear(self.reduction, normed(self.norm, self.reduction, x))
 
 
 class PatchEmbedding(nn.Module):

@@ -1,10 +1,13 @@
 """Multi-head attention with one packed projection matrix (Vaswani et al. 2017)."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from proscale.layers.linear import apply_linear, linear
+from proscale.layers.linear import LinearForm, apply_linear, linear, linear_of
 
 
 class MultiHeadAttention(nn.Module):
@@ -19,15 +22,28 @@ class MultiHeadAttention(nn.Module):
         nn.init.zeros_(self.in_projection.bias)
         nn.init.xavier_uniform_(self.out_projection.weight)
         nn.init.zeros_(self.out_projection.bias)
+        self.apart: nn.ModuleList | None = None
+        """Layers for queries, keys and values that take the place of `in_projection`; None: it is used."""
+
+    def part(self) -> nn.ModuleList:
+        """Make `in_projection` three layers with the same weights."""
+        self.apart = nn.ModuleList(
+            linear_of(weight, bias)
+            for weight, bias in zip(self.in_projection.weight.chunk(3), self.in_projection.bias.chunk(3), strict=True)
+        )
+        return self.apart
+
+    def _projections(self) -> list[Callable[[Tensor], Tensor]]:
+        if self.apart is not None:
+            layers = [layer for layer in self.apart if isinstance(layer, nn.Linear | LinearForm)]
+            return [partial(apply_linear, layer) for layer in layers]
+        weights, biases = self.in_projection.weight.chunk(3), self.in_projection.bias.chunk(3)
+        return [partial(linear, weight=weight, bias=bias) for weight, bias in zip(weights, biases, strict=True)]
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None = None) -> Tensor:
         """Args: query (B, Q, C), key and value (B, L, C), allowed (B, Q, L) bool, True where attention may go. Returns (B, Q, C)."""
-        weights = self.in_projection.weight.chunk(3)
-        biases = self.in_projection.bias.chunk(3)
-        query, key, value = (
-            linear(x, w, b).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for x, w, b in zip((query, key, value), weights, biases, strict=True)
-        )
+        projected = (project(x) for project, x in zip(self._projections(), (query, key, value), strict=True))
+        query, key, value = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in projected)
         mask = None if allowed is None else allowed[:, None]
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return apply_linear(self.out_projection, out.transpose(1, 2).flatten(2))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from proscale.layers.linear import apply_linear, linear
+from proscale.layers.linear import LinearForm, apply_linear, linear, linear_of
 from proscale.ops.ms_deform_attn import ms_deform_attn
 
 
@@ -21,6 +21,8 @@ class DeformableAttention(nn.Module):
         self.value_projection = nn.Linear(dim, dim)
         self.output_projection = nn.Linear(dim, dim)
         self._initialise()
+        self.joint: nn.Linear | LinearForm | None = None
+        """A layer that takes the place of `sampling_offsets` and `attention_weights`; None: they are used."""
 
     def _initialise(self) -> None:
         """Each head starts by looking in a direction of its own, point p at distance p pixels (arXiv 2010.04159, appendix A.2)."""
@@ -38,6 +40,14 @@ class DeformableAttention(nn.Module):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
 
+    def join(self) -> None:
+        """Make one layer of the query's two projections, with the same weights."""
+        self.joint = linear_of(*self._joint_weights())
+
+    def _joint_weights(self) -> tuple[Tensor, Tensor]:
+        weight = torch.cat([self.sampling_offsets.weight, self.attention_weights.weight])
+        return weight, torch.cat([self.sampling_offsets.bias, self.attention_weights.bias])
+
     def forward(self, query: Tensor, value: Tensor, spatial_shapes: Sequence[int]) -> Tensor:
         """Attend from every token to points around its own centre, in every level.
 
@@ -52,9 +62,7 @@ class DeformableAttention(nn.Module):
         batch, tokens, _ = query.shape
         values = apply_linear(self.value_projection, value).view(batch, tokens, self.heads, -1)
         # Two projections of one input: one matrix product, whose output the operator reads as two strided views.
-        weight = torch.cat([self.sampling_offsets.weight, self.attention_weights.weight])
-        bias = torch.cat([self.sampling_offsets.bias, self.attention_weights.bias])
-        sampling = linear(query, weight, bias)
+        sampling = linear(query, *self._joint_weights()) if self.joint is None else apply_linear(self.joint, query)
         offsets, logits = sampling.split([self.sampling_offsets.out_features, self.attention_weights.out_features], -1)
         offsets = offsets.unflatten(-1, (self.heads, self.levels, self.points, 2))
         logits = logits.unflatten(-1, (self.heads, self.levels * self.points))

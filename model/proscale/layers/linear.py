@@ -10,6 +10,27 @@ from torch.nn import functional as F
 Activation = Literal["none", "relu", "gelu"]
 
 
+class LinearForm(nn.Module):
+    """A linear layer that is computed in a way of its own, in place of an `nn.Linear` or a 1x1 convolution (`layers/int8.py`)."""
+
+    out_features: int
+    zero: float = 0.0
+    """What stands for 0.0 in what `normed` gives."""
+
+    def apply_linear(self, x: Tensor, activation: Activation) -> Tensor:
+        """`linear` with the layer's weights: x (..., in) -> (..., out)."""
+        raise NotImplementedError
+
+    def normed(self, norm: nn.LayerNorm, x: Tensor) -> Tensor:
+        """norm(x), for x (..., in), as this layer best reads it."""
+        out: Tensor = norm(x)
+        return out
+
+    def read_from(self, layer: "nn.Linear | LinearForm", x: Tensor, activation: Activation) -> Tensor:
+        """`apply_linear` of another layer, as this layer best reads it."""
+        return apply_linear(layer, x, activation)
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation = "none") -> Tensor:
     """activation(x @ weight.T + bias), for x (..., in), weight (out, in), bias (out,); returns (..., out).
 
@@ -31,9 +52,37 @@ def linear_plain(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Act
     return F.gelu(out) if torch.is_grad_enabled() else torch.ops.aten.gelu_(out)
 
 
-def apply_linear(layer: nn.Linear, x: Tensor, activation: Activation = "none") -> Tensor:
+def apply_linear(layer: nn.Linear | LinearForm, x: Tensor, activation: Activation = "none") -> Tensor:
     """`linear` with a layer's weights."""
+    if isinstance(layer, LinearForm):
+        return layer.apply_linear(x, activation)
     return linear(x, layer.weight, layer.bias, activation)
+
+
+def normed(norm: nn.LayerNorm, layer: nn.Linear | LinearForm, x: Tensor) -> Tensor:
+    """norm(x), which `layer` reads; x (..., in)."""
+    out: Tensor = layer.normed(norm, x) if isinstance(layer, LinearForm) else norm(x)
+    return out
+
+
+def zero_of(layer: nn.Linear | LinearForm) -> float:
+    """What stands for 0.0 in what `normed` gives for a layer."""
+    return layer.zero if isinstance(layer, LinearForm) else 0.0
+
+
+def apply_two(first: nn.Linear | LinearForm, second: nn.Linear | LinearForm, x: Tensor, activation: Activation) -> Tensor:
+    """second(activation(first(x))): a feed-forward block; x (..., in of the first), returns (..., out of the second)."""
+    hidden = second.read_from(first, x, activation) if isinstance(second, LinearForm) else apply_linear(first, x, activation)
+    return apply_linear(second, hidden)
+
+
+def linear_of(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """A layer of given weights (out, in) and biases (out,), without gradients."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach(), requires_grad=False)
+    return layer
 
 
 def linear_fused(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation) -> Tensor:

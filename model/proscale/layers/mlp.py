@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from proscale.layers.linear import apply_linear
+from proscale.layers.linear import apply_linear, apply_two
 
 
 class MLP(nn.Module):
@@ -36,4 +36,4 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim) -> (..., dim)."""
-        return apply_linear(self.linear2, apply_linear(self.linear1, x, "relu"))
+        return apply_two(self.linear1, self.linear2, x, "relu")

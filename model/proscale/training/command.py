@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from proscale.allocator import keep_freed_memory
-from proscale.config import PRECISIONS
+from proscale.config import FLOAT_PRECISIONS
 from proscale.errors import ProscaleError
 from proscale.training.config import TrainingConfig
 from proscale.training.settings_file import read_settings
@@ -58,7 +58,7 @@ DEFAULTS = TrainingConfig()
 )
 @click.option("--pilots", type=click.IntRange(min=0), help=f"Mask-piloted queries per picture.  [default: {DEFAULTS.losses.pilots}]")
 @click.option("--frozen-batch-norm", is_flag=True, default=None, help="Keep the statistics of batch normalisation fixed.")
-@click.option("--precision", type=click.Choice(PRECISIONS), help=f"Number format of the network.  [default: {DEFAULTS.precision}]")
+@click.option("--precision", type=click.Choice(FLOAT_PRECISIONS), help=f"Number format of the network.  [default: {DEFAULTS.precision}]")
 @click.option("--evaluate-every", type=click.IntRange(min=0), help="Evaluate on --val-split after every N steps; 0: never.  [default: 0]")
 @click.option("--metric", default="pq", show_default=True, help="Metric that chooses OUT/best.")
 @click.option("--tensorboard", is_flag=True, help="Also log for TensorBoard, into OUT/tensorboard (extra `tensorboard`).")

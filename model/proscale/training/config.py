@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 
 from proscale.config import (
+    FloatPrecision,
     ModelConfig,
     PixelDecoderConfig,
     PostprocessConfig,
-    Precision,
     PreprocessConfig,
     ProScaleEncoderConfig,
     ResNetConfig,
@@ -56,7 +56,7 @@ class TrainingConfig:
     clip_norm: float = 1.0
     frozen_batch_norm: bool = False
     """Keep the statistics and scales of batch normalisation as they are: for fine-tuning, and for batches too small to measure them."""
-    precision: Precision = "float32"
+    precision: FloatPrecision = "float32"
     """What the network computes in (autocast); weights and losses are float32."""
     depth_weights: tuple[float, ...] = ()
     """How often PRO-SCALE's last stage runs with 1, 2, ... of its layers, in proportion; empty: always with all.
