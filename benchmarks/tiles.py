@@ -268,12 +268,12 @@ def cost(kind: str, side: int, overlap: int, threads: int) -> dict[str, Any]:
     }
 
 
-def make_file(path: Path, side: int) -> None:
-    """A tiled BigTIFF of nuclei pictures."""
+def make_file(path: Path, side: int, compression: str) -> None:
+    """A tiled BigTIFF of nuclei pictures. Args: compression: as GDAL calls it."""
     cells, categories = cells_of("nuclei", 60)
     tile, _ = mosaic(cells, 2048, frozenset(category.id for category in categories if not category.isthing))
     about: dict[str, Any] = {"driver": "GTiff", "height": side, "width": side, "count": 3, "dtype": "uint8", "photometric": "rgb"}
-    about |= {"tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "deflate", "zlevel": 1, "bigtiff": "YES"}
+    about |= {"tiled": True, "blockxsize": 512, "blockysize": 512, "compress": compression, "bigtiff": "YES"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with rasterio.open(path, "w", **about) as file:
@@ -283,11 +283,11 @@ def make_file(path: Path, side: int) -> None:
                 file.write(band, window=((top, top + rows), (0, side)))
 
 
-def file_cost(side: int, windows: str, memory: int) -> dict[str, Any]:
+def file_cost(side: int, windows: str, compression: str, memory: int) -> dict[str, Any]:
     """Seconds and peak memory of the command on a file. Args: memory: MiB of its own that the process may have (RLIMIT_DATA)."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "mosaic.tif"
-        make_file(path, side)
+        make_file(path, side, compression)
         command = [sys.executable, "-c", "from proscale.cli import main; main()", "segment", str(path), "--tile", windows, "--out", folder]
         command += [part for name in ("geojson", "ids_tiff", "parquet") for part in ("--format", name)]
         started = time.perf_counter()
@@ -303,6 +303,7 @@ def file_cost(side: int, windows: str, memory: int) -> dict[str, Any]:
         "side": side,
         "pixels": side**2,
         "windows": windows,
+        "compression": compression,
         "seconds": seconds,
         "processor_seconds": sum(map(float, processor_seconds)),
         "peak_mebibytes": int(peak) / 1024,
@@ -321,6 +322,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="*", default=[], help="sides whose seconds and memory are measured")
     parser.add_argument("--file-sides", type=int, nargs="*", default=[], help="sides of files that are read in parts")
     parser.add_argument("--file-windows", default="2048,128", help="`--tile` for those files")
+    parser.add_argument("--file-compression", default="deflate", help="of those files, as GDAL calls it; none: they are made sooner")
     parser.add_argument("--file-memory", type=int, default=2048, help="MiB that the process may have that reads them")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--one-cost", help=argparse.SUPPRESS)
@@ -360,7 +362,7 @@ def main() -> None:
             print(results["cost"][-1], flush=True)
             save()
     for side in given.file_sides:
-        results["files"].append(file_cost(side, given.file_windows, given.file_memory))
+        results["files"].append(file_cost(side, given.file_windows, given.file_compression, given.file_memory))
         print(results["files"][-1], flush=True)
         save()
 

@@ -193,8 +193,9 @@ def _start_ray(options: BulkOptions) -> None:
                 ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
             else:
                 ray.init(address=options.address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise DataError(f"no Ray cluster answers at {options.address}: {error}") from error
+        except Exception as error:  # Ray's own is a bare one where the machine is too busy to start it in time
+            what = "Ray does not start on this machine" if options.address is None else f"no Ray cluster answers at {options.address}"
+            raise DataError(f"{what}: {error}; what was done stays") from error
     # Errors too: a page of them for every batch that is given up. Those that end the job are raised.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = DataContext.get_current()
