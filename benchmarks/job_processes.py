@@ -50,7 +50,7 @@ def sampled_memory() -> Iterator[dict[int, list[float]]]:
 
 def flatness(memory: dict[int, list[float]]) -> dict[str, Any]:
     """Peak memory of actors that lived long, and how it grew between their second and their last quarter."""
-    long = [each for each in memory.values() if len(each) >= 20]
+    long = [each for each in memory.values() if len(each) >= 60]  # so that loading the model lies in the first quarter
     grown = [statistics.median(each[-len(each) // 4 :]) / statistics.median(each[len(each) // 4 : len(each) // 2]) for each in long]
     return {
         "watched": len(memory),
