@@ -34,6 +34,7 @@ SERVE = "from proscale_service.cli import serve; serve(['--port', '0', '--log-le
 SAMPLES = 10
 """Looks at the memory, evenly spaced over the attempts."""
 GROWTH = 1.05
+ENDS_S = 120.0
 SETTINGS = {"PROSCALE_UPLOAD_TIMEOUT_S": "1", "PROSCALE_THREADS": "1", "PROSCALE_MAX_PIXELS": "1000000", "PROSCALE_KEEP_ALIVE_S": "2"}
 
 
@@ -62,6 +63,8 @@ def attack(folder: Path, seed: int, numbers: range) -> tuple[dict[str, object], 
     environment = os.environ | SETTINGS | {"PROSCALE_CHECKPOINT": str(folder / "model"), "TMPDIR": str(temporary)}
     with (folder / "log").open("w") as log:
         process = subprocess.Popen([sys.executable, "-c", SERVE], env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
+    wrong: list[str] = []
+    memory: list[float] = []
     with process, tqdm(total=len(numbers), unit="request") as bar:
         assert process.stdout is not None
         try:
@@ -69,16 +72,16 @@ def attack(folder: Path, seed: int, numbers: range) -> tuple[dict[str, object], 
             run(url, seed + 1, range(200))  # what happens once per process
             before = descriptors(process.pid), threads(process.pid), rss_mb(process.pid)
             started = time.monotonic()
-            memory: list[float] = []
 
             def done() -> None:
                 bar.update()
                 if bar.n * SAMPLES // len(numbers) > len(memory):
                     memory.append(rss_mb(process.pid))
+                    bar.set_postfix_str(f"{memory[-1]:.0f} MB")
 
             result = run(url, seed, numbers, done)
             seconds = time.monotonic() - started
-            wrong = [f"attempt {number}: {what}: {data!r}" for number, what, data in result.wrong]
+            wrong += [f"attempt {number}: {what}: {data!r}" for number, what, data in result.wrong]
             if process.poll() is not None:
                 return {"counts": counted(result.counts)}, [*wrong, f"the server ended with {process.poll()}"]
             after = settles(lambda: descriptors(process.pid), before[0]), threads(process.pid)
@@ -95,7 +98,11 @@ def attack(folder: Path, seed: int, numbers: range) -> tuple[dict[str, object], 
             wrong += [words for words, met in checks.items() if not met]
         finally:
             process.terminate()
-            process.wait(60)
+            try:
+                process.wait(ENDS_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                wrong.append(f"the server did not end within {ENDS_S:.0f} s of SIGTERM")
     report: dict[str, object] = {
         "date": datetime.date.today().isoformat(),
         "command": "python " + " ".join(sys.argv),
