@@ -8,6 +8,7 @@ import ctypes
 import logging
 import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,12 @@ def covers(value: Tensor, levels: int, samples: int) -> bool:
     if value.device.type == "cuda":
         return STATUS.cuda and channels % 8 == 0 and levels <= 16 and samples <= MAX_CUDA_SAMPLES and value.dtype != torch.float64
     return STATUS.cpu is not None and value.device.type in ("cpu", "meta")
+
+
+@cache
+def has(operator: str) -> bool:
+    """Whether the loaded CPU kernels have an operator; those of an older installation lack newer ones."""
+    return STATUS.cpu is not None and hasattr(torch.ops.proscale, operator)
 
 
 def _fake(value: Tensor, offsets: Tensor, logits: Tensor, spatial_shapes: list[int], reference_points: Tensor | None = None) -> Tensor:

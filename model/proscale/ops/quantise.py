@@ -17,7 +17,7 @@ def quantise(x: Tensor, scale: float, zero_point: int) -> Tensor:
         scale: what a step of 1 stands for, above 0.
         zero_point: the byte that stands for 0.0.
     """
-    if native.STATUS.cpu is not None and x.device.type == "cpu":
+    if native.has("quantise") and x.device.type == "cpu":
         out: Tensor = torch.ops.proscale.quantise(x, scale, zero_point)
         return out
     return quantise_reference(x, scale, zero_point)
@@ -39,7 +39,7 @@ def norm_quantise(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, scale
     Returns:
         (..., C) uint8.
     """
-    if native.STATUS.cpu is not None and x.device.type == "cpu":
+    if native.has("norm_quantise") and x.device.type == "cpu":
         out: Tensor = torch.ops.proscale.norm_quantise(x, weight.float(), bias.float(), epsilon, scale, zero_point)
         return out
     return norm_quantise_reference(x, weight, bias, epsilon, scale, zero_point)

@@ -49,6 +49,6 @@ def _compiled(qkv: Tensor, groups: Sequence[tuple[int, Tensor]]) -> Tensor:
 
 
 def _covers(qkv: Tensor, bias: Tensor) -> bool:
-    if native.STATUS.cpu is None or qkv.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or qkv.device.type != "cpu" or not native.has("window_attention"):
         return False
     return qkv.shape[2] == 3 * bias.shape[0] * CHANNELS and qkv.dtype in (torch.float32, torch.bfloat16)

@@ -11,7 +11,7 @@ from proscale.ops import native
 from proscale.ops.quantise import norm_quantise, norm_quantise_reference, quantise, quantise_reference
 from proscale.ops.window_attention import window_attention, window_attention_reference
 
-pytestmark = pytest.mark.skipif(native.STATUS.cpu is None, reason=f"nothing is compiled: {native.STATUS.cpu_reason}")
+pytestmark = pytest.mark.skipif(not native.has("window_attention"), reason=f"nothing is compiled: {native.STATUS.cpu_reason}")
 
 
 def nearly_the_same(got: torch.Tensor, want: torch.Tensor) -> bool:
