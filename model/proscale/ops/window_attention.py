@@ -10,6 +10,8 @@ from proscale.ops import native
 
 CHANNELS = 32
 """Per head, that the compiled form (`csrc/windows_kernel.cpp`) covers: what every Swin has."""
+FASTER = ("avx2", "avx512")
+"""Builds of it that are faster than torch (`benchmarks/dispatch.py`); the plain one takes up to twice as long."""
 
 
 def window_attention(qkv: Tensor, groups: Sequence[tuple[int, Tensor]]) -> Tensor:
@@ -50,5 +52,7 @@ def _compiled(qkv: Tensor, groups: Sequence[tuple[int, Tensor]]) -> Tensor:
 
 def _covers(qkv: Tensor, bias: Tensor) -> bool:
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or qkv.device.type != "cpu" or not native.has("window_attention"):
+        return False
+    if native.STATUS.cpu not in FASTER:
         return False
     return qkv.shape[2] == 3 * bias.shape[0] * CHANNELS and qkv.dtype in (torch.float32, torch.bfloat16)

@@ -86,7 +86,11 @@ with torch.inference_mode():
         for got, want in (normed, (quantise(each, *to), quantise_reference(each, *to))):
             off = (got.int() - want.int()).abs()
             assert off.max() <= 1 and (off > 0).float().mean() < 0.01
-    assert torch.allclose(window_attention(qkv, [(5, bias)]), window_attention_reference(qkv, [(5, bias)]), atol=1e-5)
+    want, out = window_attention_reference(qkv, [(5, bias)]), torch.empty(5, 49, 96)
+    torch.ops.proscale.window_attention(qkv, bias, out)
+    assert torch.allclose(out, want, atol=1e-5)
+    # The plain build is slower than torch, which is taken in its place.
+    assert torch.equal(window_attention(qkv, [(5, bias)]), want if native.STATUS.cpu == "plain" else out)
 print(native.STATUS.cpu)
 """
 
