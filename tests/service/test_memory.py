@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 MB = 1_000_000
 SIDE = 2000
-CLIENTS, ROUNDS = 8, 2
+CLIENTS, ROUNDS = 8, 3
 
 
 def table() -> dict[str, float]:
@@ -59,7 +59,8 @@ def test_large_pictures_of_many_clients_stay_within_the_documented_bound() -> No
             after.append(resident(started.pid))
         most = resident(started.pid, "VmHWM")
     assert most < bound, f"{most / MB:.0f} MB, {bound / MB:.0f} MB are documented"
-    assert after[-1] <= 1.05 * after[0], after
+    # How many are decoded at a time is chance, and moves it by some percent; a picture kept per request would be a third more.
+    assert after[-1] <= 1.1 * after[0], after
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
