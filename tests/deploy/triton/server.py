@@ -20,6 +20,8 @@ REPOSITORY = ROOT / "docker" / "triton" / "model_repository"
 READY_SECONDS = 120
 
 needs_triton = pytest.mark.skipif(not (ENVIRONMENT / "done").exists(), reason="no Triton server: run `make triton-env`")
+REST_S = 0.5
+"""Before an idle model's process is killed: Triton aborts when that process held a lock that both share, as it does after an answer."""
 
 
 class TritonServer:

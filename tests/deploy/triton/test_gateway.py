@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -17,7 +18,7 @@ import pytest
 import torch
 import tritonclient.grpc as grpc
 from PIL import Image
-from tests.deploy.triton.server import TritonServer, needs_triton
+from tests.deploy.triton.server import REST_S, TritonServer, needs_triton
 from tests.service.pictures import encoded
 from tests.service.serving import metric, process, until
 
@@ -239,7 +240,8 @@ def labels(url: str) -> set[str]:
     return {category["name"] for category in HTTP.get(f"{url}/models").json()["models"][0]["categories"]}
 
 
-def kill_backend(triton: TritonServer) -> None:
+def kill_backend(triton: TritonServer, rest_s: float = REST_S) -> None:
+    time.sleep(rest_s)
     for pid in triton.backend_pids():
         os.kill(pid, signal.SIGKILL)
 
@@ -263,7 +265,7 @@ def test_a_model_process_that_dies_at_work_loses_nothing_silently(slow_url: str,
     with ThreadPoolExecutor(2) as pool:
         waiting = [pool.submit(post, slow_url, large, "task=panoptic,semantic") for _ in range(2)]
         until(lambda: metric(slow_url, "proscale_queue_depth") == 2)
-        kill_backend(slow_triton)
+        kill_backend(slow_triton, rest_s=0)
         answers = [future.result() for future in waiting]
     assert [answer.status_code for answer in answers] == [503] * 2
     assert all(map(clean, answers))

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from tests.deploy.triton.server import TritonServer, needs_triton
+from tests.deploy.triton.server import REST_S, TritonServer, needs_triton
 from tests.service.pictures import encoded
 from tests.service.serving import metric, process, until
 
@@ -49,6 +49,7 @@ def ask(url: str, content: bytes, **headers: str) -> httpx.Response:
 
 
 def stop_processes(server: TritonServer, how: signal.Signals) -> None:
+    time.sleep(REST_S)
     for pid in server.backend_pids():
         os.kill(pid, how)
 
