@@ -107,12 +107,12 @@ def locked_hashes(name: str) -> dict[str, list[str]]:
 def package(name: str, pinned: str, hashes: Iterable[str]) -> Component:
     """A package from PyPI. Its hashes are those of its distributions, of which every platform has another one."""
     found = metadata(name)
+    purl = PackageURL("pypi", name=name, version=pinned)
     reference = ExternalReference(
         type=ExternalReferenceType.DISTRIBUTION,
-        url=XsUri(f"https://pypi.org/simple/{name}/"),
+        url=XsUri(purl.to_string()),
         hashes=[HashType(alg=HashAlgorithm.SHA_256, content=each) for each in hashes],
     )
-    purl = PackageURL("pypi", name=name, version=pinned)
     return Component(
         name=found["Name"],
         version=pinned,

@@ -1,5 +1,6 @@
 """A linear layer and its activation as one kernel where torch has one."""
 
+from abc import ABC, abstractmethod
 from functools import cache
 from typing import Literal
 
@@ -10,16 +11,16 @@ from torch.nn import functional as F
 Activation = Literal["none", "relu", "gelu"]
 
 
-class LinearForm(nn.Module):
+class LinearForm(nn.Module, ABC):
     """A linear layer that is computed in a way of its own, in place of an `nn.Linear` or a 1x1 convolution (`layers/int8.py`)."""
 
     out_features: int
     zero: float = 0.0
     """What stands for 0.0 in what `normed` gives."""
 
+    @abstractmethod
     def apply_linear(self, x: Tensor, activation: Activation) -> Tensor:
         """`linear` with the layer's weights: x (..., in) -> (..., out)."""
-        raise NotImplementedError
 
     def normed(self, norm: nn.LayerNorm, x: Tensor) -> Tensor:
         """norm(x), for x (..., in), as this layer best reads it."""
