@@ -25,6 +25,8 @@ class Augmentation:
     """Largest standard deviation of added noise, on the 0-255 scale."""
     min_pixels: int = 6
     """Segments that keep fewer pixels than this in the view become void: they cannot be asked for."""
+    mosaic: float = 0.0
+    """Share of views that are put together of parts of four (see `mosaic.py`)."""
 
 
 def resize_sample(sample: Sample, height: int, width: int) -> Sample:

@@ -162,7 +162,8 @@ class Trainer:
             InterruptedTrainingError: Ctrl-C; the state was saved.
             DivergedError: names the step and its pictures; the state from before stays.
         """
-        views = Views(pictures, count, scenes, self.config, self.model.preprocess)
+        stuff = frozenset(index for index, category in enumerate(self.categories) if not category.isthing)
+        views = Views(pictures, count, scenes, self.config, self.model.preprocess, stuff)
         smooth: dict[str, float] = {}
         hidden = not progress or not self.processes.first
         with tqdm(total=self.config.steps, initial=self.step, unit="step", disable=hidden) as bar:

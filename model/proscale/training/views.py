@@ -11,8 +11,9 @@ from torch.utils.data import Dataset
 
 from proscale.config import PreprocessConfig
 from proscale.preprocess import normalise_and_pad
-from proscale.training.augment import random_view
+from proscale.training.augment import Augmentation, random_view
 from proscale.training.config import TrainingConfig
+from proscale.training.mosaic import mosaic
 from proscale.training.sample import Sample
 
 
@@ -48,8 +49,10 @@ class Views(Dataset[View]):
         scenes: Sequence[Sample],
         config: TrainingConfig,
         preprocess: PreprocessConfig,
+        stuff: frozenset[int] = frozenset(),
     ) -> None:
-        """Args: pictures: the data set's sample of an index below `count`."""
+        """Args: pictures: the data set's sample of an index below `count`; stuff: class indices that are one segment per picture."""
+        self.stuff = stuff
         self.pictures, self.count, self.scenes, self.config, self.preprocess = pictures, count, scenes, config, preprocess
         self.odds = drawing_odds(pictures, count, config.crowding) if config.crowding and count else None
 
@@ -60,14 +63,20 @@ class Views(Dataset[View]):
         rng = np.random.default_rng([self.config.seed, number])
         # Every batch mixes the sources in the same proportion: batch normalisation sees the mixture that it will be frozen at.
         share = self.config.scene_share if self.count else 1.0
-        if self.scenes and int((number + 1) * share) > int(number * share):
-            sample, augmentation = self.scenes[int(rng.integers(len(self.scenes)))], self.config.scene_augmentation
+        scene = bool(self.scenes) and int((number + 1) * share) > int(number * share)
+        crop, settings = self.config.crop, self.config.scene_augmentation if scene else self.config.data_augmentation
+        if settings.mosaic and rng.random() < settings.mosaic:
+            four = [self._random_view(scene, rng, settings) for _ in range(4)]
+            view, (height, width) = mosaic(four, crop, rng, self.stuff, settings.min_pixels), (crop, crop)
         else:
-            sample, augmentation = self.pictures(self._draw(rng)), self.config.data_augmentation
-        view, (height, width) = random_view(sample, self.config.crop, rng, augmentation)
-        size = (self.config.crop, self.config.crop)
-        image = normalise_and_pad(view.image[:height, :width], size, self.preprocess)
-        return image, torch.from_numpy(view.ids.astype(np.int64)), torch.from_numpy(view.classes), sample.name
+            view, (height, width) = self._random_view(scene, rng, settings)
+        image = normalise_and_pad(view.image[:height, :width], (crop, crop), self.preprocess)
+        return image, torch.from_numpy(view.ids.astype(np.int64)), torch.from_numpy(view.classes), view.name
+
+    def _random_view(self, scene: bool, rng: np.random.Generator, settings: Augmentation) -> tuple[Sample, tuple[int, int]]:
+        """A view of a scene or of the data, and its height and width that hold picture."""
+        sample = self.scenes[int(rng.integers(len(self.scenes)))] if scene else self.pictures(self._draw(rng))
+        return random_view(sample, self.config.crop, rng, settings)
 
     def _draw(self, rng: np.random.Generator) -> int:
         """The index of a picture."""
