@@ -203,6 +203,8 @@ class PreprocessConfig:
     """PIL's filter for resizing."""
     rounding: Literal["nearest", "transformers"] = "nearest"
     """Of sides that follow from `short_side` and `long_side`: as detectron2 rounds, or cut off as in transformers' processors."""
+    training_side: int | None = None
+    """Short side of the training pictures' files, the median: windows as large show objects as in training. None: not known."""
 
 
 @dataclass(frozen=True)

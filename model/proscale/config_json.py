@@ -30,7 +30,7 @@ CONFIG_FILE = "config.json"
 _KINDS: dict[str, type] = {"eomt": EomtModelConfig, "semantic": SemanticModelConfig}
 """Kinds of networks beside Mask2Former, whose files name none."""
 _SINCE_FIRST = {
-    "preprocess": ("align", "size", "pad_to", "padding", "rounding"),
+    "preprocess": ("align", "size", "pad_to", "padding", "rounding", "training_side"),
     "postprocess": ("connected", "join_share", "min_pixels", "resize_twice"),
     "backbone": ("shrink",),
     "head": ("query_grid",),

@@ -19,7 +19,7 @@ def plan_picture(config: NetworkConfig, height: int, width: int, tasks: Sequence
     padded = padded_size(*resized, config.preprocess)
     asked = tuple(task for task in TASKS if task in tasks)
     flops, baseline = (count(config, padded, (height, width), asked).total for count in (count_network, count_baseline))
-    return Plan(resized, padded, flops, baseline, baseline_name(config))
+    return Plan(resized, padded, flops, baseline, baseline_name(config), training_side=config.preprocess.training_side)
 
 
 def check_tasks(asked: Sequence[str], can: Sequence[Task] = TASKS) -> None:

@@ -110,6 +110,8 @@ class Plan:
     None: as a whole."""
     joint: JointWindows | None = None
     """The windows of a picture that the decoders see as a whole; None: it has none, or they are merged."""
+    training_side: int | None = None
+    """Of the model's `PreprocessConfig`."""
 
 
 @dataclass(frozen=True)

@@ -57,10 +57,11 @@ def _possible(text: str) -> str:
 
 Tile = Annotated[str, Field(pattern=TILING_PATTERN), AfterValidator(_possible)]
 _TILE = (
-    "Cut a large picture into windows: `off` (default), `auto` (windows of the model's own size, if the whole picture would be shrunk to "
-    "less than half), or `SIZE[,OVERLAP[,SCALE]]` in pixels: windows of SIZE x SIZE with at least OVERLAP (default: a fifth), cut from the "
-    "picture as if it had been resized by SCALE (default: 1). `joint`, or `joint,` and such windows: only the backbone works per window, "
-    "and the decoders see the whole picture (PRO-SCALE and Mask2Former, in-process engine only)."
+    "Cut a large picture into windows: `off` (default), `auto` (windows as large as the model's training pictures, or of its own size if "
+    "those are not known; not if a whole picture is seen at half the windows' scale or more), or `SIZE[,OVERLAP[,SCALE]]` in pixels: "
+    "windows of SIZE x SIZE with at least OVERLAP (default: a fifth), cut from the picture as if it were resized by SCALE (default: 1). "
+    "`joint`, or `joint,` and such windows: only the backbone works per window, and the decoders see the whole picture (PRO-SCALE and "
+    "Mask2Former, in-process engine only)."
 )
 Tasks = Annotated[tuple[Task, ...], Field(min_length=1), BeforeValidator(_split)]
 Labels = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_one_or_many)]

@@ -154,14 +154,10 @@ def lay_out(tiling: Tiling, height: int, width: int, plan: PlanPicture, tasks: S
     if tiling.kind == "off":
         return None
     own = _own_size(plan, tasks)
-    if tiling.kind == "auto":
-        seen = plan(height, width, tasks).resized
-        # A model that keeps pictures as they are sees none too small, but has no room for the largest.
-        shrunk = max(height, width) / KEPT_SIZE if own is None else math.sqrt(height * width / (seen[0] * seen[1]))
-        if shrunk < SHRUNK:
-            return None
+    if tiling.kind == "auto" and _shrunk(height, width, plan(height, width, tasks), own) < SHRUNK:
+        return None
     if not tiling.size:
-        sides = own or (KEPT_SIZE, KEPT_SIZE)
+        sides = _own_windows(own, plan(height, width, tasks).training_side)
         shared = [_up_to_multiple(side, 5, 32) for side in sides]
     else:
         if own is None and tiling.scale != 1:
@@ -175,6 +171,28 @@ def _own_size(plan: PlanPicture, tasks: Sequence[Task]) -> tuple[int, int] | Non
     """(height, width) at which a model sees a large square picture; None: as large as it is."""
     first, second = (plan(side, side, tasks).resized for side in _LARGE)
     return first if first == second else None
+
+
+def _own_windows(own: tuple[int, int] | None, training_side: int | None) -> tuple[int, int]:
+    """(height, width) of windows in pixels that show objects as large as the model was trained on them.
+
+    Args: own: at which the model sees a square picture; None: as large as it is.
+    """
+    if own is None:
+        return KEPT_SIZE, KEPT_SIZE
+    if training_side is None:
+        return own
+    height, width = (round(training_side * side / min(own)) for side in own)
+    return height, width
+
+
+def _shrunk(height: int, width: int, whole: Plan, own: tuple[int, int] | None) -> float:
+    """How many times smaller, per side, the network sees the picture as a whole than a window of it."""
+    if own is None:
+        # It sees none too small, but has no room for the largest.
+        return max(height, width) / KEPT_SIZE
+    window = _own_windows(own, whole.training_side)
+    return math.sqrt(height * width / math.prod(whole.resized) * math.prod(own) / math.prod(window))
 
 
 def _axis(length: int, side: int, overlap: int) -> Axis:

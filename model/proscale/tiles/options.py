@@ -23,7 +23,7 @@ class Tiling:
     """`off`: not at all; `auto`: windows as the model sees them best, where the picture is large; `fixed`: as the other fields say;
     `joint`: windows that are apart in the backbone alone."""
     size: int = 0
-    """Side of a window in pixels of the scaled picture; 0: the model's own size."""
+    """Side of a window in pixels of the scaled picture; 0: as large as the training pictures, or the model's own size."""
     overlap: int | None = None
     """Pixels of the scaled picture that neighbouring windows share at least; None: `DEFAULT_OVERLAP` of the size."""
     scale: float = 1.0

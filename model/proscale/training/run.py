@@ -33,6 +33,9 @@ from proscale.training.sample import Sample, merge_label_spaces
 from proscale.training.scenes.painter import CATEGORIES, draw_scene
 from proscale.training.watch import Watch
 
+SIZED_PICTURES = 100
+"""Of a large data set so many pictures tell how large its pictures are."""
+
 
 @dataclass(frozen=True)
 class Start:
@@ -53,6 +56,8 @@ class Data:
     pictures: Callable[[int], Sample]
     count: int
     validation: Dataset | None
+    short_side: int | None = None
+    """Of the pictures in pixels, the median."""
 
 
 def run(
@@ -77,6 +82,7 @@ def run(
     data = open_data(settings, options)
     start = None if init is None else open_start(init)
     model = choose_model(options["config_path"], start, len(data.categories), options["queries"])
+    model = replace(model, preprocess=replace(model.preprocess, training_side=data.short_side or model.preprocess.training_side))
     trainer = Trainer(out, settings, model, data.categories, options["device"], join_processes(torch.device(options["device"])))
     provenance = None
     if start is not None:
@@ -108,7 +114,14 @@ def open_data(settings: TrainingConfig, options: dict[str, Any]) -> Data:
         click.echo(f"note: {note}", err=True)
     pictures = TrainingPictures(dataset, categories)
     title = f"{dataset.layout} {dataset.root.name}/{dataset.split}" + (" and drawn scenes" if drawn else "")
-    return Data(title, categories, in_memory(pictures), len(pictures), validation)
+    samples = in_memory(pictures)
+    return Data(title, categories, samples, len(pictures), validation, median_short_side(samples, len(pictures)))
+
+
+def median_short_side(samples: Callable[[int], Sample], count: int) -> int:
+    """Of up to `SIZED_PICTURES` samples, evenly chosen, in pixels."""
+    chosen = np.linspace(0, count - 1, min(count, SIZED_PICTURES)).astype(int).tolist()
+    return int(np.median([min(samples(index).ids.shape) for index in chosen]))
 
 
 def in_memory(pictures: TrainingPictures) -> Callable[[int], Sample]:

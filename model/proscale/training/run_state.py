@@ -2,15 +2,17 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from proscale.errors import CheckpointError
+from proscale.training.config import TrainingConfig
 
 STATE_FILE = "last.pt"
-CHANGEABLE = ("settings.learning_rate", "settings.steps", "settings.decay_share", "settings.clip_norm")
+CHANGEABLE = ("settings.learning_rate", "settings.steps", "settings.decay_share", "settings.clip_norm", "model.preprocess.training_side")
 """What may differ when a run is resumed; the change is recorded."""
 
 
@@ -59,7 +61,8 @@ def compare_definitions(saved: Mapping[str, Any], now: Mapping[str, Any], path: 
     Raises:
         CheckpointError: anything else differs; lists it.
     """
-    before, after = flatten(saved), flatten(now)
+    # Settings that came after the run was saved have had their defaults since.
+    before, after = flatten({"settings": asdict(TrainingConfig())}) | flatten(saved), flatten(now)
     names = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
     refused = [name for name in names if name not in CHANGEABLE]
     if any(name.startswith("categories") for name in refused):

@@ -1,5 +1,7 @@
 """Windows: they cover the picture, overlap as asked, and every pixel belongs to the window in which it lies deepest."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -66,6 +68,24 @@ def test_auto_cuts_windows_of_the_models_own_size_and_leaves_small_pictures_whol
     assert made is not None
     assert (made.window_size, made.plan.tiles.scale) == ((96, 96), 1.0)
     assert made.rows.overlap >= 32
+
+
+def test_auto_windows_are_as_large_as_the_training_pictures() -> None:
+    plan = planned(replace(SMALL_CONFIG, preprocess=replace(SMALL_CONFIG.preprocess, training_side=64)))
+    assert lay_out(AUTO, 127, 127, plan, ("panoptic",)) is None
+    made = lay_out(AUTO, 400, 300, plan, ("panoptic",))
+    assert made is not None
+    assert (made.window_size, made.plan.tiles.scale) == ((64, 64), 1.5)
+    squeezed = replace(SMALL_CONFIG.preprocess, size=(96, 192), training_side=64)
+    wide = lay_out(AUTO, 400, 600, planned(replace(SMALL_CONFIG, preprocess=squeezed)), ("panoptic",))
+    assert wide is not None
+    assert wide.window_size == (64, 128)
+    # Large training pictures: the network saw them shrunk, so it does not need smaller windows.
+    shrunk = planned(replace(SMALL_CONFIG, preprocess=replace(SMALL_CONFIG.preprocess, training_side=960)))
+    assert lay_out(AUTO, 1900, 1900, shrunk, ("panoptic",)) is None
+    large = lay_out(AUTO, 3000, 3000, shrunk, ("panoptic",))
+    assert large is not None
+    assert (large.window_size, large.plan.tiles.scale) == ((960, 960), 0.1)
 
 
 def test_auto_of_models_that_squeeze_or_keep_pictures() -> None:

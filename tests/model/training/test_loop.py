@@ -49,6 +49,20 @@ def train(folder: Path, config: TrainingConfig, stop_after: int | None = None, r
     return trainer
 
 
+def test_a_state_from_before_a_setting_existed_has_its_default(tmp_path: Path) -> None:
+    config = replace(CONFIG, steps=2)
+    trainer = Trainer(tmp_path, config, SMALL_CONFIG, SMALL_CATEGORIES)
+    trainer.save()
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    definition = json.loads(state["definition"])
+    del definition["settings"]["data_augmentation"]["mosaic"]
+    torch.save(state | {"definition": json.dumps(definition)}, tmp_path / "last.pt")
+    assert Trainer(tmp_path, config, SMALL_CONFIG, SMALL_CATEGORIES).resume() == {}
+    mosaics = replace(config, data_augmentation=replace(config.data_augmentation, mosaic=0.5))
+    with pytest.raises(CheckpointError, match=r"data_augmentation\.mosaic was 0\.0, is 0\.5"):
+        Trainer(tmp_path, mosaics, SMALL_CONFIG, SMALL_CATEGORIES).resume()
+
+
 @pytest.mark.slow
 def test_a_resumed_run_gives_the_same_weights_bit_for_bit(tmp_path: Path) -> None:
     whole = train(tmp_path / "whole", CONFIG)
