@@ -92,6 +92,15 @@ _NUMBER = r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d{1,2})?"
 Affine = Annotated[str, Field(pattern=rf"^\s*{_NUMBER}(\s*,\s*{_NUMBER}){{5}}\s*$")]
 
 
+FORMS = {
+    "tile": "off, auto, SIZE[,OVERLAP[,SCALE]] such as 1024,128, or joint",
+    "intensity": "full, minmax, percentile, or LOW,HIGH such as 0,4095",
+    "merge_labels": "NEW=OLD|OLD such as vehicle=car|truck",
+    "affine": "six numbers a,b,c,d,e,f",
+}
+"""What parameters with a pattern look like, for messages."""
+
+
 class SegmentParameters(BaseModel):
     """Parameters of a request. What is left out has the model's own default."""
 
@@ -312,5 +321,8 @@ def _explain(cls: type[BaseModel], problem: Any) -> str:
     if problem["type"] == "too_short":
         return f"{name}: should name at least one; leave it out, or send null, for the default"
     shown = repr(problem["input"])
-    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if problem["type"] == "string_pattern_mismatch" and name in FORMS:
+        message = f"should be {FORMS[name]}"
+    else:
+        message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return f"{name}: {message} (it is {shown if len(shown) <= 80 else shown[:77] + '...'})"

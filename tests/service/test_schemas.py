@@ -1,13 +1,15 @@
+import json
 import math
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from proscale.results import ModelInfo
 from proscale_service.errors import InvalidParameter
-from proscale_service.requests import PlanParameters, SegmentParameters, parse_parameters
+from proscale_service.requests import FORMS, PictureParameters, PlanParameters, SegmentParameters, parse_parameters
 
 INFO = ModelInfo("m", "proscale", (1, 1, 1), "resnet", (), "memory")
 
@@ -53,6 +55,16 @@ def test_wrong_values_are_named(name: str, value: object) -> None:
     with pytest.raises(InvalidParameter, match=f"^{name}: ") as caught:
         parse(**{name: value})
     assert len(caught.value.detail) < 400
+
+
+@pytest.mark.parametrize("cls", [SegmentParameters, PictureParameters, PlanParameters])
+def test_what_a_pattern_takes_is_said_in_words(cls: type[BaseModel]) -> None:
+    patterned = [name for name, schema in cls.model_json_schema()["properties"].items() if '"pattern":' in json.dumps(schema)]
+    assert patterned
+    for name in patterned:
+        with pytest.raises(InvalidParameter) as caught:
+            parse_parameters(cls, {name: "@"})
+        assert caught.value.detail == f"{name}: should be {FORMS[name]} (it is '@')"
 
 
 def test_threshold_seven_says_what_is_allowed() -> None:

@@ -32,6 +32,7 @@ Priority = Literal["interactive", "normal", "bulk"]
 PRIORITIES: tuple[Priority, ...] = get_args(Priority)
 PREFIX = "ps_"
 MAX_KEY_CHARACTERS = 256
+_CLASS = re.compile(r"[a-z0-9_-]{1,32}")
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -50,11 +51,18 @@ class Key(BaseModel):
     hash: str
     rights: tuple[Right, ...] = USUAL_RIGHTS
     priorities: Annotated[tuple[Priority, ...], Field(min_length=1)] = PRIORITIES
-    class_: Annotated[str, Field(alias="class", pattern=r"^[a-z0-9_-]{1,32}$")] = "other"
+    class_: Annotated[str, Field(alias="class")] = "other"
     """What metrics count its refusals under; many keys may share one."""
     requests_per_s: Rate | None = None
     pixels_per_s: Rate | None = None
     concurrent_pictures: Annotated[int, Field(ge=1)] | None = None
+
+    @field_validator("class_")
+    @classmethod
+    def _is_class(cls, value: str) -> str:
+        if not _CLASS.fullmatch(value):
+            raise ValueError("must be 1 to 32 characters of a-z, 0-9, _ and -")
+        return value
 
     @field_validator("hash")
     @classmethod
