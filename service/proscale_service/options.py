@@ -1,11 +1,14 @@
 """Parameters of a request -> what the engine is asked for; labels as users spell them -> labels as the model has them."""
 
 import difflib
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from proscale.config import Task
 from proscale.errors import ParameterError
+from proscale.formats.cleaning import CleaningOptions
 from proscale.labels import Category, match_names, synonyms
 from proscale.planning import check_tasks
 from proscale.results import ModelInfo, Plan, SegmentationOptions
@@ -18,8 +21,9 @@ def options_of(parameters: SegmentParameters, info: ModelInfo) -> SegmentationOp
     """What to ask the engine for. Ranges were checked where the parameters were parsed.
 
     Raises:
-        InvalidParameter: a task that the model cannot do, or a label that it does not have.
+        InvalidParameter: a task that the model cannot do, or a label, to be kept or to be merged, that it does not have.
     """
+    cleaning_of(parameters, info)
     return SegmentationOptions(
         tasks=tasks_of(parameters, info),
         threshold=parameters.threshold,
@@ -73,12 +77,33 @@ def plan_of(
     return (planner.plan(*size, tasks), None) if layout is None else (layout.plan, layout)
 
 
-def resolve_labels(asked: Sequence[str], categories: Sequence[Category]) -> tuple[str, ...]:
+def cleaning_of(parameters: SegmentParameters, info: ModelInfo) -> CleaningOptions | None:
+    """The cleaning that is asked for, in the model's own labels; None when none is.
+
+    A merged label has the category id of the model's label of that name, else that of the first label that it stands for, whether or not
+    that one is in the picture: so a category is the same in every picture.
+
+    Raises:
+        InvalidParameter: a label to be merged that the model does not have, or that is merged into two.
+    """
+    cleaning = parameters.cleaning
+    if cleaning is None or not cleaning.merge_labels:
+        return cleaning
+    ids = {category.name: category.id for category in reversed(info.categories)}
+    merges = {new: resolve_labels(olds, info.categories, "merge_labels") for new, olds in cleaning.merge_labels.items()}
+    counts = Counter(old for olds in merges.values() for old in olds)
+    if twice := [old for old, count in counts.items() if count > 1]:
+        raise InvalidParameter(f"merge_labels: {', '.join(map(repr, twice))} can be merged into one label only")
+    return replace(cleaning, merge_labels=merges, category_ids={new: ids.get(new, ids[olds[0]]) for new, olds in merges.items()})
+
+
+def resolve_labels(asked: Sequence[str], categories: Sequence[Category], parameter: str = "labels") -> tuple[str, ...]:
     """The model's own spelling of every asked label, each once.
 
     Args:
         asked: labels, or several of them comma separated; a value that is a label as a whole is not split. Case, hyphens, underscores and
             spaces at the ends do not matter, and a synonym ("road" of "road, route") does where it leaves no choice.
+        parameter: what the message calls the parameter.
 
     Raises:
         InvalidParameter: names every unknown label and the nearest known ones.
@@ -95,7 +120,7 @@ def resolve_labels(asked: Sequence[str], categories: Sequence[Category]) -> tupl
             else:
                 found.append(label)
     if unknown:
-        raise InvalidParameter("; ".join(_unknown_label(label, names) for label in dict.fromkeys(unknown)))
+        raise InvalidParameter("; ".join(_unknown_label(parameter, label, names) for label in dict.fromkeys(unknown)))
     return tuple(dict.fromkeys(found))
 
 
@@ -104,8 +129,8 @@ def _by_synonym(label: str, names: Sequence[str]) -> str | None:
     return None if place is None else names[place]
 
 
-def _unknown_label(label: str, names: Sequence[str]) -> str:
+def _unknown_label(parameter: str, label: str, names: Sequence[str]) -> str:
     known = {name.casefold(): name for name in names}
     near = list(dict.fromkeys(known[name] for name in difflib.get_close_matches(label.casefold(), known, n=3)))
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "GET /models lists the known ones"
-    return f"labels: the model has no label {label[:80]!r}; {hint}"
+    return f"{parameter}: the model has no label {label[:80]!r}; {hint}"

@@ -8,14 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proscale.config import Task
-from proscale.formats.cleaning import CleaningOptions, clean
+from proscale.formats.cleaning import clean
 from proscale.pictures import Header
 from proscale.results import ModelInfo, Plan, Segmentation
 from proscale_service import responses
 from proscale_service.errors import ServiceError, problem
 from proscale_service.models import Model, Models
+from proscale_service.options import cleaning_of
 from proscale_service.pipeline import SegmentedPicture
-from proscale_service.requests import PictureParameters
+from proscale_service.requests import PictureParameters, SegmentParameters
 from proscale_service.responses import BatchItem, BatchResponse, ModelsResponse, ModelSummary, PlanResponse, SegmentResponse, TaskResult
 
 
@@ -50,7 +51,7 @@ def render_picture(picture: SegmentedPicture, request_id: str, wanted: Wanted) -
         InvalidParameter: a format cannot hold the segments.
         AnswerTooLarge: more than `max_bytes`.
     """
-    picture, cleaning = cleaned(picture, wanted.parameters.cleaning)
+    picture, cleaning = cleaned(picture, wanted.parameters)
     json = segment_response(picture, request_id, cleaning).model_dump_json().encode()
     if wanted.formats == ("json",):
         return Body(json)
@@ -62,21 +63,20 @@ def render_picture(picture: SegmentedPicture, request_id: str, wanted: Wanted) -
     return Body(*packed(made, wanted.formats, json, wanted.packing))
 
 
-def render_batch(
-    pictures: Sequence[SegmentedPicture | ServiceError], path: str, request_id: str, cleaning: CleaningOptions | None = None
-) -> Body:
+def render_batch(pictures: Sequence[SegmentedPicture | ServiceError], path: str, request_id: str, parameters: SegmentParameters) -> Body:
     """The answer of /segment/batch. Args: pictures: in the order of the request; path: the request's, for its problems."""
     items = [
         BatchItem(index=i, error=responses.Problem(**problem(picture, path, request_id)))
         if isinstance(picture, ServiceError)
-        else BatchItem(index=i, result=_cleaned_response(picture, request_id, cleaning))
+        else BatchItem(index=i, result=_cleaned_response(picture, request_id, parameters))
         for i, picture in enumerate(pictures)
     ]
     return Body(BatchResponse(id=request_id, items=items).model_dump_json().encode())
 
 
-def cleaned(picture: SegmentedPicture, options: CleaningOptions | None) -> tuple[SegmentedPicture, responses.Cleaning | None]:
+def cleaned(picture: SegmentedPicture, parameters: SegmentParameters) -> tuple[SegmentedPicture, responses.Cleaning | None]:
     """The picture with clean segments, and what was done; as it was when nothing was asked for."""
+    options = cleaning_of(parameters, picture.computed.info)
     if options is None:
         return picture, None
     prediction = picture.computed.prediction
@@ -91,8 +91,8 @@ def cleaned(picture: SegmentedPicture, options: CleaningOptions | None) -> tuple
     return replace(picture, computed=replace(picture.computed, prediction=left)), cleaning
 
 
-def _cleaned_response(picture: SegmentedPicture, request_id: str, options: CleaningOptions | None) -> SegmentResponse:
-    picture, cleaning = cleaned(picture, options)
+def _cleaned_response(picture: SegmentedPicture, request_id: str, parameters: SegmentParameters) -> SegmentResponse:
+    picture, cleaning = cleaned(picture, parameters)
     return segment_response(picture, request_id, cleaning)
 
 

@@ -1,5 +1,6 @@
 """Parameters of requests, with their ranges: pydantic models, documented for OpenAPI."""
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -22,6 +23,15 @@ def _split(value: Any) -> Any:
         value = [value]
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
         return [name.strip() for part in value for name in part.split(",")]
+    return value
+
+
+def _split_merges(value: Any) -> Any:
+    """As `_split`, but only at commas behind which another merge begins, as labels may hold commas: "a=b, c,d=e" -> ["a=b, c", "d=e"]."""
+    if isinstance(value, str):
+        value = [value]
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return [merge.strip() for part in value for merge in re.split(r",(?=[^,=|]*=)", part)]
     return value
 
 
@@ -87,7 +97,9 @@ FormatName = Literal[
 ]
 """`json` and the names in `proscale.formats.files.FORMATS`."""
 Formats = Annotated[tuple[FormatName, ...], Field(min_length=1), BeforeValidator(_split)]
-Merges = Annotated[tuple[Annotated[str, Field(pattern=r"^[^=|]+=[^=|]+(\|[^=|]+)*$")], ...], Field(min_length=1), BeforeValidator(_split)]
+Merges = Annotated[
+    tuple[Annotated[str, Field(pattern=r"^[^=|]+=[^=|]+(\|[^=|]+)*$")], ...], Field(min_length=1), BeforeValidator(_split_merges)
+]
 _NUMBER = r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d{1,2})?"
 Affine = Annotated[str, Field(pattern=rf"^\s*{_NUMBER}(\s*,\s*{_NUMBER}){{5}}\s*$")]
 
@@ -162,7 +174,7 @@ class SegmentParameters(BaseModel):
     merge_labels: Merges | None = Field(
         default=None,
         description="Replace several labels by one: `vehicle=car|truck`; repeated or comma separated. Stuff of one label becomes one "
-        "segment.",
+        "segment; in semantic results everything of it does.",
     )
 
     @property
@@ -324,5 +336,5 @@ def _explain(cls: type[BaseModel], problem: Any) -> str:
     if problem["type"] == "string_pattern_mismatch" and name in FORMS:
         message = f"should be {FORMS[name]}"
     else:
-        message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ").replace("a valid tuple", "a text or a list of texts")
     return f"{name}: {message} (it is {shown if len(shown) <= 80 else shown[:77] + '...'})"

@@ -16,7 +16,9 @@ from proscale.errors import ParameterError, ProscaleError
 from proscale.pictures import DecodedPicture, Intensity, parse_intensity, read_picture
 from proscale.results import Prediction, Segmentation, SegmentationOptions
 from proscale.tiles import Tiling, lay_out, parse_tiling, segment_picture
+from proscale_service.errors import InvalidParameter
 from proscale_service.large_files import check_large, is_large, large_outputs, segment_large_file, write_parquet
+from proscale_service.options import cleaning_of
 from proscale_service.picture_files import PictureFile, find_pictures, is_folder
 from proscale_service.segment_outputs import Output, answer_options, answer_parameters, finish, write
 from proscale_service.settings import Settings, describe_invalid
@@ -126,7 +128,8 @@ def segment(
         )
         predictor.check(options)
         asked = answer_parameters(parameters, tasks)
-    except ProscaleError as error:
+        cleaning_of(asked, predictor.info)  # labels that the model lacks are told before anything is computed
+    except (ProscaleError, InvalidParameter) as error:
         raise click.ClickException(str(error)) from error
     failures, many, formats = [], len(pictures) > 1, parameters["format"]
     for picture in tqdm(pictures, unit="picture", disable=not many):

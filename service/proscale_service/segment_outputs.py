@@ -99,7 +99,7 @@ def finish(
     from proscale_service.rendering import cleaned, segment_response
 
     found = SegmentedPicture(decoded.header, Computed(prediction, info, 1, 0.0), seconds, decoded.warnings)
-    found, cleaning = cleaned(found, parameters.cleaning)
+    found, cleaning = cleaned(found, parameters)
     return Done(picture, decoded, found.computed.prediction, segment_response(found, os.fspath(picture.path), cleaning))
 
 

@@ -7,12 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proscale.config import TASKS
+from proscale.formats.cleaning import CleaningOptions
 from proscale.labels import Category
 from proscale_service.engines.base import retry_after
 from proscale_service.engines.costs import Work
 from proscale_service.errors import DeadlineExceeded, InvalidParameter, Loading, Unavailable
 from proscale_service.metrics import Metrics
-from proscale_service.options import options_of, resolve_labels
+from proscale_service.options import cleaning_of, options_of, resolve_labels
 from proscale_service.pipeline import Pipeline, SegmentedPicture
 from proscale_service.requests import SegmentParameters
 from proscale_service.settings import Settings
@@ -70,6 +71,28 @@ def test_parameters_become_options() -> None:
     assert (options.tasks, options.threshold, options.mask_threshold, options.overlap_threshold) == (("semantic",), 0.1, 0.2, 0.3)
     assert (options.labels, options.max_segments) == (("blob",), 4)
     assert options_of(SegmentParameters(), ThresholdPredictor().info).labels is None
+
+
+def test_a_merged_label_has_the_same_category_in_every_picture() -> None:
+    info = ThresholdPredictor().info
+    ids = {category.name: category.id for category in info.categories}
+
+    def merged(*texts: str) -> CleaningOptions:
+        cleaning = cleaning_of(SegmentParameters(merge_labels=list(texts)), info)
+        assert cleaning is not None
+        return cleaning
+
+    assert merged("thing=GROUND|blob").merge_labels == {"thing": ("ground", "blob")}
+    assert merged("thing=GROUND|blob").category_ids == {"thing": ids["ground"]}
+    assert merged("blob=ground").category_ids == {"blob": ids["blob"]}
+    with pytest.raises(InvalidParameter, match="one label only"):
+        merged("a=Ground,b=ground")
+    assert cleaning_of(SegmentParameters(min_area=2), info) == CleaningOptions(min_area=2)
+
+
+def test_merged_labels_may_hold_commas() -> None:
+    parameters = SegmentParameters(merge_labels=["way=road, route|path,b=field, meadow"])
+    assert parameters.merge_labels == ("way=road, route|path", "b=field, meadow")
 
 
 def pipeline(predictor: ThresholdPredictor, on_lost: Callable[[str], None] = lambda reason: None, **settings: Any) -> Pipeline:

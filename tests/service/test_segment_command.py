@@ -257,6 +257,7 @@ def test_formats_that_cannot_be_are_refused_before_anything_is_computed(run: Run
         (["--format", "geojson", "--affine", "1,2", "--out", tmp_path / "out"], "affine: "),
         (["--deduplicate", "7"], "deduplicate: "),
         (["--merge-labels", "car"], "merge_labels: "),
+        (["--merge-labels", "x=nothing"], "merge_labels: the model has no label 'nothing'"),
     ):
         result = run(picture, *arguments)
         assert result.exit_code != 0, arguments

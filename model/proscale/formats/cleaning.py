@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from proscale.config import Task
 from proscale.formats.runs import ColumnRuns, Positions, column_runs, complement, components, intersection, to_rle
 from proscale.results import RLE, Segment, Segmentation
 from proscale.rle import measure, runs_of_ones
@@ -23,7 +24,9 @@ class CleaningOptions:
     deduplicate: float | None = None
     """Drop an instance whose mask has an IoU above this with one of higher score; labels do not matter."""
     merge_labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """New label -> labels that it stands for. Stuff of one label becomes one segment."""
+    """New label -> labels that it stands for. Stuff of one label, and in semantic results everything of it, becomes one segment."""
+    category_ids: Mapping[str, int] = field(default_factory=dict)
+    """New label -> its category id, the same for every picture; without an entry, that of the first label found in the picture."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ def clean(segmentation: Segmentation, options: CleaningOptions) -> Cleaned:
         raise ValueError(f"deduplicate: must be an IoU above 0 and at most 1 (it is {options.deduplicate:g})")
     segments = list(segmentation.segments)
     if options.merge_labels:
-        segments = merge_labels(segments, options.merge_labels, overlapping=segmentation.task == "instance")
+        segments = merge_labels(segments, options.merge_labels, options.category_ids, segmentation.task)
     unique = segments if options.deduplicate is None else without_duplicates(segments, options.deduplicate)
     duplicates = len(segments) - len(unique)
     removed = filled = 0
@@ -77,20 +80,23 @@ def without_duplicates(segments: Sequence[Segment], iou: float) -> list[Segment]
     return [segment for segment in segments if segment.id in chosen]
 
 
-def merge_labels(segments: Sequence[Segment], merged: Mapping[str, Sequence[str]], *, overlapping: bool) -> list[Segment]:
-    """Segments under their new labels, with the category id of the first label that the new one stands for and is there.
+def merge_labels(
+    segments: Sequence[Segment], merged: Mapping[str, Sequence[str]], category_ids: Mapping[str, int], task: Task
+) -> list[Segment]:
+    """Segments under their new labels.
 
-    Stuff of one new label is united; its score is the mean by area. Things stay apart.
+    Stuff of one new label is united; its score is the mean by area. Things stay apart, but not in semantic results, where a label has
+    one segment. Instances are never united.
 
     Args:
-        overlapping: whether these are instances, which are never united.
+        category_ids: of new labels; one that lacks here has that of the first label that it stands for and is there.
     """
     new_label = {old: new for new, olds in merged.items() for old in olds}
     category: dict[str, int] = {}
     for new, olds in merged.items():
         ids = [segment.category_id for old in olds for segment in segments if segment.label == old]
         if ids:
-            category[new] = ids[0]
+            category[new] = category_ids.get(new, ids[0])
     renamed = [
         replace(segment, label=new_label[segment.label], category_id=category[new_label[segment.label]])
         if segment.label in new_label
@@ -99,7 +105,7 @@ def merge_labels(segments: Sequence[Segment], merged: Mapping[str, Sequence[str]
     ]
     result: dict[object, Segment] = {}
     for segment in renamed:
-        united = segment.label in merged and not segment.isthing and not overlapping
+        united = segment.label in merged and (task == "semantic" or (task == "panoptic" and not segment.isthing))
         key: object = segment.label if united else segment.id
         result[key] = _union(result[key], segment) if key in result else segment
     return list(result.values())

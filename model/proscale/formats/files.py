@@ -138,7 +138,7 @@ def _semantic_colours(segmentation: Segmentation, picture: Picture | None, optio
 
 def _confidence(segmentation: Segmentation, picture: Picture | None, options: FormatOptions) -> list[AnswerFile]:
     if segmentation.confidence is None:
-        raise ValueError("confidence_png: the result has no map of confidence; with `tile` there is none")
+        raise ValueError("confidence_png: the result has no map of confidence")
     return [AnswerFile(_named(segmentation, options, "-confidence.png"), "image/png", segmentation.confidence)]
 
 

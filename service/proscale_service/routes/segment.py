@@ -112,7 +112,7 @@ async def segment_batch(request: Request, pipeline: GetPipeline) -> Response:
         items = await asyncio.gather(*map(item, given.pictures))
         done = [each for each in items if isinstance(each, SegmentedPicture)]
         note_pictures(context, done)
-        return await _render(pipeline, done, render_batch, items, request.url.path, context.id, parameters.cleaning)
+        return await _render(pipeline, done, render_batch, items, request.url.path, context.id, parameters)
 
     return _response(await unless_client_leaves(request.receive, answer()))
 

@@ -90,6 +90,16 @@ def test_merged_stuff_is_one_segment_and_things_stay_apart() -> None:
     assert sum(each.label == "cell" for each in segments) == 2
 
 
+def test_in_semantic_results_all_of_a_merged_label_is_one_segment() -> None:
+    ids = np.array([[1, 1, 2, 5], [3, 3, 2, 5]])
+    parts = partition(ids, labels=("sky", "cell"), task="semantic")
+    options = CleaningOptions(merge_labels={"all": ["cell", "sky"]}, category_ids={"all": 9})
+    (segment,) = clean(parts, options).segmentation.segments
+    assert segment.area == ids.size
+    assert segment.category_id == 9
+    assert len(clean(partition(ids), options).segmentation.segments) == 4  # stuff is one, the three things stay apart
+
+
 @pytest.mark.parametrize("options", [CleaningOptions(min_area=-1), CleaningOptions(fill_holes=-1), CleaningOptions(deduplicate=0)])
 def test_options_out_of_range_are_refused(options: CleaningOptions) -> None:
     with pytest.raises(ValueError, match="must be"):

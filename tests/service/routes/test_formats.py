@@ -181,6 +181,23 @@ def test_cleaning_is_reported_and_off_by_default(server: Running) -> None:
     assert post(server, data, min_area=10**6).json()["segments"] == []
 
 
+@pytest.mark.parametrize("path", ["/segment", "/segment/batch"])
+def test_a_merged_label_that_the_model_lacks_is_refused_before_anything_is_computed(
+    server: Running, engine: ThresholdPredictor, path: str
+) -> None:
+    calls = engine.calls
+    answer = http.post(f"{server.url}{path}", params={"merge_labels": "thing=blobb"}, files=[("image", ("a.png", PICTURE))])
+    assert problem(answer, 422, "invalid-parameter") == "merge_labels: the model has no label 'blobb'; did you mean 'blob'?"
+    assert engine.calls == calls
+
+
+def test_merging_in_a_semantic_map(server: Running) -> None:
+    (segment,) = post(server, task="semantic", merge_labels="ground=ground|blob").json()["segments"]
+    assert (segment["label"], segment["area"]) == ("ground", BRIGHT.size)
+    labels = np.asarray(Image.open(io.BytesIO(ask(server, task="semantic", format="semantic_png", merge_labels="ground=blob").content)))
+    assert (labels == segment["category_id"]).all()
+
+
 def test_cleaning_in_a_batch(server: Running) -> None:
     answer = http.post(f"{server.url}/segment/batch?min_area=1000000", files=[("image", ("a.png", PICTURE)), ("image", ("b.png", PICTURE))])
     assert [item["result"]["cleaning"]["dropped_small"] for item in answer.json()["items"]] == [2, 2]
