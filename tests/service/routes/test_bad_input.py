@@ -182,6 +182,8 @@ def test_errors_in_lists_are_explained(server: Running) -> None:
         detail = problem(in_json(server, image=base64_of(PICTURE), **{name: []}), 422, "invalid-parameter")
         assert detail == f"{name}: should name at least one; leave it out, or send null, for the default"
     assert "at least one" not in problem(post(server, task="Panoptic"), 422, "invalid-parameter")
+    detail = problem(in_json(server, image=base64_of(PICTURE), format={"a": 1}), 422, "invalid-parameter")
+    assert detail == "format: should be a text or a list of texts (it is {'a': 1})"
 
 
 def test_a_batch_without_pictures_names_the_field_images(server: Running) -> None:
