@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import wraps
 from typing import Any, TypeVar
@@ -15,7 +16,9 @@ from proscale_service.errors import ClientGone, ErrorForm, MalformedRequest, Ser
 from proscale_service.limits import unless_client_leaves
 from proscale_service.metrics import task_label
 from proscale_service.pipeline import Pipeline, SegmentedPicture, note_pictures
+from proscale_service.rendering import cleaned
 from proscale_service.requests import SegmentParameters, parse_parameters
+from proscale_service.responses import Cleaning
 
 T = TypeVar("T")
 Route = Callable[[Request], Awaitable[Response]]
@@ -55,11 +58,14 @@ def json_object(text: bytes) -> dict[str, Any]:
     return values
 
 
-async def segment(request: Request, pictures: Sequence[bytes], values: Mapping[str, Any]) -> list[SegmentedPicture]:
+async def segment(request: Request, pictures: Sequence[bytes], values: Mapping[str, Any]) -> list[tuple[SegmentedPicture, Cleaning | None]]:
     """Segment a request's pictures at once; they are given up when the client leaves.
 
     Args:
         values: parameters of /segment by name, those that are None left out.
+
+    Returns:
+        every picture with its segments as they are after cleaning, and what was done.
 
     Raises:
         ServiceError: of the first picture that fails; a dialect's answer has no room for some of them.
@@ -74,7 +80,9 @@ async def segment(request: Request, pictures: Sequence[bytes], values: Mapping[s
     work = [pipeline.segment(picture, parameters, context.arrived, quota) for picture in pictures]
     done = await unless_client_leaves(request.receive, _all(work))
     note_pictures(context, done)
-    return done
+    if parameters.cleaning is None:
+        return [(picture, None) for picture in done]
+    return await pipeline.in_pool(lambda: [cleaned(picture, parameters) for picture in done])
 
 
 async def _all(work: Sequence[Coroutine[Any, Any, SegmentedPicture]]) -> list[SegmentedPicture]:
@@ -92,6 +100,11 @@ async def _caught(work: Coroutine[Any, Any, SegmentedPicture]) -> SegmentedPictu
         return await work
     except ServiceError as error:
         return error
+
+
+def in_names(detail: str, names: Mapping[str, str]) -> str:
+    """An error's text with the parameters as a dialect calls them. Args: names: from ours to the dialect's."""
+    return re.sub(r"(^|; )(\w+)(?=: )", lambda found: found[1] + names.get(found[2], found[2]), detail)
 
 
 def in_form(body: ErrorForm) -> Callable[[Route], Route]:

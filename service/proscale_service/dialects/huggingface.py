@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from proscale.formats.mask_png import mask_png
 from proscale.results import Segmentation
-from proscale_service.dialects.asking import body_of, in_form, json_object, pipeline_of, segment
+from proscale_service.dialects.asking import body_of, in_form, in_names, json_object, pipeline_of, segment
 from proscale_service.errors import InvalidParameter, MalformedRequest, ServiceError
 from proscale_service.routes.base64_text import from_base64
 
@@ -31,7 +31,7 @@ router = APIRouter(include_in_schema=False)
 
 def error_body(error: ServiceError) -> dict[str, Any]:
     """The dialect's JSON of an error."""
-    return {"error": error.detail}
+    return {"error": in_names(error.detail, {ours: theirs for theirs, ours in PARAMETERS.items()})}
 
 
 @router.post(PATH)
@@ -45,7 +45,7 @@ async def image_segmentation(request: Request) -> Response:
         body, values = await pipeline_of(request).in_pool(_from_json, body)
     if not body:
         raise MalformedRequest("there is no picture: send its bytes, or JSON with `inputs`, the picture as base64")
-    (picture,) = await segment(request, [body], values | {"model": request.path_params.get("name")})
+    ((picture, _),) = await segment(request, [body], values | {"model": request.path_params.get("name")})
     (result,) = picture.computed.prediction.results.values()
     return JSONResponse(await pipeline_of(request).in_pool(_segments, result))
 

@@ -18,6 +18,7 @@ from proscale_service.dialects.asking import body_of, in_form, json_object, pipe
 from proscale_service.errors import InvalidParameter, MalformedRequest, ServiceError, UnknownModel
 from proscale_service.pipeline import SegmentedPicture
 from proscale_service.rendering import segment_response
+from proscale_service.responses import Cleaning
 from proscale_service.routes.base64_text import from_base64
 
 PATH = "/v2"
@@ -189,10 +190,10 @@ def _wants_binary(head: dict[str, Any], parameters: dict[str, Any]) -> bool:
 
 
 def _write(
-    answer: dict[str, Any], shape: list[int], done: Sequence[SegmentedPicture], request_id: str, binary: bool
+    answer: dict[str, Any], shape: list[int], done: Sequence[tuple[SegmentedPicture, Cleaning | None]], request_id: str, binary: bool
 ) -> tuple[bytes, int | None]:
     """The body, and the length of the JSON in front of binary data; None: all of it is JSON."""
-    texts = [segment_response(picture, request_id).model_dump_json() for picture in done]
+    texts = [segment_response(picture, request_id, cleaning).model_dump_json() for picture, cleaning in done]
     output: dict[str, Any] = {"name": OUTPUT, "datatype": "BYTES", "shape": shape}
     if not binary:
         return dumps(answer | {"outputs": [output | {"data": texts}]}), None

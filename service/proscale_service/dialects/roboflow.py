@@ -13,20 +13,22 @@ from starlette.responses import JSONResponse, Response
 from proscale.formats.polygons import signed_area, trace
 from proscale.results import Segment
 from proscale_service.context import context_of
-from proscale_service.dialects.asking import body_of, in_form, json_object, pipeline_of, segment
+from proscale_service.dialects.asking import body_of, in_form, in_names, json_object, pipeline_of, segment
 from proscale_service.errors import InvalidParameter, MalformedRequest, ServiceError, UnknownModel
 from proscale_service.pipeline import SegmentedPicture
 from proscale_service.routes.base64_text import from_base64
 
 PATH = "/infer/instance_segmentation"
 MASK_FORMATS = ("polygon", "rle")
+NAMES = {"threshold": "confidence", "labels": "class_filter", "model": "model_id"}
+"""From our names of parameters to Roboflow's."""
 
 router = APIRouter(include_in_schema=False)
 
 
 def error_body(error: ServiceError) -> dict[str, Any]:
     """The dialect's JSON of an error."""
-    return {"message": error.detail}
+    return {"message": in_names(error.detail, NAMES)}
 
 
 @router.post(PATH)
@@ -38,7 +40,7 @@ async def instance_segmentation(request: Request) -> Response:
     try:
         model = pipeline_of(request).models.find(None if model_id is None else str(model_id))
     except UnknownModel as error:
-        raise InvalidParameter(f"model_id: {error.detail.removeprefix('model: ')}") from error
+        raise InvalidParameter(error.detail) from error
     mask_format = values.get("response_mask_format") or "polygon"
     if mask_format not in MASK_FORMATS:
         raise InvalidParameter(f"response_mask_format: must be one of {', '.join(MASK_FORMATS)}")
@@ -51,7 +53,7 @@ async def instance_segmentation(request: Request) -> Response:
     asked["model"] = model.name
     done = await segment(request, pictures, asked)
     seed = context_of(request.scope).id
-    answers = [await pipeline_of(request).in_pool(_answer, each, mask_format, f"{seed}/{i}") for i, each in enumerate(done)]
+    answers = [await pipeline_of(request).in_pool(_answer, each, mask_format, f"{seed}/{i}") for i, (each, _) in enumerate(done)]
     return JSONResponse(answers if many else answers[0])
 
 

@@ -72,7 +72,7 @@ class TestHuggingFace:
             (b"no picture", 422, "not a picture"),
             ({"inputs": 7}, 400, "inputs"),
             ({"inputs": "!"}, 400, "base64"),
-            ({"inputs": base64_of(PICTURE)["base64"], "parameters": {"subtask": "x"}}, 422, "task"),
+            ({"inputs": base64_of(PICTURE)["base64"], "parameters": {"subtask": "x"}}, 422, "subtask: should be"),
             ({"inputs": base64_of(PICTURE)["base64"], "parameters": {"top_k": 5}}, 422, "top_k"),
             ({"inputs": base64_of(PICTURE)["base64"], "parameters": [1]}, 400, "parameters"),
         ],
@@ -123,7 +123,8 @@ class TestRoboflow:
             ({"image": []}, 400, "1 to"),
             ({"model_id": "other/1"}, 422, "model_id"),
             ({"response_mask_format": "png"}, 422, "response_mask_format"),
-            ({"confidence": 7}, 422, "threshold"),
+            ({"confidence": 7}, 422, "confidence: should be"),
+            ({"class_filter": ["blobb"]}, 422, "class_filter: the model has no label 'blobb'"),
         ],
     )
     def test_errors_have_its_form(self, server: Running, values: dict[str, Any], status: int, word: str) -> None:
@@ -174,6 +175,12 @@ class TestOpenInference:
 
     def test_without_named_outputs(self, client: triton.InferenceServerClient) -> None:
         assert json.loads(client.infer(MODEL, [self.tensor(PICTURE)]).as_numpy("SEGMENTS")[0])["task"] == "panoptic"
+
+    def test_cleaning(self, server: Running, client: triton.InferenceServerClient) -> None:
+        asked = {"min_area": 1 + int(expected(server, "panoptic")["blob"].sum()), "merge_labels": "back=ground"}
+        answer = json.loads(client.infer(MODEL, [self.tensor(PICTURE)], parameters=asked).as_numpy("SEGMENTS")[0])
+        assert [each["label"] for each in answer["segments"]] == ["back"]
+        assert answer["cleaning"]["dropped_small"] == 1
 
     def test_plain_json(self, server: Running) -> None:
         tensor = {"name": "IMAGE", "shape": [1], "datatype": "BYTES", "data": [base64_of(PICTURE)["base64"]]}
