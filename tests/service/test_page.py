@@ -1,9 +1,13 @@
 """The page at `/`: its files, its policy, and the page itself in a real Chromium."""
 
 import io
+import json
+import os
 import re
 import shutil
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +16,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import ConsoleMessage, Page, expect, sync_playwright
 
+from proscale.config import Task
 from proscale.formats.files import FORMATS
+from proscale.results import Plan
 from proscale.runtime import RuntimeConfig
 from proscale_service.access.keys import hash_of, new_key
 from proscale_service.page import FOLDER, HEADERS
@@ -22,6 +28,7 @@ from .serving import Running, http, in_process, metric, serving
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync"]
+FLAGS += ["--host-resolver-rules=MAP page.test 127.0.0.1"]
 
 
 class TestFiles:
@@ -58,6 +65,13 @@ class Models:
         return predictor
 
 
+class Published(ThresholdPredictor):
+    """A network that is compared with itself as it was published."""
+
+    def plan(self, height: int, width: int, tasks: Sequence[Task]) -> Plan:
+        return replace(super().plan(height, width, tasks), baseline="the network as published")
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
     with serving(ThresholdPredictor()) as running:
@@ -74,7 +88,11 @@ def page() -> Iterator[Page]:
 
     def note(message: ConsoleMessage) -> None:
         # The browser itself reports answers such as 401 as errors; the page shows those in words.
-        if message.type in ("error", "warning") and "the server responded with a status" not in message.text:
+        if (
+            message.type in ("error", "warning")
+            and "the server responded with a status" not in message.text
+            and "ERR_CONNECTION_REFUSED" not in message.text
+        ):
             complaints.append(message.text)
 
     with sync_playwright() as playwright:
@@ -137,6 +155,84 @@ class TestInABrowser:
         for x, y, label in ((10.6, 20.6, "blob"), (39.4, 44.4, "blob"), (9.4, 30, "ground"), (40.6, 30, "ground"), (20, 45.6, "ground")):
             page.mouse.move(left + x * scale, top + y * scale)
             expect(page.locator("#tip")).to_contain_text(label)
+
+    def test_pictures_are_pasted_and_dropped(self, page: Page, server: Running) -> None:
+        page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=server.url)
+        page.goto(server.url)
+        page.evaluate("""async () => {
+            const picture = await (await fetch("page/samples/scene.png")).blob();
+            await navigator.clipboard.write([new ClipboardItem({"image/png": picture})]);
+        }""")
+        page.keyboard.press("Control+V")
+        expect(page.locator("#queue button")).to_have_count(1)
+        expect(page.locator("#count")).to_have_text("(2 of 2)")
+        page.evaluate("""async () => {
+            const files = new DataTransfer();
+            files.items.add(new File([await (await fetch("page/samples/nuclei.jpg")).blob()], "dropped.jpg"));
+            document.body.dispatchEvent(new DragEvent("drop", {bubbles: true, cancelable: true, dataTransfer: files}));
+        }""")
+        expect(page.locator("#status")).to_contain_text("dropped.jpg: 2 segments")
+
+    def test_the_programs_run_as_they_are_copied(self, page: Page, tmp_path: Path) -> None:
+        keys, key = tmp_path / "keys.yaml", new_key()
+        keys.write_text(f"keys: [{{name: somebody, hash: '{hash_of(key)}'}}]")
+        odd = tmp_path / 'it\'s; "one", two.png'
+        odd.write_bytes((EXAMPLES / "scene.png").read_bytes())
+        environment = os.environ | {"PROSCALE_API_KEY": key}
+        with serving(ThresholdPredictor(), keys_file=keys) as server:
+            # Not localhost, and no https: browsers keep the clipboard's newer interface from such pages.
+            page.goto(server.url.replace("127.0.0.1", "page.test"))
+            page.evaluate("document.addEventListener('copy', () => { window.copied = getSelection().toString() })")
+            page.locator("#file").set_input_files([odd, EXAMPLES / "nuclei.jpg"])
+            page.get_by_label("This server asks for an API key").fill(key)
+            page.get_by_role("button", name="Use it").click()
+            expect(page.locator("#status")).to_have_text("2 of 2 pictures done")
+            page.locator("summary").click()
+            found = []
+            for number, command in enumerate((["bash", "-c"], [sys.executable, "-c"])):
+                page.get_by_role("button", name="Copy").nth(number).click()
+                expect(page.locator("#status")).to_have_text("Copied.")
+                program = page.evaluate("copied").replace("page.test", "127.0.0.1")
+                assert key not in program
+                found.append(subprocess.run([*command, program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True))
+        assert {each["label"] for each in json.loads(found[0].stdout)["segments"]} == {"blob", "ground"}
+        assert {line.split()[0] for line in found[1].stdout.splitlines()} == {"blob", "ground"}
+
+    def test_every_format_is_downloaded_or_refused_in_words(self, page: Page, server: Running) -> None:
+        open_sample(page, server)
+        names = page.locator("#format option").evaluate_all("options => options.map((each) => each.value)")
+        for name in names:
+            page.locator("#format").select_option(name)
+            if name != "json" and "panoptic" not in FORMATS[name].tasks:
+                page.get_by_role("button", name="Download").click()
+                expect(page.get_by_role("alert")).to_contain_text(f"{name} is for task=")
+                continue
+            with page.expect_download() as download:
+                page.get_by_role("button", name="Download").click()
+            assert download.value.suggested_filename.startswith("scene-"), name
+            assert Path(download.value.path()).stat().st_size > 0, name
+
+    def test_the_keyboard_stays_in_the_queue(self, page: Page, server: Running) -> None:
+        page.goto(server.url)
+        page.locator("#file").set_input_files([EXAMPLES / "nuclei.jpg", EXAMPLES / "scene.png"])
+        expect(page.locator("#status")).to_have_text("2 of 2 pictures done")
+        page.locator("#queue button").first.focus()
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        expect(page.locator("#queue button").nth(1)).to_have_attribute("aria-current", "true")
+        expect(page.locator("#queue button").nth(1)).to_be_focused()
+
+    def test_the_cost_is_compared_with_what_the_answer_names(self, page: Page) -> None:
+        with serving(Published()) as server:
+            open_sample(page, server)
+            expect(page.locator("#cost")).to_contain_text("25% less than the network as published.")
+
+    def test_a_server_that_is_gone_is_told(self, page: Page) -> None:
+        with serving(ThresholdPredictor()) as server:
+            page.goto(server.url)
+            expect(page.locator("#model")).to_contain_text("threshold")
+        page.get_by_role("button", name="scene").click()
+        expect(page.get_by_role("alert")).to_contain_text("cannot be reached")
 
     def test_keyboard_alone_reaches_segments_and_zooms(self, page: Page, server: Running) -> None:
         open_sample(page, server)

@@ -48,6 +48,9 @@ export async function file(picture, parameters) {
   return { blob: await response.blob(), name: decodeURIComponent(name) };
 }
 
+/** One of the pictures that come with the page. */
+export const sample = async (name) => (await call(`page/samples/${name}`)).blob();
+
 /** The picture as the service sees it, for kinds that the browser cannot show, such as TIFF. */
 export const shown = async (picture) =>
   (await file(picture, { format: "overlay_webp", opacity: 0, outlines: false, names: false, max_segments: 1 })).blob;

@@ -10,7 +10,7 @@ const FORMATS = {
   ids_png: "Segment ids, 16-bit PNG", ids_tiff: "Segment ids, 16-bit TIFF", masks: "One PNG per segment",
 };
 const find = (id) => document.getElementById(id);
-const pictures = []; // {name, blob, answers: {"model task": answer}, error}
+const pictures = []; // {name, blob, answers: {"model task": answer}, running: {"model task": promise}, error, refused: for want of a key}
 let shown = null;
 let served = []; // models of the server, the one for requests that name none first
 let hiddenLabels = new Set();
@@ -46,22 +46,41 @@ function say(status, error = "") {
   find("error").hidden = !error;
 }
 
-/** Ask for a picture's segments of the chosen model and task, unless they are there. */
+/** Ask for a picture's segments of the chosen model and task, unless they are there or on their way. */
 async function compute(picture) {
   const wanted = asked();
   if (picture.answers[wanted]) return;
+  picture.running[wanted] ??= ask(picture, wanted).finally(() => delete picture.running[wanted]);
+  await picture.running[wanted];
+}
+
+async function ask(picture, wanted) {
   say(`Segmenting ${picture.name} …`);
   try {
     picture.answers[wanted] = await api.segment(picture.blob, parameters());
     picture.error = "";
+    picture.refused = false;
     say(`${picture.name}: ${picture.answers[wanted].segments.length} segments`);
   } catch (problem) {
     picture.error = problem.message;
-    find("key-form").hidden = problem.status !== 401;
-    if (problem.status === 401) find("key").focus();
+    picture.refused = problem.status === 401;
+    if (picture.refused) {
+      find("key-form").hidden = false;
+      find("key").focus();
+    }
     say("", `${picture.name}: ${problem.message}`);
   }
   showQueue();
+}
+
+/** Show the first of some pictures, and compute the others behind it, one after the other. */
+async function work(some) {
+  await show(some[0]);
+  for (const picture of some) {
+    if (picture.refused) return; // the others would be refused as well; they wait for the key
+    await compute(picture);
+  }
+  if (some.length > 1) say(`${some.filter((picture) => !picture.error).length} of ${some.length} pictures done`);
 }
 
 async function show(picture) {
@@ -112,7 +131,7 @@ function showAnswer() {
   view.setSegments(segments, visible());
   listSegments();
   showCost(find("cost"), answer);
-  showPrograms(find("curl"), find("python"), shown.name, parameters());
+  showPrograms(find("curl"), find("python"), shown.name, parameters(), api.apiKey.get() !== "");
 }
 
 function filter() {
@@ -129,6 +148,7 @@ function listSegments() {
 }
 
 function showQueue() {
+  const focused = [...find("queue").querySelectorAll("button")].indexOf(document.activeElement);
   find("queue").replaceChildren(
     ...pictures.map((picture) => {
       const button = document.createElement("button");
@@ -144,16 +164,16 @@ function showQueue() {
       return item;
     }),
   );
+  // The buttons are new ones: who works with the keyboard stays where they were.
+  if (focused >= 0) find("queue").querySelectorAll("button")[focused].focus();
 }
 
-/** Put pictures into the queue, show the first at once and compute the others behind it, one after the other. */
+/** Put pictures into the queue. */
 async function add(files) {
-  const added = [...files].map((file) => ({ name: file.name || "pasted.png", blob: file, answers: {}, error: "" }));
+  const added = [...files].map((file) => ({ name: file.name || "pasted.png", blob: file, answers: {}, running: {}, error: "", refused: false }));
   if (!added.length) return;
   pictures.push(...added);
-  await show(added[0]);
-  for (const picture of added.slice(1)) await compute(picture);
-  if (added.length > 1) say(`${added.filter((picture) => !picture.error).length} of ${added.length} pictures done`);
+  await work(added);
 }
 
 find("file").addEventListener("change", (event) => {
@@ -176,8 +196,11 @@ document.addEventListener("drop", (event) => {
 for (const button of document.querySelectorAll("[data-sample]")) {
   button.addEventListener("click", async () => {
     const { sample } = button.dataset;
-    const response = await fetch(`page/samples/${sample}`);
-    add([new File([await response.blob()], sample)]);
+    try {
+      add([new File([await api.sample(sample)], sample)]);
+    } catch (problem) {
+      say("", problem.message);
+    }
   });
 }
 for (const radio of document.querySelectorAll('input[name="task"]')) radio.addEventListener("change", () => shown && show(shown));
@@ -197,7 +220,9 @@ find("key-form").addEventListener("submit", async (event) => {
   find("key-form").hidden = true;
   listed = listModels();
   await listed;
-  if (shown) show(shown);
+  const waiting = pictures.filter((picture) => picture.refused || !(picture.error || Object.keys(picture.answers).length));
+  for (const picture of waiting) picture.refused = false;
+  if (waiting.length) work(waiting);
 });
 find("download").addEventListener("click", async () => {
   if (!shown) return;
@@ -215,9 +240,20 @@ find("download").addEventListener("click", async () => {
 });
 for (const button of document.querySelectorAll("[data-copy]")) {
   button.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(find(button.dataset.copy).textContent);
-    say("Copied.");
+    say((await copy(find(button.dataset.copy))) ? "Copied." : "The text is selected: copy it with Ctrl+C.");
   });
+}
+
+/** Copy an element's text; whether that worked. Else it is selected. */
+async function copy(element) {
+  try {
+    await navigator.clipboard.writeText(element.textContent);
+    return true;
+  } catch {
+    // Browsers give the clipboard to pages from https and localhost alone.
+    getSelection().selectAllChildren(element);
+    return document.execCommand("copy");
+  }
 }
 find("format").replaceChildren(...Object.entries(FORMATS).map(([value, text]) => new Option(text, value)));
 

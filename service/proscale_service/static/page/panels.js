@@ -49,12 +49,15 @@ export const describe = (segment) => `${segment.label}, score ${segment.score.to
 /** FLOPs against the baseline's, and milliseconds by stage, as two small bar charts that are text for a screen reader. */
 export function showCost(box, answer) {
   const { flops, baseline_flops: baseline, saved_ratio: saved, padded_size: padded } = answer.compute;
+  const [other] = answer.compute.baseline.split(" with "); // "Mask2Former with 6 encoder layers", or "the network as published"
+  const percent = Math.round(100 * Math.abs(saved));
+  const compared = percent ? `${percent}% ${saved > 0 ? "less" : "more"} than ${other}` : `as many as ${other}`;
   const giga = (value) => `${(value / 1e9).toFixed(2)} G`;
   const stages = Object.entries(answer.timings_ms);
   const longest = Math.max(...stages.map(([, ms]) => ms), 1);
   box.replaceChildren(
-    element("p", {}, `${giga(flops)}FLOPs at ${padded[1]}x${padded[0]}: ${Math.round(100 * saved)}% less than Mask2Former.`),
-    chart([["this model", flops / baseline, giga(flops), "saved"], ["Mask2Former", 1, giga(baseline)]]),
+    element("p", {}, `${giga(flops)}FLOPs at ${padded[1]}x${padded[0]}: ${compared}.`),
+    chart([["this model", flops / baseline, giga(flops), "saved"], [other, 1, giga(baseline)]]),
     element("p", {}, `${Math.round(stages.reduce((sum, [, ms]) => sum + ms, 0))} ms by stage`),
     chart(stages.map(([name, ms]) => [name, ms / longest, `${ms.toFixed(1)} ms`])),
   );
@@ -72,17 +75,21 @@ function chart(rows) {
   );
 }
 
-/** The request as curl and as Python. */
-export function showPrograms(curl, python, name, parameters) {
+/** The request as curl and as Python; where there is a key, they read it from the environment. */
+export function showPrograms(curl, python, name, parameters, withKey) {
   const address = new URL("segment", document.baseURI).href;
-  const file = name.replaceAll("'", "'\\''");
+  // curl ends a file's name at commas and semicolons unless it stands in quotes.
+  const quoted = /[",;\\]/.test(name) ? `"${name.replaceAll(/["\\]/g, "\\$&")}"` : name;
+  const file = quoted.replaceAll("'", "'\\''");
+  const key = withKey ? ' -H "x-api-key: $PROSCALE_API_KEY"' : "";
   const fields = Object.entries(parameters).map(([key, value]) => ` -F ${key}=${value}`);
-  curl.textContent = `curl -F 'image=@${file}'${fields.join("")} ${address}`;
+  curl.textContent = `curl${key} -F 'image=@${file}'${fields.join("")} ${address}`;
   const named = Object.entries(parameters).map(([key, value]) => `, ${key}=${typeof value === "number" ? value : JSON.stringify(value)}`);
   python.textContent = [
+    ...(withKey ? ["import os", ""] : []),
     "from proscale_service.client import Client",
     "",
-    `with Client(${JSON.stringify(new URL(".", document.baseURI).href.replace(/\/$/, ""))}) as client:`,
+    `with Client(${JSON.stringify(new URL(".", document.baseURI).href.replace(/\/$/, ""))}${withKey ? ', api_key=os.environ["PROSCALE_API_KEY"]' : ""}) as client:`,
     `    answer = client.segment(${JSON.stringify(name)}${named.join("")})`,
     "    for segment in answer.segments:",
     "        print(segment.label, segment.score, segment.mask.sum())",
