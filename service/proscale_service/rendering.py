@@ -86,6 +86,7 @@ def cleaned(picture: SegmentedPicture, parameters: SegmentParameters) -> tuple[S
         dropped_duplicates=sum(each.dropped_duplicates for each in done.values()),
         filled_pixels=sum(each.filled_pixels for each in done.values()),
         removed_pixels=sum(each.removed_pixels for each in done.values()),
+        merged_segments=sum(each.merged_segments for each in done.values()),
     )
     left = replace(prediction, results={task: each.segmentation for task, each in done.items()})
     return replace(picture, computed=replace(picture.computed, prediction=left)), cleaning

@@ -132,6 +132,7 @@ class Cleaning(BaseModel):
     dropped_duplicates: int = Field(description="Instances that `deduplicate` dropped.")
     filled_pixels: int = Field(description="Pixels that `fill_holes` added.")
     removed_pixels: int = Field(description="Pixels that `largest_piece` took away.")
+    merged_segments: int = Field(description="Segments that have a new label by `merge_labels`, counted before they became one.")
 
 
 class SegmentResponse(BaseModel):

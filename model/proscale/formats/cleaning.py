@@ -39,6 +39,8 @@ class Cleaned:
     filled_pixels: int
     removed_pixels: int
     """Of pieces that were not the largest."""
+    merged_segments: int
+    """Segments under a new label."""
 
 
 def clean(segmentation: Segmentation, options: CleaningOptions) -> Cleaned:
@@ -52,6 +54,8 @@ def clean(segmentation: Segmentation, options: CleaningOptions) -> Cleaned:
     if options.deduplicate is not None and not 0 < options.deduplicate <= 1:
         raise ValueError(f"deduplicate: must be an IoU above 0 and at most 1 (it is {options.deduplicate:g})")
     segments = list(segmentation.segments)
+    olds = {old for new, olds in options.merge_labels.items() for old in olds if old != new}
+    merged = sum(segment.label in olds for segment in segments)
     if options.merge_labels:
         segments = merge_labels(segments, options.merge_labels, options.category_ids, segmentation.task)
     unique = segments if options.deduplicate is None else without_duplicates(segments, options.deduplicate)
@@ -66,7 +70,7 @@ def clean(segmentation: Segmentation, options: CleaningOptions) -> Cleaned:
         unique = _filled(unique, options.fill_holes, overlapping=segmentation.task == "instance")
         filled = sum(segment.area for segment in unique) - before
     left = [segment for segment in unique if segment.area >= options.min_area]
-    return Cleaned(replace(segmentation, segments=tuple(left)), len(unique) - len(left), duplicates, filled, removed)
+    return Cleaned(replace(segmentation, segments=tuple(left)), len(unique) - len(left), duplicates, filled, removed, merged)
 
 
 def without_duplicates(segments: Sequence[Segment], iou: float) -> list[Segment]:

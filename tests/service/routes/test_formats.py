@@ -174,7 +174,8 @@ def test_cleaning_is_reported_and_off_by_default(server: Running) -> None:
     assert "cleaning" not in post(server, data).json()
     plain = {each["label"]: each["area"] for each in post(server, data).json()["segments"]}
     body = post(server, data, largest_piece="true", merge_labels="thing=blob").json()
-    assert body["cleaning"] == {"dropped_small": 0, "dropped_duplicates": 0, "filled_pixels": 0, "removed_pixels": 1}
+    done = {"dropped_small": 0, "dropped_duplicates": 0, "filled_pixels": 0, "removed_pixels": 1, "merged_segments": 1}
+    assert body["cleaning"] == done
     assert {each["label"]: each["area"] for each in body["segments"]}["thing"] == plain["blob"] - 1
     filled = post(server, data, fill_holes=1, labels="ground").json()
     assert filled["cleaning"]["filled_pixels"] == 1
@@ -192,7 +193,9 @@ def test_a_merged_label_that_the_model_lacks_is_refused_before_anything_is_compu
 
 
 def test_merging_in_a_semantic_map(server: Running) -> None:
-    (segment,) = post(server, task="semantic", merge_labels="ground=ground|blob").json()["segments"]
+    body = post(server, task="semantic", merge_labels="ground=ground|blob").json()
+    assert body["cleaning"]["merged_segments"] == 1  # the ground's own label is no new one
+    (segment,) = body["segments"]
     assert (segment["label"], segment["area"]) == ("ground", BRIGHT.size)
     labels = np.asarray(Image.open(io.BytesIO(ask(server, task="semantic", format="semantic_png", merge_labels="ground=blob").content)))
     assert (labels == segment["category_id"]).all()
