@@ -50,8 +50,8 @@ def test_hardly_a_nucleus_of_the_example_has_two_colours(task: Task, example) ->
     _, true, found = example
     shares = np.array([[(nucleus & mask).sum() / nucleus.sum() for mask in found[task]] for nucleus in true])
     colours = (shares > SHARE).sum(1)
-    # Two of 49 are left; without the rule of pieces it is 14. None is the aim.
-    assert (colours > 1).sum() <= 2, f"nuclei {np.flatnonzero(colours > 1).tolist()} have several colours: {shares[colours > 1].round(2)}"
+    # One of 49 is left. None is the aim.
+    assert (colours > 1).sum() <= 1, f"nuclei {np.flatnonzero(colours > 1).tolist()} have several colours: {shares[colours > 1].round(2)}"
     assert colours.max() <= 2
     assert (colours >= 1).mean() > 0.8
 
@@ -60,4 +60,4 @@ def test_hardly_a_nucleus_of_the_example_has_two_colours(task: Task, example) ->
 def test_most_nuclei_of_the_example_are_found(task: Task, example) -> None:
     _, true, found = example
     ious = np.array([[(nucleus & mask).sum() / (nucleus | mask).sum() for mask in found[task]] for nucleus in true])
-    assert (ious.max(1) > 0.5).mean() > 0.55
+    assert (ious.max(1) > 0.5).mean() > 0.7

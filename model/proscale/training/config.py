@@ -13,7 +13,7 @@ from proscale.config import (
     TransformerDecoderConfig,
 )
 from proscale.training.augment import Augmentation
-from proscale.training.scenes.painter import SceneConfig
+from proscale.training.scenes.painter import CATEGORIES, SceneConfig
 
 
 @dataclass(frozen=True)
@@ -89,13 +89,13 @@ def embedded_model_config(classes: int) -> ModelConfig:
         pixel_decoder=PixelDecoderConfig(ProScaleEncoderConfig((2, 2, 2), "none"), hidden_dim=128, ffn_dim=512),
         transformer_decoder=TransformerDecoderConfig(layers=3, queries=100, ffn_dim=512),
         preprocess=PreprocessConfig(short_side=320, long_side=512),
-        # Chosen on training pictures of nuclei, as docs/default-model.md says.
+        # Chosen on training pictures of nuclei and on scenes, as docs/default-model.md says.
         postprocess=PostprocessConfig(
             threshold=0.5,
-            overlap_threshold=0.15,
-            mask_threshold=0.35,
+            overlap_threshold=0.05,
+            mask_threshold=0.25,
             instance_threshold=0.5,
-            connected=("nucleus",),
-            min_pixels=15,
+            connected=("nucleus", *(category.name for category in CATEGORIES if category.isthing)),
+            min_pixels=30,
         ),
     )
