@@ -83,7 +83,8 @@ def test_the_plan_counts_windows_and_their_cost(tiling_server: Running) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tile", "remedy"), [("256,200", "use 0 to 128"), ("20", "use 64 or more"), ("512,64,99", "0.01..16"), ("wide", "match pattern")]
+    ("tile", "remedy"),
+    [("256,200", "use 0 to 128"), ("20", "use 64 or more"), ("512,64,99", "0.01..16"), ("wide", "SIZE[,OVERLAP[,SCALE]]")],
 )
 def test_windows_that_cannot_be_are_422(tiling_server: Running, tile: str, remedy: str) -> None:
     assert remedy in problem(post(tiling_server, tile=tile), 422, "invalid-parameter")
