@@ -112,26 +112,26 @@ class Material:
     """Source, picture (H, W, 3) and truth, whose category ids are those of `categories`."""
 
 
-def read_material(nuclei: Path, scenes_judged: int) -> Material:
+def read_material(nuclei: Path, scenes_judged: int, recipe: TrainingConfig = RECIPE) -> Material:
     """Nuclei of the train split and drawn scenes to train on; nuclei of the val split and other scenes to judge."""
     categories = load_folder(DEFAULT_FOLDER)[1]
     training = TrainingPictures(open_dataset(nuclei, "train"), categories)
-    pictures = tuple(_shrunk(training[i]) for i in tqdm(range(len(training)), unit="picture", desc="reading", leave=False))
-    scenes = tuple(_scene(i, categories) for i in tqdm(range(RECIPE.scenes), unit="scene", desc="drawing", leave=False))
+    pictures = tuple(_shrunk(training[i], recipe) for i in tqdm(range(len(training)), unit="picture", desc="reading", leave=False))
+    scenes = tuple(_scene(i, categories, recipe) for i in tqdm(range(recipe.scenes), unit="scene", desc="drawing", leave=False))
     judged = [*_judged("nuclei", open_dataset(nuclei, "val"), categories), *_judged("scenes", drawn_scenes(scenes_judged), categories)]
     return Material(categories, pictures, scenes, tuple(judged))
 
 
-def _shrunk(sample: Sample) -> Sample:
+def _shrunk(sample: Sample, recipe: TrainingConfig) -> Sample:
     """A picture no larger than the largest view needs, so that making views costs little."""
     height, width = sample.ids.shape
-    factor = SIDE * RECIPE.data_augmentation.scale[1] / min(height, width)
+    factor = recipe.crop * recipe.data_augmentation.scale[1] / min(height, width)
     return sample if factor >= 1 else resize_sample(sample, round(height * factor), round(width * factor))
 
 
-def _scene(index: int, categories: Sequence[Category]) -> Sample:
-    side = int(np.random.default_rng(index).integers(RECIPE.scene_side[0], RECIPE.scene_side[1] + 1))
-    return draw_scene([0, 1, index], side, categories, RECIPE.scene)
+def _scene(index: int, categories: Sequence[Category], recipe: TrainingConfig) -> Sample:
+    side = int(np.random.default_rng(index).integers(recipe.scene_side[0], recipe.scene_side[1] + 1))
+    return draw_scene([0, 1, index], side, categories, recipe.scene)
 
 
 def _judged(source: str, dataset: Dataset, categories: Sequence[Category]) -> list[tuple[str, NDArray[np.uint8], PanopticMap]]:

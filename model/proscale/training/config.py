@@ -28,6 +28,8 @@ class LossConfig:
     """Weight of void among the classes: most queries answer for nothing."""
     points: int = 1024
     """Cells per mask at which the cross-entropy is computed."""
+    matching_points: int = 0
+    """Random cells at which the costs of matching are computed, as published; 0: all cells, which miss no small thing."""
     pilots: int = 60
     """Queries per picture that start from a segment's class; 0: none (see `pilots.py`)."""
     pilot_weight: float = 1.0

@@ -105,7 +105,7 @@ def match_pictures(prediction: QueryPrediction, truth: Truth, config: LossConfig
     """The cheapest assignment of every picture of the batch."""
     weights = (config.class_weight, config.mask_weight, config.dice_weight)
     return [
-        match(class_logits, mask_logits, shares, classes, weights)
+        match(class_logits, mask_logits, shares, classes, weights, config.matching_points)
         for class_logits, mask_logits, shares, classes in zip(
             prediction.class_logits, prediction.mask_logits, truth.shares, truth.classes, strict=True
         )

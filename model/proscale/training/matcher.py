@@ -31,7 +31,12 @@ def matching_cost(
 
 @torch.no_grad()
 def match(
-    class_logits: Tensor, mask_logits: Tensor, shares: Tensor, classes: Tensor, weights: tuple[float, float, float] = (2.0, 5.0, 5.0)
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    shares: Tensor,
+    classes: Tensor,
+    weights: tuple[float, float, float] = (2.0, 5.0, 5.0),
+    points: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Match the queries of one picture to its segments.
 
@@ -40,12 +45,17 @@ def match(
         shares: (N, h, w), see `cell_shares`.
         classes: (N,) int64.
         weights: of class, mask and dice cost.
+        points: random cells at which masks are compared; 0: all.
 
     Returns:
         queries (M,) and the segments (M,) they answer for, M = min(Q, N), on the CPU.
     """
     if not len(classes):
         return torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
-    cost = matching_cost(class_logits.float(), for_matching(mask_logits.float()), for_matching(shares), classes, *weights)
+    masks, target = for_matching(mask_logits.float()), for_matching(shares)
+    if points:
+        chosen = torch.randint(masks.shape[1], (points,), device=masks.device)
+        masks, target = masks[:, chosen], target[:, chosen]
+    cost = matching_cost(class_logits.float(), masks, target, classes, *weights)
     queries, segments = linear_sum_assignment(cost.cpu().numpy())
     return torch.as_tensor(queries), torch.as_tensor(segments)

@@ -55,6 +55,22 @@ def test_cell_shares_equal_the_definition_cell_by_cell() -> None:
     assert cell_shares(ids * 0, 0).shape == (0, 4, 6)
 
 
+def test_costs_of_matching_over_random_cells_are_those_of_these_cells() -> None:
+    masks, shares = torch.randn(6, 16, 16), torch.rand(4, 16, 16)
+    logits, classes = torch.randn(6, 3), torch.tensor([0, 1, 1, 0])
+    different = 0
+    for seed in range(10):
+        torch.manual_seed(seed)
+        cells = torch.randint(16 * 16, (5,))
+        few = [maps.flatten(1)[:, cells][:, None] for maps in (masks, shares)]
+        expected = match(logits, few[0], few[1], classes)
+        torch.manual_seed(seed)
+        found = match(logits, masks, shares, classes, points=5)
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        different += not torch.equal(found[0], match(logits, masks, shares, classes)[0])
+    assert different, "five cells see less than all"
+
+
 def test_large_maps_are_matched_at_no_more_than_the_given_cells() -> None:
     maps = torch.rand(2, 2 * MATCHING_SIDE, 40)
     small = for_matching(maps)
