@@ -4,12 +4,13 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,28 @@ class TritonServer:
         self.log = folder / "triton.log"
         self._shm_prefix = f"proscale_test_{uuid.uuid4().hex[:12]}_"
         self._process: subprocess.Popen[bytes] | None = None
+        self._changing = threading.RLock()
+
+    @contextmanager
+    def kept_running(self) -> Iterator[None]:
+        """As under compose and Kubernetes: a server that ends by itself is started again. It aborts when a model's process is killed under
+        load while that holds a lock that both share."""
+        over = threading.Event()
+
+        def keep() -> None:
+            while not over.wait(0.2):
+                with self._changing:
+                    if self._process is not None and self._process.poll() is not None:
+                        self.kill()
+                        self.start(wait=False)
+
+        keeper = threading.Thread(target=keep)
+        keeper.start()
+        try:
+            yield
+        finally:
+            over.set()
+            keeper.join()
 
     @property
     def url(self) -> str:
@@ -62,7 +85,7 @@ class TritonServer:
             f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
             *(f"--{name}={value}" for name, value in addresses.items()),
         ]
-        with self.log.open("ab") as log:
+        with self._changing, self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [str(part) for part in command], env=os.environ | self._environment, stdout=log, stderr=log, start_new_session=True
             )
@@ -122,6 +145,11 @@ class TritonServer:
         self._process = None
         return status
 
+    def abort(self) -> None:
+        """End the server, and it alone, as a fault of its own does."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGABRT)
+
     def hang(self) -> None:
         """Stop it without closing anything, as a machine does that is out of reach; `resume` ends that."""
         assert self._process is not None
@@ -134,13 +162,14 @@ class TritonServer:
 
     def kill(self) -> None:
         """SIGKILL to the server and all its processes; removes the shared memory that it could not."""
-        if self._process is not None:
-            with suppress(ProcessLookupError):  # all have ended by themselves
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait(30)
-            self._process = None
-        for region in self.shared_memory():
-            region.unlink(missing_ok=True)
+        with self._changing:
+            if self._process is not None:
+                with suppress(ProcessLookupError):  # all have ended by themselves
+                    os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.wait(30)
+                self._process = None
+            for region in self.shared_memory():
+                region.unlink(missing_ok=True)
 
     def shared_memory(self) -> list[Path]:
         """Its regions in /dev/shm."""

@@ -65,6 +65,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory, small_checkpoint: Path) -> I
     settings = {"PROSCALE_MODELS": "first=proscale", "PROSCALE_ADMIN_PORT": str(port)}
     with ExitStack() as stack:
         stack.callback(triton.kill)
+        stack.enter_context(triton.kept_running())
         proxy = stack.enter_context(Proxy(triton.grpc_port))
         url = stack.enter_context(gateway(proxy.port, **settings))
         made = Stage(triton, proxy, url, f"http://127.0.0.1:{port}/admin/models")
@@ -145,6 +146,16 @@ def test_a_triton_that_is_killed_and_started_again(stage: Stage, tell: Tell) -> 
         stage.triton.start()
         started = time.monotonic()
         tell("from Triton's being ready to masks", load.recovered_after(started))
+        load.wait_for(10)
+    load.check(503, 429)
+
+
+def test_a_triton_that_aborts_and_is_started_again_by_its_keeper(stage: Stage, tell: Tell) -> None:
+    with Load(stage.url, PICTURE) as load:
+        load.wait_for(10)
+        stage.triton.abort()
+        until(lambda: not stage.ready())
+        tell("from its being known to masks", load.recovered_after(time.monotonic()))
         load.wait_for(10)
     load.check(503, 429)
 
