@@ -131,8 +131,8 @@ def preprocessor_config(config: ModelConfig) -> dict[str, Any]:
         if size.size is None
         else {"height": size.size[0], "width": size.size[1]},
         "size_divisor": size.size_divisor,
-        "image_mean": [value / 255 for value in size.mean],
-        "image_std": [value / 255 for value in size.std],
+        "image_mean": fractions(size.mean),
+        "image_std": fractions(size.std),
         "ignore_index": 255,
         "do_reduce_labels": False,
     }
@@ -215,6 +215,11 @@ def _pixels(values: Any, factor: float) -> tuple[float, float, float] | None:
         return None
     first, second, third = (round(value / factor, 4) for value in values)
     return first, second, third
+
+
+def fractions(values: Sequence[float]) -> list[float]:
+    """Means or deviations of 0..255 on transformers' scale of 0..1, without the division's last bits: 0.224, not 0.22399999999999998."""
+    return [round(value / 255, 10) for value in values]
 
 
 def label_names(names: Any) -> tuple[str, ...] | None:

@@ -6,8 +6,24 @@ from typing import Any
 
 from proscale.checkpoints.stated_network import StatedNetwork
 from proscale.checkpoints.stated_settings import StatedSettings
-from proscale.checkpoints.transformers_config import PREPROCESSOR_FILE, label_ids, label_names, preprocessing, read_json_settings
-from proscale.config import EomtModelConfig, MixTransformerConfig, NetworkConfig, SegformerHeadConfig, SemanticModelConfig, SlideConfig
+from proscale.checkpoints.transformers_config import (
+    FILTERS,
+    PREPROCESSOR_FILE,
+    fractions,
+    label_ids,
+    label_names,
+    preprocessing,
+    read_json_settings,
+)
+from proscale.config import (
+    EomtModelConfig,
+    MixTransformerConfig,
+    NetworkConfig,
+    SegformerHeadConfig,
+    SemanticModelConfig,
+    SlideConfig,
+    VitConfig,
+)
 from proscale.errors import CheckpointError
 from proscale.labels import Category
 
@@ -55,6 +71,7 @@ CLAIMS["eomt_dinov3"] = CLAIMS["eomt"] | {"intermediate_size": "backbone.mlp_dim
 """Settings that shapes show too, and where they stand in our configuration: files that contradict the weights are not theirs."""
 SEGFORMER_EPS = 1e-5
 ROTARY_BASE = 100.0
+MAX_MLP_RATIO = 16
 
 
 def read_transformers_network(path: Path, kind: str) -> StatedNetwork:
@@ -124,13 +141,13 @@ def transformers_network(config: NetworkConfig, categories: Sequence[Category]) 
     names = {str(i): category.name for i, category in enumerate(categories)}
     shared = {"id2label": names, "label2id": {name: int(i) for i, name in names.items()}, "dtype": "float32"}
     pixels = {
-        "do_resize": True,
+        "do_resize": config.preprocess.resize,
         "do_rescale": True,
         "do_normalize": True,
         "rescale_factor": 1 / 255,
-        "resample": 2,
-        "image_mean": [value / 255 for value in config.preprocess.mean],
-        "image_std": [value / 255 for value in config.preprocess.std],
+        "resample": FILTERS.index(config.preprocess.filter),
+        "image_mean": fractions(config.preprocess.mean),
+        "image_std": fractions(config.preprocess.std),
     }
     if isinstance(config, EomtModelConfig):
         return _eomt(config) | shared, pixels | _eomt_pixels(config)
@@ -173,12 +190,12 @@ def _eomt(config: EomtModelConfig) -> dict[str, Any]:
     image_size = config.preprocess.pad_to or (config.slide.crop if config.slide else (16 * vit.grid[0], 16 * vit.grid[1]))
     if image_size[0] != image_size[1]:
         raise CheckpointError(f"transformers' EoMT takes square inputs, not {image_size}")
-    if vit.mlp_dim % vit.dim and not rotary and not vit.gated_mlp:
-        raise CheckpointError(f"transformers' EoMT has an MLP of a whole multiple of its {vit.dim} channels, not {vit.mlp_dim}")
     kind = "eomt_dinov3" if rotary else "eomt"
-    own: dict[str, Any] = {"mlp_ratio": 4 if vit.gated_mlp else vit.mlp_dim // vit.dim, "use_swiglu_ffn": vit.gated_mlp}
+    own: dict[str, Any]
     if rotary:
         own = {"intermediate_size": vit.mlp_dim, "rope_parameters": {"rope_type": "default", "rope_theta": vit.rotary_base}}
+    else:
+        own = {"mlp_ratio": _mlp_ratio(vit), "use_swiglu_ffn": vit.gated_mlp}
     return {
         "architectures": ["EomtDinov3ForUniversalSegmentation" if rotary else "EomtForUniversalSegmentation"],
         "model_type": kind,
@@ -195,13 +212,23 @@ def _eomt(config: EomtModelConfig) -> dict[str, Any]:
     }
 
 
+def _mlp_ratio(vit: VitConfig) -> int:
+    """The whole number from which transformers' DINOv2 EoMT makes this MLP's width. Raises CheckpointError: there is none."""
+    for ratio in range(1, MAX_MLP_RATIO + 1):
+        wide = vit.dim * ratio
+        if vit.mlp_dim == (-(-(wide * 2 // 3) // 8) * 8 if vit.gated_mlp else wide):
+            return ratio
+    form = "two thirds of a whole multiple, rounded up to eights," if vit.gated_mlp else "a whole multiple"
+    raise CheckpointError(f"transformers' EoMT has an MLP of {form} of its {vit.dim} channels, not {vit.mlp_dim}")
+
+
 def _eomt_pixels(config: EomtModelConfig) -> dict[str, Any]:
     size = config.preprocess
     if config.slide is not None:
         edges: dict[str, Any] = {"shortest_edge": config.slide.crop[0], "longest_edge": None}
     else:
         edges = {"shortest_edge": size.short_side, "longest_edge": size.long_side}
-    own = {"do_split_image": config.slide is not None, "do_pad": config.slide is None}
+    own = {"do_split_image": config.slide is not None, "do_pad": config.slide is None and size.resize}
     return {"image_processor_type": "EomtImageProcessor", "size": edges, **own}
 
 
