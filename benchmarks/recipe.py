@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from claim import judge, read, write
 from claim_counts import as_array, panoptic_quality
-from claim_rows import Material, read_material
+from claim_rows import RECIPE, Material, read_material
 from models_page import in_words, replace_tables
 from processor import processor, slug
 from torch import Tensor
@@ -29,27 +29,12 @@ from proscale.allocator import keep_freed_memory
 from proscale.checkpoints.model_folder import DEFAULT_FOLDER, load_folder
 from proscale.config import ModelConfig, PreprocessConfig
 from proscale.network import SegmentationNetwork
-from proscale.training.augment import Augmentation
-from proscale.training.config import LossConfig, TrainingConfig, embedded_model_config
+from proscale.training.config import embedded_model_config
 from proscale.training.loop import InterruptedTrainingError, Trainer
 from proscale.training.run_state import STATE_FILE
 
 SIDE = 224
-BASE = TrainingConfig(
-    batch_size=2,
-    crop=SIDE,
-    learning_rate=5e-4,
-    warmup_steps=20,
-    decay_share=0.8,
-    frozen_batch_norm=True,
-    ema_decay=0.98,
-    scenes=300,
-    scene_share=0.3,
-    scene_side=(224, 288),
-    losses=LossConfig(pilots=0, dense_weight=0),
-    data_augmentation=Augmentation(scale=(1.0, 1.4), rotate=True),
-    scene_augmentation=Augmentation(scale=(1.0, 1.4), rotate=False),
-)
+BASE = replace(RECIPE, crop=SIDE, scene_share=0.3, scene_side=(224, 288))
 VARIANTS = {
     "costs over all cells": BASE,
     "costs over 1,024 random cells": replace(BASE, losses=replace(BASE.losses, matching_points=1024)),

@@ -154,15 +154,16 @@ def lay_out(tiling: Tiling, height: int, width: int, plan: PlanPicture, tasks: S
     if tiling.kind == "off":
         return None
     own = _own_size(plan, tasks)
-    if tiling.kind == "auto" and _shrunk(height, width, plan(height, width, tasks), own) < SHRUNK:
-        return None
-    if not tiling.size:
-        sides = _own_windows(own, plan(height, width, tasks).training_side)
-        shared = [_up_to_multiple(side, 5, 32) for side in sides]
-    else:
+    if tiling.size:
         if own is None and tiling.scale != 1:
             raise ParameterError("tile: this model does not resize pictures, so it has no scale; leave SCALE out")
         sides, shared = (tiling.window, tiling.window), [tiling.shared, tiling.shared]
+    else:
+        whole = plan(height, width, tasks)
+        sides = _own_windows(own, whole.training_side)
+        if tiling.kind == "auto" and _shrunk(height, width, whole, own, sides) < SHRUNK:
+            return None
+        shared = [_up_to_multiple(side, 5, 32) for side in sides]
     rows, columns = (_axis(length, side, least) for length, side, least in zip((height, width), sides, shared, strict=True))
     return Layout(rows, columns, plan(rows.window, columns.window, tasks))
 
@@ -186,12 +187,11 @@ def _own_windows(own: tuple[int, int] | None, training_side: int | None) -> tupl
     return height, width
 
 
-def _shrunk(height: int, width: int, whole: Plan, own: tuple[int, int] | None) -> float:
-    """How many times smaller, per side, the network sees the picture as a whole than a window of it."""
+def _shrunk(height: int, width: int, whole: Plan, own: tuple[int, int] | None, window: tuple[int, int]) -> float:
+    """How many times smaller, per side, the network sees the picture as a whole than a window (height, width) of it."""
     if own is None:
         # It sees none too small, but has no room for the largest.
         return max(height, width) / KEPT_SIZE
-    window = _own_windows(own, whole.training_side)
     return math.sqrt(height * width / math.prod(whole.resized) * math.prod(own) / math.prod(window))
 
 

@@ -83,6 +83,7 @@ HASH = hash_of("a" * 30)
         ("keys: [{name: x}]", "key 1: hash: Field required"),
         (f"keys: [{{name: x, hash: '{HASH}'}}]\nmore: 1", "and nothing else"),
         ("keys: [{name: x, hash: ps_SECRETSECRET}]", "64 hexadecimal digits"),
+        (f"keys: [{{name: x, hash: '{HASH}', class: Big Spender}}]", "1 to 32 characters of a-z"),
         (f"keys: [{{name: x, hash: '{HASH}', rights: [everything]}}]", "key 1: rights.0"),
         (f"keys: [{{name: x, hash: '{HASH}', requests_per_s: 0}}]", "requests_per_s"),
         (f"keys: [{{name: x, hash: '{HASH}', requests_per_s: .nan}}]", "requests_per_s"),
