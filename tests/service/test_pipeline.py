@@ -159,8 +159,11 @@ async def test_a_lost_engine_fails_all_its_pictures_and_admits_no_more() -> None
     fatal = blob()
     fatal[0, 0] = ThresholdPredictor.FATAL
     engine.gate.clear()
-    tries = [asyncio.create_task(segment(made, each, SegmentParameters(), now())) for each in (encoded(fatal), PICTURE, PICTURE)]
-    while made.admission.pictures < 3:
+    tries = [asyncio.create_task(segment(made, encoded(fatal), SegmentParameters(), now()))]
+    while engine.calls < 1:  # or a picture that is read faster would be computed before it
+        await asyncio.sleep(0.01)
+    tries += [asyncio.create_task(segment(made, PICTURE, SegmentParameters(), now())) for _ in range(2)]
+    while len(made.models.find().engine.backlog) < 3:
         await asyncio.sleep(0.01)
     engine.gate.set()
     results = await asyncio.gather(*tries, return_exceptions=True)
