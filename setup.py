@@ -21,18 +21,21 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 SOURCES = Path("model/proscale/ops/csrc")
-TENSOR_SOURCES = ("cpu_op", "masks_op", "rle_op", "quantise_op", "windows_op")
+TENSOR_SOURCES = ("attention_op", "cpu_op", "masks_op", "rle_op", "quantise_op", "windows_op")
 # Each built once per instruction set.
-KERNEL_SOURCES = ("cpu_kernel", "masks_panoptic", "masks_instance", "masks_semantic", "quantise_kernel", "windows_kernel")
+KERNEL_SOURCES = ("attention_kernel", "cpu_kernel", "masks_panoptic", "masks_instance", "masks_semantic", "quantise_kernel", "windows_kernel")
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # one binary for torch 2.10 and later
 # GCC warns about its own intrinsics headers, and that passing vectors between functions depends on the instruction set.
 FLAGS = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-fwrapv", "-Wall", "-Wextra", "-Wno-psabi"]
 FLAGS += ["-Wno-maybe-uninitialized", "-Wno-uninitialized"]
+AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma", "-mf16c", "-mprefer-vector-width=512"]
 INSTRUCTION_SETS = {
     "plain": [],
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
-    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma", "-mf16c", "-mprefer-vector-width=512"],
+    "avx512": AVX512,
 }
+# Products of bfloats pay in attention alone.
+ALSO = {("attention_kernel", "avx512bf16"): [*AVX512, "-mavx512bf16"]}
 
 
 class FailedError(Exception):
@@ -65,14 +68,13 @@ def build_cpu(target: Path, work: Path) -> None:
     compiler = os.environ.get("CXX", "g++")
     x86 = platform.machine() in ("x86_64", "AMD64")
     common = [*FLAGS, *(["-DPROSCALE_X86"] if x86 else [])]
+    builds = {(source, name): flags for source in KERNEL_SOURCES for name, flags in INSTRUCTION_SETS.items()} | ALSO
     jobs = {}
     for source in TENSOR_SOURCES:
         jobs[work / f"{source}.o"] = [compiler, *common, STABLE_ABI, "-isystem", torch / "include", "-c", SOURCES / f"{source}.cpp"]
-    for source in KERNEL_SOURCES:
-        for name, flags in INSTRUCTION_SETS.items():
-            if x86 or name == "plain":
-                instance = [f"-DPROSCALE_SET={name}", *flags, "-c", SOURCES / f"{source}.cpp"]
-                jobs[work / f"{source}_{name}.o"] = [compiler, *common, *instance]
+    for (source, name), flags in builds.items():
+        if x86 or name == "plain":
+            jobs[work / f"{source}_{name}.o"] = [compiler, *common, f"-DPROSCALE_SET={name}", *flags, "-c", SOURCES / f"{source}.cpp"]
     with ThreadPoolExecutor(max_workers=min(2, os.cpu_count() or 1)) as pool:
         list(pool.map(lambda job: run(*job[1], "-o", job[0]), jobs.items()))
     run(compiler, *jobs, "-o", target, *link_flags(torch))

@@ -55,14 +55,15 @@ PICTURE = (480, 640)
 
 
 class AsPublished(nn.Module):
-    """A network for semantic segmentation without its short form."""
+    """A network for semantic segmentation without its short form, in torch's public functions."""
 
     def __init__(self, network: SemanticNetwork) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.network(images).logits
+        with torch.enable_grad():  # no weight wants a gradient, but nothing of ours takes the place of torch's functions
+            logits: Tensor = self.network(images).logits
         return logits
 
 
@@ -89,7 +90,7 @@ def peer_of(config: NetworkConfig) -> Any:
         return model.eval(), SegformerImageProcessor(size={"height": 512, "width": 683})
     network = build_network(config)
     assert isinstance(network, SemanticNetwork)
-    return AsPublished(network).eval(), None
+    return AsPublished(network).eval().requires_grad_(False), None
 
 
 def whole_of_peer(model: Any, processor_: Any, picture: np.ndarray, dtype: torch.dtype, device: str) -> Callable[[], Any]:

@@ -104,8 +104,8 @@ class EomtNetwork(nn.Module):
         return QueryPrediction(apply_linear(self.class_head, queries), mask_logits.unflatten(-1, features.shape[1:3]))
 
     def _allowed(self, mask_logits: Tensor, grid: tuple[int, int], tokens: int) -> Tensor:
-        """(B, 1, N, N) bool: queries see patches of their own mask; everything else sees everything."""
-        allowed = torch.ones(mask_logits.shape[0], 1, tokens, tokens, dtype=torch.bool, device=mask_logits.device)
+        """(B, N, N) bool: queries see patches of their own mask; everything else sees everything."""
+        allowed = torch.ones(mask_logits.shape[0], tokens, tokens, dtype=torch.bool, device=mask_logits.device)
         own = F.interpolate(mask_logits, grid, mode="bilinear", align_corners=False).flatten(2) > 0
-        allowed[:, 0, : self.config.queries, self.config.queries + self.backbone.prefix :] = own
+        allowed[:, : self.config.queries, self.config.queries + self.backbone.prefix :] = own
         return allowed

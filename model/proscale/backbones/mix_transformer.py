@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from proscale.config import MixTransformerConfig
 from proscale.layers.linear import apply_linear, linear
 from proscale.layers.tokenwise import add_into
+from proscale.ops.attention import attention
 
 FIRST_PATCH, FIRST_STRIDE, PATCH, STRIDE = 7, 4, 3, 2
 
@@ -40,12 +41,11 @@ class ReducedAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        batch, height, width, dim = x.shape
+        batch, _, _, dim = x.shape
         memory = self._reduced(x) if self.reduction > 1 else x.reshape(batch, -1, dim)
         query = apply_linear(self.query, x.reshape(batch, -1, dim)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         key, value = apply_linear(self.key_value, memory).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        out = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(batch, height, width, dim)
-        return apply_linear(self.projection, out)
+        return apply_linear(self.projection, attention(query, key, value)).view(x.shape)
 
     def _reduced(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, floor(H / r) * floor(W / r), C); a remainder at the right and bottom is ignored, as published."""

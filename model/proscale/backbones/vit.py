@@ -10,6 +10,7 @@ from proscale.config import VitConfig
 from proscale.errors import CheckpointError
 from proscale.layers.linear import apply_linear, linear
 from proscale.layers.tokenwise import add_into, in_chunks
+from proscale.ops.attention import attention
 from proscale.ops.constants import constant_tensor
 
 
@@ -23,20 +24,18 @@ class VitAttention(nn.Module):
         self.projection = nn.Linear(config.dim, config.dim)
 
     def forward(self, x: Tensor, rotary: Tensor | None = None, allowed: Tensor | None = None) -> Tensor:
-        """Args: x (B, N, C), rotary (2, P, C / heads) for the last P tokens, allowed (B, 1, N, N) bool. Returns (B, N, C)."""
+        """Args: x (B, N, C), rotary (2, P, C / heads) for the last P tokens, allowed (B, N, N) bool. Returns (B, N, C)."""
         query, key, value = apply_linear(self.qkv, x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         if rotary is not None:
             query, key = rotate(query, rotary), rotate(key, rotary)
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
-        return apply_linear(self.projection, out.transpose(1, 2).flatten(2))
+        return apply_linear(self.projection, attention(query, key, value, allowed))
 
     def of_some(self, kept: Tensor, x: Tensor) -> Tensor:
         """What some tokens (B, M, C) see in all of them (B, N, C). Returns (B, M, C)."""
         dim, heads = x.shape[-1], (self.heads, -1)
         query = linear(kept, self.qkv.weight[:dim], self.qkv.bias[:dim]).unflatten(-1, heads).transpose(1, 2)
         key, value = linear(x, self.qkv.weight[dim:], self.qkv.bias[dim:]).unflatten(-1, (2, *heads)).permute(2, 0, 3, 1, 4)
-        out = F.scaled_dot_product_attention(query, key, value)
-        return apply_linear(self.projection, out.transpose(1, 2).flatten(2))
+        return apply_linear(self.projection, attention(query, key, value))
 
 
 class VitMLP(nn.Module):

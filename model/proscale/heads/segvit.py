@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from proscale.config import SegvitHeadConfig
 from proscale.layers.attention import MultiHeadAttention
 from proscale.layers.linear import apply_linear, linear
 from proscale.layers.mlp import FeedForward
+from proscale.ops.attention import attention
 from proscale.predictions import QueryPrediction
 
 
@@ -36,8 +36,7 @@ class MaskAttention(nn.Module):
 
     def attend_only(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """`attend` without masks, which never makes the logits of all heads."""
-        out = F.scaled_dot_product_attention(*self._heads(queries, keys, values))
-        return apply_linear(self.projection, out.transpose(1, 2).flatten(2))
+        return apply_linear(self.projection, attention(*self._heads(queries, keys, values)))
 
     def _heads(self, queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         query, key, value = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (apply_linear(self.query, queries), keys, values))

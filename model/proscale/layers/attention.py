@@ -5,9 +5,9 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from proscale.layers.linear import LinearForm, apply_linear, linear, linear_of
+from proscale.ops.attention import attention
 
 
 class MultiHeadAttention(nn.Module):
@@ -41,12 +41,10 @@ class MultiHeadAttention(nn.Module):
         return [partial(linear, weight=weight, bias=bias) for weight, bias in zip(weights, biases, strict=True)]
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None = None) -> Tensor:
-        """Args: query (B, Q, C), key and value (B, L, C), allowed (B, Q, L) bool, True where attention may go. Returns (B, Q, C)."""
+        """Args: query (B, Q, C), key and value (B, L, C), allowed (B, Q, L) bool, see `attention`. Returns (B, Q, C)."""
         projected = (project(x) for project, x in zip(self._projections(), (query, key, value), strict=True))
         query, key, value = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in projected)
-        mask = None if allowed is None else allowed[:, None]
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return apply_linear(self.out_projection, out.transpose(1, 2).flatten(2))
+        return apply_linear(self.out_projection, attention(query, key, value, allowed))
 
 
 def unblock_empty_rows(allowed: Tensor) -> Tensor:

@@ -1,0 +1,57 @@
+// Attention of many queries to many keys. Plain data: it crosses into translation units built for other instruction sets.
+#pragma once
+
+#include <cstdint>
+
+namespace proscale {
+
+// Distances between neighbours, in elements; channels lie side by side.
+struct AttentionStrides {
+  int64_t batch, head, token;
+};
+
+struct AttentionJob {
+  const void* query;  // (batch, heads, queries, channels), float32 or bfloat16
+  const void* key;    // (batch, heads, keys, channels), of the same type, as are value and out
+  const void* value;
+  const uint8_t* allowed;  // (batch, queries, keys): 0 where a query may not look; or null
+  void* out;  // (batch, queries, heads, channels), contiguous
+  AttentionStrides query_strides, key_strides, value_strides;
+  int64_t batch, heads, queries, keys, channels;
+  float scale;       // of the products of queries and keys
+  int64_t chunk;     // keys whose products are in memory at once
+  void* packed;      // aligned: `packed_floats` of every chunk
+};
+
+struct AttentionKernels {
+  int64_t group;  // `chunk` is a multiple of it
+  // Keys and values of one chunk; chunks are numbered within heads, heads within pictures.
+  void (*pack_floats)(const AttentionJob&, int64_t chunk);
+  void (*pack_bfloats)(const AttentionJob&, int64_t chunk);
+  // One block of queries; blocks are numbered like chunks. `scratch` is aligned and has `attention_scratch` floats.
+  void (*floats)(const AttentionJob&, int64_t block, float* scratch);
+  void (*bfloats)(const AttentionJob&, int64_t block, float* scratch);
+};
+
+constexpr int64_t query_block = 48;  // queries that one call of a kernel answers
+constexpr int64_t channels_step = 16;  // `channels` is a multiple of it
+constexpr int64_t most_channels = 256;
+
+constexpr int64_t chunks_of(int64_t keys, int64_t chunk) { return (keys + chunk - 1) / chunk; }
+constexpr int64_t blocks_of(int64_t queries) { return (queries + query_block - 1) / query_block; }
+constexpr int64_t packed_floats(int64_t channels, int64_t chunk) { return 2 * channels * chunk; }  // a chunk's keys and values, packed
+constexpr int64_t attention_scratch(int64_t channels, int64_t chunk) { return query_block * (2 * channels + chunk); }
+
+#define PROSCALE_ATTENTION_KERNELS(set)                      \
+  namespace set {                                            \
+  extern const AttentionKernels attention_kernels;           \
+  }
+
+PROSCALE_ATTENTION_KERNELS(plain)
+#ifdef PROSCALE_X86
+PROSCALE_ATTENTION_KERNELS(avx2)
+PROSCALE_ATTENTION_KERNELS(avx512)
+PROSCALE_ATTENTION_KERNELS(avx512bf16)
+#endif
+
+}  // namespace proscale
