@@ -1,12 +1,14 @@
 """EoMT (arXiv 2503.19108): queries beside the tokens in the last blocks of a plain ViT; no pixel decoder, no transformer decoder."""
 
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from proscale.backbones.vit import VisionTransformer
 from proscale.config import EomtModelConfig
-from proscale.layers.linear import apply_linear, linear
+from proscale.layers.linear import FixedLinear, apply_linear, linear, products
 from proscale.predictions import NetworkPrediction, QueryPrediction
 from proscale.windows import in_windows
 
@@ -21,16 +23,30 @@ class UpscaleStep(nn.Module):
         self.expand = nn.ConvTranspose2d(dim, dim, 2, 2)
         self.conv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False)
         self.norm = nn.LayerNorm(dim, NORM_EPS)
+        self.product: nn.Linear | None = None
+        """`expand` as a linear layer: a transposed convolution whose squares do not overlap is a product that makes four tokens of each."""
+
+    def fold(self) -> None:
+        """Make `product` once, for weights that will not change; without it, it is made anew each time."""
+        self.product = FixedLinear(*self._matrix())
+
+    def train(self, mode: bool = True) -> Self:
+        """Training may change the weights: `product` goes."""
+        if mode:
+            self.product = None
+        return super().train(mode)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, h, w, C) -> (B, 2 h, 2 w, C)."""
-        # A transposed convolution whose squares do not overlap is a matrix product: every token makes four.
-        weight = self.expand.weight.permute(2, 3, 1, 0).flatten(0, 2)
-        assert self.expand.bias is not None
-        expanded = linear(x, weight, self.expand.bias.repeat(4), "gelu").unflatten(-1, (2, 2, -1))
+        made = linear(x, *self._matrix(), "gelu") if self.product is None else apply_linear(self.product, x, "gelu")
+        expanded = made.unflatten(-1, (2, 2, -1))
         expanded = expanded.permute(0, 1, 3, 2, 4, 5).flatten(1, 2).flatten(2, 3)
         out: Tensor = self.norm(self.conv(expanded.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
         return out
+
+    def _matrix(self) -> tuple[Tensor, Tensor]:
+        assert self.expand.bias is not None
+        return self.expand.weight.permute(2, 3, 1, 0).flatten(0, 2), self.expand.bias.repeat(4)
 
 
 class EomtNetwork(nn.Module):
@@ -85,7 +101,10 @@ class EomtNetwork(nn.Module):
         return in_windows(self._predict_whole, images, self.config.slide)
 
     def fold(self) -> None:
-        """Nothing in this network is superfluous: the short form is the published one."""
+        """Nothing in this network is superfluous: the short form is the published one, with its matrices made beforehand."""
+        for step in self.upscale:
+            assert isinstance(step, UpscaleStep)
+            step.fold()
 
     def _predict_whole(self, images: Tensor) -> QueryPrediction:
         (said,) = self(images.to(self.queries.dtype))
@@ -100,7 +119,7 @@ class EomtNetwork(nn.Module):
             assert isinstance(layer, nn.Linear)
             masks = apply_linear(layer, masks, "gelu" if i < len(self.mask_head) - 1 else "none")
         features = self.upscale(patches.unflatten(1, grid))
-        mask_logits = masks @ features.flatten(1, 2).transpose(1, 2)
+        mask_logits = products(masks, features.flatten(1, 2))
         return QueryPrediction(apply_linear(self.class_head, queries), mask_logits.unflatten(-1, features.shape[1:3]))
 
     def _allowed(self, mask_logits: Tensor, grid: tuple[int, int], tokens: int) -> Tensor:

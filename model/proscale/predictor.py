@@ -34,6 +34,7 @@ from proscale.labels import Category
 from proscale.lanes import Lanes, lanes_of
 from proscale.network import SegmentationNetwork
 from proscale.ops.native import REMEDY, STATUS
+from proscale.packed_network import pack
 from proscale.planning import check_options, plan_picture
 from proscale.postprocess.class_map import find_classes
 from proscale.postprocess.confidence import confidence_map
@@ -88,6 +89,8 @@ class Predictor:
                 raise CheckpointError("compiling is for float32 and bfloat16; leave it off with int8")
             to_int8(check_kind(network), calibration, floats)
         self.network = network.to(self.device, floats)
+        if self.device.type == "cpu" and not compile_for:  # which has a way of its own to do so
+            pack(self.network)
         if cuda_graphs and self.device.type != "cuda":
             raise CheckpointError(f"CUDA graphs need a CUDA device, not {self.device}")
         if cuda_graphs and not STATUS.cuda and isinstance(config, ModelConfig):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from proscale.backbones import build_semantic_backbone
+from proscale.backbones.mix_transformer import MixTransformer
 from proscale.config import SemanticModelConfig
 from proscale.heads import build_head
 from proscale.predictions import DensePrediction, NetworkPrediction, QueryPrediction
@@ -51,6 +52,8 @@ class SemanticNetwork(nn.Module):
         """Make the head's short form once, for weights that will not change; without it `predict` makes it anew each time."""
         with torch.no_grad():
             self.short_head = self.head.eval().fold()
+        if isinstance(self.backbone, MixTransformer):
+            self.backbone.fold()
 
     def train(self, mode: bool = True) -> Self:
         """Training may change the weights: the short form goes."""

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from proscale.config import TransformerDecoderConfig
 from proscale.layers.attention import MultiHeadAttention, unblock_empty_rows
+from proscale.layers.linear import products
 from proscale.layers.mlp import MLP, FeedForward
 from proscale.layers.position import sine_position_like
 from proscale.predictions import QueryPrediction
@@ -91,11 +92,11 @@ class TransformerDecoder(nn.Module):
         for i, layer in enumerate(self.layers):
             weights, bias = self._mask_weights(self.norm(queries), mask_projection)
             # A mask's probability is at least a half where its logit is at least 0.
-            allowed = unblock_empty_rows(_products(weights, resized[i % 3]) >= -bias)
+            allowed = unblock_empty_rows(products(weights, resized[i % 3]) >= -bias)
             queries = layer(queries, self.query_position, keys[i % 3], values[i % 3], allowed)
         normed = self.norm(queries)
         weights, bias = self._mask_weights(normed, mask_projection)
-        mask_logits = _products(weights, _pixels(embedding)).float().add_(bias).unflatten(2, embedding.shape[2:])
+        mask_logits = products(weights, _pixels(embedding)).float().add_(bias).unflatten(2, embedding.shape[2:])
         return QueryPrediction(self.class_head(normed).float(), mask_logits)
 
     def _mask_weights(self, normed: Tensor, mask_projection: nn.Conv2d) -> tuple[Tensor, Tensor]:
@@ -129,12 +130,3 @@ class TransformerDecoder(nn.Module):
 def _pixels(features: Tensor) -> Tensor:
     """(B, C, h, w) -> (B, h * w, C), without a copy where features are in channels_last."""
     return features.flatten(2).transpose(1, 2)
-
-
-def _products(queries: Tensor, pixels: Tensor) -> Tensor:
-    """(B, Q, C) x (B, L, C) -> (B, Q, L)."""
-    if queries.device.type != "cpu":
-        return queries @ pixels.transpose(1, 2)
-    # One picture at a time: torch's batched product on a CPU copies the transposed pixels, its plain one does not.
-    products = [F.linear(q, p) for q, p in zip(queries, pixels, strict=True)]
-    return products[0][None] if len(products) == 1 else torch.stack(products)

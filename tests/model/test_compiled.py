@@ -14,7 +14,7 @@ import torch
 from tests.builders import SMALL_CATEGORIES, SMALL_CONFIG
 from tests.model.heads.test_folding import randomise
 
-from proscale.any_network import build_network
+from proscale.any_network import Network, build_network
 from proscale.checkpoints.model_folder import save_folder
 from proscale.compiled import CompiledNetwork
 from proscale.config import EomtModelConfig, PostprocessConfig, PreprocessConfig, VitConfig
@@ -38,20 +38,26 @@ needs_compiler = pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) i
 
 
 @pytest.fixture(scope="module")
-def plain() -> Predictor:
-    """A predictor of FEW_KERNELS."""
-    network = build_network(FEW_KERNELS).eval()
-    randomise(network)
-    return Predictor(network, SMALL_CATEGORIES)
+def network() -> Network:
+    """A network of FEW_KERNELS."""
+    made = build_network(FEW_KERNELS).eval()
+    randomise(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def plain(network: Network) -> Predictor:
+    """A predictor of it."""
+    return Predictor(copy.deepcopy(network), SMALL_CATEGORIES)
 
 
 @pytest.mark.slow
 @needs_compiler
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler uses what torch deprecates
-def test_a_compiled_size_gets_the_same_answers_and_no_other_is_compiled(plain: Predictor, picture: np.ndarray) -> None:
+def test_a_compiled_size_gets_the_same_answers_and_no_other_is_compiled(network: Network, plain: Predictor, picture: np.ndarray) -> None:
     from torch._dynamo.utils import counters
 
-    predictor = Predictor(copy.deepcopy(plain.network), SMALL_CATEGORIES, compile_for=[picture.shape[:2]])
+    predictor = Predictor(copy.deepcopy(network), SMALL_CATEGORIES, compile_for=[picture.shape[:2]])
     counters.clear()
     turned = picture.transpose(1, 0, 2)
     for pictures in ([picture], [np.roll(picture, 5 * i, axis=1) for i in range(3)], [turned]):
@@ -76,12 +82,12 @@ def test_a_compiled_size_gets_the_same_answers_and_no_other_is_compiled(plain: P
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_proscales_network_is_one_graph(small_predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proscales_network_is_one_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # traced as ever, and no code is made of it
-    images = torch.rand(2, 3, 96, 128)
-    ours = CompiledNetwork(small_predictor.network, [(96, 128)]).predict(images)
+    images, network = torch.rand(2, 3, 96, 128), SegmentationNetwork(SMALL_CONFIG).eval()
+    ours = CompiledNetwork(network, [(96, 128)]).predict(images)
     with torch.inference_mode():
-        alone = [small_predictor.network.predict(image[None]) for image in images]
+        alone = [network.predict(image[None]) for image in images]
     assert torch.equal(ours.mask_logits, torch.cat([each.mask_logits for each in alone]))
     torch.compiler.reset()
 
@@ -93,8 +99,8 @@ def test_the_network_is_not_compiled_for_gpus(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.slow
-def test_without_a_compiler_the_error_names_the_remedy(plain: Predictor, tmp_path: Path) -> None:
-    save_folder(tmp_path / "model", FEW_KERNELS, SMALL_CATEGORIES, plain.network.state_dict())
+def test_without_a_compiler_the_error_names_the_remedy(network: Network, tmp_path: Path) -> None:
+    save_folder(tmp_path / "model", FEW_KERNELS, SMALL_CATEGORIES, network.state_dict())
     code = f"from proscale.predictor import Predictor; Predictor.load({str(tmp_path / 'model')!r}, compile_for=[(60, 80)])"
     environment = os.environ | {"CXX": "/nowhere/g++", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300, check=False)

@@ -1,11 +1,13 @@
 """Mix Transformer (arXiv 2105.15203, section 3.1): SegFormer's backbone, four stages at strides 4, 8, 16, 32, without positions."""
 
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from proscale.config import MixTransformerConfig
-from proscale.layers.linear import apply_linear, linear
+from proscale.layers.linear import FixedLinear, apply_linear, linear
 from proscale.layers.tokenwise import add_into
 from proscale.ops.attention import attention
 
@@ -38,6 +40,19 @@ class ReducedAttention(nn.Module):
         if reduction > 1:
             self.reduction_conv = nn.Conv2d(dim, dim, reduction, reduction)
             self.reduction_norm = nn.LayerNorm(dim, norm_eps)
+        self.product: nn.Linear | None = None
+        """`reduction_conv` as a linear layer: a convolution whose squares do not overlap is a product."""
+
+    def fold(self) -> None:
+        """Make `product` once, for weights that will not change; without it, it is made anew each time."""
+        if self.reduction > 1:
+            self.product = FixedLinear(*self._matrix())
+
+    def train(self, mode: bool = True) -> Self:
+        """Training may change the weights: `product` goes."""
+        if mode:
+            self.product = None
+        return super().train(mode)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
@@ -51,13 +66,15 @@ class ReducedAttention(nn.Module):
         """(B, H, W, C) -> (B, floor(H / r) * floor(W / r), C); a remainder at the right and bottom is ignored, as published."""
         r, (batch, height, width, dim) = self.reduction, x.shape
         rows, columns = height // r, width // r
-        # A convolution whose squares do not overlap is a matrix product.
         squares = (
             x[:, : rows * r, : columns * r].reshape(batch, rows, r, columns, r, dim).transpose(2, 3).reshape(batch, rows * columns, -1)
         )
-        weight = self.reduction_conv.weight.permute(0, 2, 3, 1).flatten(1)
-        out: Tensor = self.reduction_norm(linear(squares, weight, self.reduction_conv.bias))
+        made = linear(squares, *self._matrix()) if self.product is None else apply_linear(self.product, squares)
+        out: Tensor = self.reduction_norm(made)
         return out
+
+    def _matrix(self) -> tuple[Tensor, Tensor | None]:
+        return self.reduction_conv.weight.permute(0, 2, 3, 1).flatten(1), self.reduction_conv.bias
 
 
 class MixFeedForward(nn.Module):
@@ -117,6 +134,12 @@ class MixTransformer(nn.Module):
         self.channels = config.channels
         self.stages = nn.ModuleList(MixStage(config, stage) for stage in range(4))
         self.apply(_initialise)
+
+    def fold(self) -> None:
+        """Make what of the weights can be made beforehand."""
+        for module in self.modules():
+            if isinstance(module, ReducedAttention):
+                module.fold()
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> maps at strides 4, 8, 16, 32, sizes rounded up; channels last in memory."""

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from proscale.config import SegformerHeadConfig
 from proscale.heads.convolution import ConvNorm, fold_conv_norm, norm_affine, upsample
-from proscale.layers.linear import linear
+from proscale.layers.linear import FixedLinear, apply_linear, layer_at
 from proscale.predictions import DensePrediction
 
 
@@ -56,10 +56,6 @@ class ShortSegformerHead(nn.Module):
     and its norm move before the resizing; with `linear` they join the level's own layer.
     """
 
-    bias: Tensor
-    classifier: Tensor
-    classifier_bias: Tensor
-
     def __init__(self, head: SegformerHead) -> None:
         super().__init__()
         scale, shift = norm_affine(head.fuse.norm)
@@ -67,35 +63,33 @@ class ShortSegformerHead(nn.Module):
         if head.variant == "linear":
             fuse = fuse[::-1]
         dtype, total = head.classifier.weight.dtype, shift
-        for i, (level, block) in enumerate(zip(head.levels, fuse, strict=True)):
+        self.own, self.levels = nn.ModuleList(), nn.ModuleList()
+        products = []
+        for level, block in zip(head.levels, fuse, strict=True):
             if isinstance(level, nn.Linear):
-                self._add(f"level{i}", block @ level.weight.double(), dtype)
+                products.append(block @ level.weight.double())
                 total = total + block @ level.bias.double()
             else:
                 assert isinstance(level, ConvNorm)
                 weight, bias = fold_conv_norm(level)
-                self._add(f"own{i}", weight.flatten(1), dtype)
-                self._add(f"own_bias{i}", bias, dtype)
-                self._add(f"level{i}", block, dtype)
-        self._add("bias", total, dtype)
-        self._add("classifier", head.classifier.weight.double().flatten(1), dtype)
+                self.own.append(FixedLinear(weight.flatten(1).to(dtype), bias.to(dtype)))
+                products.append(block)
+        for i, product in enumerate(products):  # the first carries the bias of them all
+            self.levels.append(FixedLinear(product.to(dtype), None if i else total.to(dtype)))
         assert head.classifier.bias is not None
-        self._add("classifier_bias", head.classifier.bias.double(), dtype)
-
-    def _add(self, name: str, value: Tensor, dtype: torch.dtype) -> None:
-        self.register_buffer(name, value.detach().to(dtype).contiguous(), persistent=False)
+        self.classifier = FixedLinear(head.classifier.weight.flatten(1), head.classifier.bias)
 
     def forward(self, features: Sequence[Tensor]) -> DensePrediction:
         """Args and result as `SegformerHead.forward`; logits channels last in memory."""
         size = (features[0].shape[2], features[0].shape[3])
-        total = self._level(0, features[0], self.bias)
+        total = self._level(0, features[0])
         for i in range(1, len(features)):
-            total = total.add_(upsample(self._level(i, features[i], None), size))
+            total = total.add_(upsample(self._level(i, features[i]), size))
         fused = F.relu_(total).permute(0, 2, 3, 1)
-        return DensePrediction(linear(fused, self.classifier, self.classifier_bias).permute(0, 3, 1, 2))
+        return DensePrediction(apply_linear(self.classifier, fused).permute(0, 3, 1, 2))
 
-    def _level(self, i: int, x: Tensor, bias: Tensor | None) -> Tensor:
+    def _level(self, i: int, x: Tensor) -> Tensor:
         tokens = x.permute(0, 2, 3, 1)
-        if hasattr(self, f"own{i}"):
-            tokens = linear(tokens, getattr(self, f"own{i}"), getattr(self, f"own_bias{i}"), "relu")
-        return linear(tokens, getattr(self, f"level{i}"), bias).permute(0, 3, 1, 2)
+        if len(self.own):
+            tokens = apply_linear(layer_at(self.own, i), tokens, "relu")
+        return apply_linear(layer_at(self.levels, i), tokens).permute(0, 3, 1, 2)

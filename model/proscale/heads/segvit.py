@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from proscale.config import SegvitHeadConfig
 from proscale.layers.attention import MultiHeadAttention
-from proscale.layers.linear import apply_linear, linear
+from proscale.layers.linear import apply_linear
 from proscale.layers.mlp import FeedForward
 from proscale.ops.attention import attention
 from proscale.predictions import QueryPrediction
@@ -124,7 +124,6 @@ class ShortSegvitHead(nn.Module):
     """The same without what does not depend on the picture, or is not used.
 
     The first layer's self-attention is among learnt queries: it is computed once. Only each stage's last layer makes logits.
-    Keys and values of a stage's layers are one product over its tokens.
     """
 
     queries: Tensor
@@ -189,9 +188,6 @@ def read(layers: Sequence[AtmLayer], queries: Tensor, keys: Sequence[Tensor], va
 
 
 def _keys_and_values(layers: Sequence[AtmLayer], memory: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Of every layer, from tokens (B, N, D): one product."""
+    """Of every layer, from tokens (B, N, D)."""
     attentions = [layer.cross_attention for layer in layers]
-    made = [attention.key for attention in attentions] + [attention.value for attention in attentions]
-    weight, bias = torch.cat([layer.weight for layer in made]), torch.cat([layer.bias for layer in made])
-    parts = linear(memory, weight, bias).chunk(len(made), -1)
-    return parts[: len(attentions)], parts[len(attentions) :]
+    return tuple(apply_linear(each.key, memory) for each in attentions), tuple(apply_linear(each.value, memory) for each in attentions)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from proscale.config import SetrHeadConfig
 from proscale.heads.convolution import Affine, ConvNorm, fold_conv_norm, upsample
-from proscale.layers.linear import linear
+from proscale.layers.linear import FixedLinear, apply_linear, layer_at, linear
 from proscale.predictions import DensePrediction
 
 NORM_EPS = 1e-6
@@ -67,8 +67,6 @@ class ShortSetrHead(nn.Module):
     So naive and MLA classify at stride 16 and PUP at stride 2. The last resizing is left to whoever resizes the logits anyway.
     """
 
-    bias: Tensor
-
     def __init__(self, head: SetrHead) -> None:
         super().__init__()
         self.variant, self.norms = head.variant, head.norms
@@ -83,12 +81,9 @@ class ShortSetrHead(nn.Module):
                 nn.ModuleList(_Folded([fold_conv_norm(layer)], dtype) for layer in layers)  # type: ignore[arg-type]
                 for layers in (head.projections, head.aggregations)
             )
-        weight = head.classifier.weight.double().flatten(1)
-        assert head.classifier.bias is not None
         # MLA: a part of the classifier for every map, summed up; its bias counts once.
-        for i, part in enumerate(weight.chunk(len(head.steps) if head.variant == "mla" else 1, 1)):
-            self.register_buffer(f"classifier{i}", part.detach().to(dtype).contiguous(), persistent=False)
-        self.register_buffer("bias", head.classifier.bias.detach().clone(), persistent=False)
+        parts = head.classifier.weight.flatten(1).chunk(len(head.steps) if head.variant == "mla" else 1, 1)
+        self.classifiers = nn.ModuleList(FixedLinear(part, None if i else head.classifier.bias) for i, part in enumerate(parts))
 
     def forward(self, features: Sequence[Tensor]) -> DensePrediction:
         """Args as `SetrHead.forward`. Returns its logits before the last resizing: (B, K, h, w), for PUP (B, K, 8 h, 8 w)."""
@@ -98,17 +93,17 @@ class ShortSetrHead(nn.Module):
             for i, ((norm, projection, x), smooth, step) in enumerate(zip(parts, self.aggregations, self.steps, strict=True)):
                 own = projection(_normed(norm, x))
                 total = own if total is None else total + own
-                said = self._classified(i, step(smooth(total)), self.bias if logits is None else None)
+                said = self._classified(i, step(smooth(total)))
                 logits = said if logits is None else logits.add_(said)
             assert logits is not None
             return DensePrediction(logits, self.upscale)
         x = _normed(self.norms[0], features[-1])
         for i, step in enumerate(self.steps):
             x = step(x if not i else _doubled(x, 2))
-        return DensePrediction(self._classified(0, x, self.bias), self.upscale)
+        return DensePrediction(self._classified(0, x), self.upscale)
 
-    def _classified(self, i: int, x: Tensor, bias: Tensor | None) -> Tensor:
-        return linear(x.permute(0, 2, 3, 1), getattr(self, f"classifier{i}"), bias).permute(0, 3, 1, 2)
+    def _classified(self, i: int, x: Tensor) -> Tensor:
+        return apply_linear(layer_at(self.classifiers, i), x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class _Folded(nn.Module):

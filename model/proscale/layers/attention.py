@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from proscale.layers.linear import LinearForm, apply_linear, linear, linear_of
+from proscale.layers.linear import FixedLinear, LinearForm, apply_linear, linear
 from proscale.ops.attention import attention
 
 
@@ -28,7 +28,7 @@ class MultiHeadAttention(nn.Module):
     def part(self) -> nn.ModuleList:
         """Make `in_projection` three layers with the same weights."""
         self.apart = nn.ModuleList(
-            linear_of(weight, bias)
+            FixedLinear(weight, bias)
             for weight, bias in zip(self.in_projection.weight.chunk(3), self.in_projection.bias.chunk(3), strict=True)
         )
         return self.apart

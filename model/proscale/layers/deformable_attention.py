@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from proscale.layers.linear import LinearForm, apply_linear, linear, linear_of
+from proscale.layers.linear import FixedLinear, LinearForm, apply_linear, linear
 from proscale.ops.ms_deform_attn import ms_deform_attn
 
 
@@ -42,7 +42,7 @@ class DeformableAttention(nn.Module):
 
     def join(self) -> None:
         """Make one layer of the query's two projections, with the same weights."""
-        self.joint = linear_of(*self._joint_weights())
+        self.joint = FixedLinear(*self._joint_weights())
 
     def _joint_weights(self) -> tuple[Tensor, Tensor]:
         weight = torch.cat([self.sampling_offsets.weight, self.attention_weights.weight])

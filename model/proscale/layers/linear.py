@@ -32,14 +32,30 @@ class LinearForm(nn.Module, ABC):
         return apply_linear(layer, x, activation)
 
 
+class FixedLinear(nn.Linear):
+    """A linear layer of weights that were made of others: no parameters, not saved, without gradients."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Args: weight: (out, in), or what `packed` made of one; bias: (out,)."""
+        super().__init__(weight.shape[1], weight.shape[0], bias is not None, device="meta")
+        del self.weight, self.bias
+        self.register_buffer("weight", weight.detach().contiguous() if not weight.is_mkldnn else weight, persistent=False)
+        self.register_buffer("bias", None if bias is None else bias.detach(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        return linear(x, self.weight, self.bias)
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation = "none") -> Tensor:
     """activation(x @ weight.T + bias), for x (..., in), weight (out, in), bias (out,); returns (..., out).
 
     With AVX-512 and without gradients oneDNN does all of it in one pass: torch's own way writes the bias first, then adds the product, then
     reads it all again for the activation. With AVX2 that is the faster way: oneDNN's GELU takes as long there as half the product, and
-    MKL's product is the better one (benchmarks/dispatch.py measures both). GELU is the exact one.
+    MKL's product is the better one (benchmarks/dispatch.py measures both). GELU is the exact one. Weights may be packed (`packed`).
     """
-    return linear_fused(x, weight, bias, activation) if _fuses(x, weight) else linear_plain(x, weight, bias, activation)
+    fused = weight.is_mkldnn or _fuses(x, weight)
+    return linear_fused(x, weight, bias, activation) if fused else linear_plain(x, weight, bias, activation)
 
 
 def linear_plain(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation = "none") -> Tensor:
@@ -77,13 +93,34 @@ def apply_two(first: nn.Linear | LinearForm, second: nn.Linear | LinearForm, x: 
     return apply_linear(second, hidden)
 
 
-def linear_of(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """A layer of given weights (out, in) and biases (out,), without gradients."""
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    layer.weight = nn.Parameter(weight.detach(), requires_grad=False)
-    if bias is not None:
-        layer.bias = nn.Parameter(bias.detach(), requires_grad=False)
+def layer_at(layers: nn.ModuleList, i: int) -> nn.Linear | LinearForm:
+    """One of a list of linear layers, with its type."""
+    layer = layers[i]
+    assert isinstance(layer, nn.Linear | LinearForm)
     return layer
+
+
+def products(rows: Tensor, others: Tensor) -> Tensor:
+    """Of all pairs: rows (B, Q, C) x others (B, L, C) -> (B, Q, L)."""
+    if rows.device.type != "cpu":
+        return rows @ others.transpose(1, 2)
+    # One picture at a time: torch's batched product on a CPU copies the transposed tensor, its plain one does not.
+    found = [linear(row, other, None) for row, other in zip(rows, others, strict=True)]
+    return found[0][None] if len(found) == 1 else torch.stack(found)
+
+
+def packs(dtype: torch.dtype) -> bool:
+    """Whether `packed` weights are the faster way to compute `dtype` on this processor."""
+    return _has_fused(dtype) and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+
+
+def packed(weight: Tensor) -> Tensor:
+    """A weight (out, in) in the order in which oneDNN reads it; without it, every call orders it anew.
+
+    What comes is for `linear` alone: an opaque tensor without slices and gradients. `packs` must hold for its dtype.
+    """
+    out: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous())
+    return out
 
 
 def linear_fused(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation) -> Tensor:

@@ -18,7 +18,7 @@ struct AttentionJob {
   void* out;  // (batch, queries, heads, channels), contiguous
   AttentionStrides query_strides, key_strides, value_strides;
   int64_t batch, heads, queries, keys, channels;
-  float scale;       // of the products of queries and keys
+  float scale;       // of the products of queries and keys, before 2 is raised to them: softmax has e, so log2(e) is in it
   int64_t chunk;     // keys whose products are in memory at once
   void* packed;      // aligned: `packed_floats` of every chunk
 };
