@@ -23,7 +23,15 @@ from setuptools.command.build_ext import build_ext
 SOURCES = Path("model/proscale/ops/csrc")
 TENSOR_SOURCES = ("attention_op", "cpu_op", "masks_op", "rle_op", "quantise_op", "windows_op")
 # Each built once per instruction set.
-KERNEL_SOURCES = ("attention_kernel", "cpu_kernel", "masks_panoptic", "masks_instance", "masks_semantic", "quantise_kernel", "windows_kernel")
+KERNEL_SOURCES = (
+    "attention_kernel",
+    "cpu_kernel",
+    "masks_panoptic",
+    "masks_instance",
+    "masks_semantic",
+    "quantise_kernel",
+    "windows_kernel",
+)
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # one binary for torch 2.10 and later
 # GCC warns about its own intrinsics headers, and that passing vectors between functions depends on the instruction set.
 FLAGS = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-fwrapv", "-Wall", "-Wextra", "-Wno-psabi"]

@@ -2,9 +2,9 @@
 
 The compiled kernels have builds for several instruction sets. Each build that this processor runs is measured in a process of its own; the
 processes take turns. A build must not be slower than the build below it, nor the operator than the classic loop of `peers/classic.cpp`,
-which is compiled for everything the processor has, nor any build of window attention and of the making of bytes than torch. The way that
-linear layers take must not be slower than oneDNN's fused layer, nor than torch's public functions, and bfloat16 must not be slower than
-float32 where `proscale doctor` calls it fast. If one is, it is named and the exit status is 1.
+which is compiled for everything the processor has, nor any build of attention and of the making of bytes than torch. The way that linear
+layers take must not be slower than oneDNN's fused layer, packed or not, nor than torch's public functions, and bfloat16 must not be slower
+than float32 where `proscale doctor` calls it fast. If one is, it is named and the exit status is 1.
 
 One thread computes, and its processor time is taken: neighbours on the machine hardly count. Times are the least of interleaved rounds.
 Rounds differ by some percent, so only what is slower by more than --tolerance counts, and is measured again before it does.
@@ -30,7 +30,8 @@ from processor import instruction_sets, processor
 from torch import Tensor
 from tqdm import tqdm
 
-from proscale.layers.linear import linear, linear_fused, linear_plain
+from proscale.layers.linear import Activation, linear, linear_fused, linear_plain, packed, packs
+from proscale.ops.attention import attention, attention_reference
 from proscale.ops.ms_deform_attn import ms_deform_attn
 from proscale.ops.quantise import norm_quantise, norm_quantise_reference, quantise, quantise_reference
 from proscale.ops.window_attention import CHANNELS, window_attention, window_attention_reference
@@ -40,13 +41,20 @@ Job = Callable[[], object]
 
 OPERATOR = ((1, "float32"), (2, "float32"), (3, "float32"), (3, "float16"), (3, "bfloat16"))
 """Levels and dtypes of the operator's rows."""
-LINEAR = {
+LINEAR: dict[str, tuple[int, int, int, Activation]] = {
     "96 -> 384, GELU": (8192, 96, 384, "gelu"),
     "256 -> 1024, ReLU": (8192, 256, 1024, "relu"),
     "768 -> 768": (1024, 768, 768, "none"),
     "768 -> 3072, GELU": (1605, 768, 3072, "gelu"),
 }
 """Tokens, channels in and out, activation: Swin's first stage, the encoder's, Swin's last, and EoMT-B's."""
+ATTENTION = {
+    "1605 tokens": (6, 1605, 1605, 64, False),
+    "16384 queries, 256 keys": (1, 16384, 256, 32, False),
+    "100 queries, 15200 keys, masked": (8, 100, 15200, 32, True),
+    "100 queries": (8, 100, 100, 32, False),
+}
+"""Heads, queries, keys, channels of a head, whether some keys are masked: EoMT-S's, SegFormer's first stage, the transformer decoder's."""
 
 
 def operator_jobs(contender: str, form: Form) -> dict[tuple[str, str], Job]:
@@ -101,6 +109,17 @@ def window_jobs(contender: str, form: Callable[..., Tensor]) -> dict[tuple[str, 
     return jobs
 
 
+def attention_jobs(contender: str, form: Callable[..., Tensor]) -> dict[tuple[str, str], Job]:
+    """Attention of many tokens."""
+    jobs: dict[tuple[str, str], Job] = {}
+    for name, (heads, queries, keys, channels, masked) in ATTENTION.items():
+        for dtype in ("float32", "bfloat16") if cpu_bfloat16()[0] else ("float32",):
+            inputs = [torch.randn(1, heads, count, channels, dtype=getattr(torch, dtype)) for count in (queries, keys, keys)]
+            allowed = torch.rand(1, queries, keys) > 0.5 if masked else None
+            jobs[f"attention {name} {dtype}", contender] = partial(form, *inputs, allowed)
+    return jobs
+
+
 def byte_jobs(contender: str, plainly: Callable[..., Tensor], normed: Callable[..., Tensor]) -> dict[tuple[str, str], Job]:
     """Tokens of Swin's first stage as bytes, and layer normalisation before it."""
     jobs: dict[tuple[str, str], Job] = {}
@@ -113,15 +132,21 @@ def byte_jobs(contender: str, plainly: Callable[..., Tensor], normed: Callable[.
 
 
 def linear_jobs() -> dict[tuple[str, str], Job]:
-    """What is chosen, and what it is chosen from: oneDNN's fused layers, and torch's public functions."""
+    """What a network takes, and what it is taken from: oneDNN's fused layers, packed or not, and torch's public functions."""
     jobs: dict[tuple[str, str], Job] = {}
+    has_fused, has_packed = (hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_reorder_linear_weight"))
     for name, (tokens, channels_in, channels_out, activation) in LINEAR.items():
-        tensors = (torch.randn(tokens, channels_in), torch.randn(channels_out, channels_in), torch.randn(channels_out))
-        ways: dict[str, Callable[..., Tensor]] = {"chosen": linear, "torch": linear_plain}
-        if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-            ways["oneDNN"] = linear_fused
-        for contender, way in ways.items():
-            jobs[f"linear {name}", contender] = partial(way, *tensors, activation)
+        for dtype in (torch.float32, torch.bfloat16) if cpu_bfloat16()[0] else (torch.float32,):
+            x, weight, bias = (
+                torch.randn(shape).to(dtype) for shape in ((tokens, channels_in), (channels_out, channels_in), (channels_out,))
+            )
+            row = f"linear {name} {str(dtype).removeprefix('torch.')}"
+            jobs[row, "chosen"] = partial(linear, x, packed(weight) if packs(dtype) else weight, bias, activation)
+            jobs[row, "torch"] = partial(linear_plain, x, weight, bias, activation)
+            if has_fused:
+                jobs[row, "oneDNN"] = partial(linear_fused, x, weight, bias, activation)
+            if has_fused and has_packed:
+                jobs[row, "packed"] = partial(linear_fused, x, packed(weight), bias, activation)
     return jobs
 
 
@@ -144,14 +169,14 @@ def worker(widest: bool) -> None:
     torch.set_num_threads(1)
     kernels = os.environ["MS_DEFORM_ATTN_CPU"]
     jobs = operator_jobs(kernels, ms_deform_attn) | mask_jobs(kernels)
-    jobs |= window_jobs(kernels, window_attention) | byte_jobs(kernels, quantise, norm_quantise)
+    jobs |= window_jobs(kernels, window_attention) | attention_jobs(kernels, attention) | byte_jobs(kernels, quantise, norm_quantise)
     if widest:
         classic = classic_form("cpu")
         if classic is not None:
             ctypes.CDLL("libgomp.so.1").omp_set_num_threads(1)
             jobs |= operator_jobs("classic", classic)
         jobs |= window_jobs("torch", window_attention_reference) | byte_jobs("torch", quantise_reference, norm_quantise_reference)
-        jobs |= linear_jobs() | network_jobs()
+        jobs |= attention_jobs("torch", attention_reference) | linear_jobs() | network_jobs()
     print(json.dumps(list(jobs)), flush=True)
     numbered = list(jobs.values())
     for line in sys.stdin:
@@ -231,7 +256,11 @@ def rivals(row: str, contenders: list[str]) -> list[tuple[str, str]]:
     sets = [name for name in instruction_sets() if name in contenders]
     pairs = [(wider, narrower) for narrower, wider in pairwise(sets)]
     pairs += [(name, rival) for rival in ("classic", "torch") if rival in contenders for name in sets]
-    pairs += [pair for pair in (("chosen", "oneDNN"), ("chosen", "torch"), ("bfloat16", "float32")) if set(pair) <= set(contenders)]
+    pairs += [
+        pair
+        for pair in (("chosen", "oneDNN"), ("chosen", "packed"), ("chosen", "torch"), ("bfloat16", "float32"))
+        if set(pair) <= set(contenders)
+    ]
     return pairs
 
 
