@@ -31,7 +31,8 @@ def pack(network: Network) -> None:
             shrinking = module.blocks[module.config.shrink]
             assert isinstance(shrinking, VitBlock)
             apart.add(shrinking.attention.qkv)
-    for parent in list(network.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, nn.Linear) and child not in apart and packs(child.weight.dtype):
-                parent.register_module(name, FixedLinear(packed(child.weight), child.bias))
+    children = [(parent, name) for parent in network.modules() for name, child in parent.named_children() if child not in apart]
+    for parent, name in children:  # holds no child, so that the memory of each is free when the next is packed
+        child = parent.get_submodule(name)
+        if isinstance(child, nn.Linear) and packs(child.weight.dtype):
+            parent.register_module(name, FixedLinear(packed(child.weight), child.bias))
