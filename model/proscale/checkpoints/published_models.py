@@ -33,6 +33,9 @@ class PublishedModel:
     base: str | None = None
     """Repository of the weights that these are differences from."""
 
+    config: str | None = None
+    """The authors' configuration, by name, where weights without it cannot be told."""
+
     @property
     def slug(self) -> str:
         """The name as a folder's name."""
@@ -48,7 +51,8 @@ class PublishedModel:
             return commands
         weights = "CHECKPOINT.pth" if self.file is None else self.file.rsplit("/", 1)[1]
         fetch = "" if self.file is None else f"curl -LO {self.file} && "
-        return [*commands, f"{fetch}proscale convert {weights} {out} --labels {self.labels} --task {self.task}"]
+        config = "" if self.config is None else f" --config {self.config}"
+        return [*commands, f"{fetch}proscale convert {weights} {out}{config} --labels {self.labels} --task {self.task}"]
 
 
 @cache

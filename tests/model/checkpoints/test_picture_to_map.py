@@ -134,7 +134,7 @@ def test_eomt_gives_the_panoptic_map_of_transformers(tmp_path: Path, name: str, 
         assert (decode(mine.segmentation) != mask).mean() < 2e-3
 
 
-@pytest.mark.parametrize("size", [(101, 77), (64, 200)], ids=str)
+@pytest.mark.parametrize("size", [(101, 77), (64, 200), (7, 190)], ids=str)
 def test_eomt_in_windows_gives_the_semantic_map_of_transformers(tmp_path: Path, size: tuple[int, int]) -> None:
     peer = peer_eomt()
     processor = EomtImageProcessorPil(size={"shortest_edge": 64, "longest_edge": None}, do_split_image=True)

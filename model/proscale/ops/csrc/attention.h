@@ -18,9 +18,12 @@ struct AttentionJob {
   void* out;  // (batch, queries, heads, channels), contiguous
   AttentionStrides query_strides, key_strides, value_strides;
   int64_t batch, heads, queries, keys, channels;
-  float scale;       // of the products of queries and keys, before 2 is raised to them: softmax has e, so log2(e) is in it
-  int64_t chunk;     // keys whose products are in memory at once
-  void* packed;      // aligned: `packed_floats` of every chunk
+  float scale;  // of the products of queries and keys, before 2 is raised to them: softmax has e, so log2(e) is in it
+  int64_t chunk;         // keys whose products are in memory at once
+  int64_t chunks;        // of a head
+  int64_t blocks;        // of `query_block` queries, of a head
+  int64_t chunk_floats;  // that `packed` has for a chunk
+  void* packed;          // aligned: keys and values of all chunks, in the order in which they are read
 };
 
 struct AttentionKernels {
@@ -37,9 +40,6 @@ constexpr int64_t query_block = 48;  // queries that one call of a kernel answer
 constexpr int64_t channels_step = 16;  // `channels` is a multiple of it
 constexpr int64_t most_channels = 256;
 
-constexpr int64_t chunks_of(int64_t keys, int64_t chunk) { return (keys + chunk - 1) / chunk; }
-constexpr int64_t blocks_of(int64_t queries) { return (queries + query_block - 1) / query_block; }
-constexpr int64_t packed_floats(int64_t channels, int64_t chunk) { return 2 * channels * chunk; }  // a chunk's keys and values, packed
 constexpr int64_t attention_scratch(int64_t channels, int64_t chunk) { return query_block * (2 * channels + chunk); }
 
 #define PROSCALE_ATTENTION_KERNELS(set)                      \

@@ -77,14 +77,13 @@ struct Chunk {
   int64_t picture, head, first, keys, padded;
 };
 inline Chunk chunk_at(const AttentionJob& job, int64_t number) {
-  const int64_t chunks = chunks_of(job.keys, job.chunk), of_picture = number / chunks;
-  const int64_t first = number % chunks * job.chunk, keys = least(job.chunk, job.keys - first);
+  const int64_t of_picture = number / job.chunks, first = number % job.chunks * job.chunk, keys = least(job.chunk, job.keys - first);
   return {of_picture / job.heads, of_picture % job.heads, first, keys, round_up(keys, lanes)};
 }
 
 template <class Word>
 inline Word* packed_at(const AttentionJob& job, int64_t chunk) {
-  return (Word*)(static_cast<float*>(job.packed) + chunk * packed_floats(job.channels, job.chunk));
+  return (Word*)(static_cast<float*>(job.packed) + chunk * job.chunk_floats);
 }
 
 // Keys: panels of keys, (channels, keys) each. Values: panels of channels, (keys, channels) each. Zeros stand for keys behind the last.
@@ -204,9 +203,9 @@ template <class T>
 void attend(const AttentionJob& job, int64_t number, float* scratch) {
   typedef typename Multiplied<T>::Word Word;
   constexpr int elements = Multiplied<T>::elements;
-  const int64_t blocks = blocks_of(job.queries), head = number / blocks, first = number % blocks * query_block;
+  const int64_t head = number / job.blocks, first = number % job.blocks * query_block;
   const int64_t count = least(query_block, job.queries - first), height = round_up(count, rows);
-  const int64_t channels = job.channels, depth = channels / elements, chunks = chunks_of(job.keys, job.chunk);
+  const int64_t channels = job.channels, depth = channels / elements;
   float* products = scratch;                               // (height, chunk); words after the softmax
   float* outs = products + query_block * job.chunk;        // (height, channels)
   Word* queries = (Word*)(outs + query_block * channels);  // (height, depth)
@@ -218,9 +217,9 @@ void attend(const AttentionJob& job, int64_t number, float* scratch) {
   memset(outs, 0, height * channels * sizeof(float));
   Row met[query_block];
   for (int64_t r = 0; r < height; ++r) met[r] = {lowest, 0};
-  for (int64_t c = 0; c < chunks; ++c) {
-    const Chunk chunk = chunk_at(job, head * chunks + c);
-    const Word* keys = packed_at<Word>(job, head * chunks + c);
+  for (int64_t each = head * job.chunks; each < (head + 1) * job.chunks; ++each) {
+    const Chunk chunk = chunk_at(job, each);
+    const Word* keys = packed_at<Word>(job, each);
     const Word* values = keys + job.chunk * depth;
     for (int64_t start = 0; start < chunk.padded; start += panel) {
       tiles<true>(queries, depth, keys + start * depth, least(panel, chunk.padded - start), depth, products + start, job.chunk, height);

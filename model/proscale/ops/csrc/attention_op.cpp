@@ -69,15 +69,16 @@ Tensor attention(const Tensor& query, const Tensor& key, const Tensor& value, st
   const AttentionKernels& chosen = kernels();
   const int64_t parts = (job.keys + chunk_keys - 1) / chunk_keys, even = (job.keys + parts - 1) / parts;
   job.chunk = (even + chosen.group - 1) / chosen.group * chosen.group;
-  const int64_t chunks = job.batch * job.heads * chunks_of(job.keys, job.chunk);
-  const int64_t blocks = job.batch * job.heads * blocks_of(job.queries);
-  const auto packed = uninitialized<float>(chunks * packed_floats(job.channels, job.chunk));
+  job.chunks = (job.keys + job.chunk - 1) / job.chunk, job.blocks = (job.queries + query_block - 1) / query_block;
+  job.chunk_floats = 2 * job.channels * job.chunk;
+  const int64_t heads = job.batch * job.heads;
+  const auto packed = uninitialized<float>(heads * job.chunks * job.chunk_floats);
   job.packed = packed.get();
   const bool floats = type == ScalarType::Float;
-  torch::stable::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, heads * job.chunks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t chunk = begin; chunk < end; ++chunk) (floats ? chosen.pack_floats : chosen.pack_bfloats)(job, chunk);
   });
-  torch::stable::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, heads * job.blocks, 1, [&](int64_t begin, int64_t end) {
     const auto scratch = uninitialized<float>(attention_scratch(job.channels, job.chunk));
     for (int64_t block = begin; block < end; ++block) (floats ? chosen.floats : chosen.bfloats)(job, block, scratch.get());
   });
