@@ -16,6 +16,9 @@ from proscale.tiles import Layout, Tiling, lay_out
 from proscale_service.errors import InvalidParameter
 from proscale_service.requests import PlanParameters, SegmentParameters
 
+SHOWN_LABELS = 8
+"""Labels that an error tells."""
+
 
 def options_of(parameters: SegmentParameters, info: ModelInfo) -> SegmentationOptions:
     """What to ask the engine for. Ranges were checked where the parameters were parsed.
@@ -132,5 +135,6 @@ def _by_synonym(label: str, names: Sequence[str]) -> str | None:
 def _unknown_label(parameter: str, label: str, names: Sequence[str]) -> str:
     known = {name.casefold(): name for name in names}
     near = list(dict.fromkeys(known[name] for name in difflib.get_close_matches(label.casefold(), known, n=3)))
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "GET /models lists the known ones"
-    return f"{parameter}: the model has no label {label[:80]!r}; {hint}"
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"it has {', '.join(map(repr, names[:SHOWN_LABELS]))}"
+    more = f" and {len(names) - SHOWN_LABELS} more (GET /models, or labels.json in the model's folder)"
+    return f"{parameter}: the model has no label {label[:80]!r}; {hint}{'' if near or len(names) <= SHOWN_LABELS else more}"

@@ -1,6 +1,7 @@
 """`proscale segment`: masks for picture files without a server; pictures are read by the same rules as over HTTP."""
 
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -188,7 +189,7 @@ def _settings(options: Mapping[str, Any]) -> Settings:
 
 
 def _check_outputs(pictures: Sequence[PictureFile], outputs: Sequence[Output], tasks: Sequence[Task]) -> None:
-    """Raise UsageError for results that have no place of their own."""
+    """Make the folders of results. Raises ClickException for results that have no place of their own, or none that can be written."""
     if any(output.suffix == ".png" for output in outputs) and len(set(tasks)) > 1:
         raise click.UsageError("--overlay shows one task; name one --task")
     if len(pictures) > 1 and not outputs:
@@ -203,6 +204,13 @@ def _check_outputs(pictures: Sequence[PictureFile], outputs: Sequence[Output], t
             raise click.UsageError(f"{option} {output.path} should end with {', '.join(_WRITTEN)}, or with / for a folder")
         if output.folder and output.path.exists() and not output.path.is_dir():
             raise click.UsageError(f"{option} {output.path} should be a folder, but is a file")
+        folder = output.path if output.folder else output.path.parent
+        try:  # told now, and not after everything is computed
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise click.ClickException(f"{option} {output.path} cannot be written: {_reason(error)}") from error
     names = [picture.name for picture in pictures]
     if any(output.folder for output in outputs) and (twice := sorted({str(name) for name in names if names.count(name) > 1})):
         raise click.UsageError(

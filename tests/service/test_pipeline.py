@@ -50,7 +50,13 @@ def test_every_label_is_found(labels: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("label", "near"), [("cats", "'cat'"), ("POTTED PLANTS", "'potted plant'"), ("qqqq", "GET /models"), ("", "GET /models")]
+    ("label", "near"),
+    [
+        ("cats", "did you mean 'cat'"),
+        ("POTTED PLANTS", "'potted plant'"),
+        ("qqqq", "it has 'cat', 'potted plant', 'chest, of drawers', 'Sky'$"),
+        ("", "it has 'cat'"),
+    ],
 )
 def test_unknown_labels_come_with_near_ones(label: str, near: str) -> None:
     with pytest.raises(InvalidParameter, match=near):

@@ -151,8 +151,9 @@ def test_of_a_file_the_output_is_a_file_unless_it_is_named_as_a_folder(run: Run,
         assert (tmp_path / file).is_file()
 
 
-def test_outputs_that_cannot_be_are_refused_before_anything_is_computed(run: Run, tmp_path: Path) -> None:
+def test_outputs_that_cannot_be_are_refused_before_anything_is_computed(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = folder_of(tmp_path, "a.jpg", "b.jpg")
+    monkeypatch.setattr("proscale.loading.load_predictor", lambda runtime: pytest.fail("the network was loaded"))
     (tmp_path / "file").write_text("")
     for arguments, message in (
         (
@@ -162,6 +163,7 @@ def test_outputs_that_cannot_be_are_refused_before_anything_is_computed(run: Run
         ([folder, "--json", tmp_path / "file"], "should be a folder, but is a file"),
         ([folder / "a.jpg", "--overlay", tmp_path / "out"], "should end with .png"),
         ([folder / "a.jpg", "--json", tmp_path / "file" / "out.json"], "cannot be written"),
+        ([folder / "a.jpg", "--format", "geojson", "--out", tmp_path / "file" / "out"], "cannot be written"),
         ([folder / "a.jpg", "--intensity", "bright"], "should be full, minmax, percentile or LOW,HIGH"),
     ):
         result = run(*arguments)

@@ -2,10 +2,12 @@
 
 With several models, POST /hf/NAME asks one of them.
 
-The body is a picture, or `{"inputs": base64, "parameters": {...}}`. The answer is a list of label, score and a black-and-white PNG.
+The body is a picture, or `{"inputs": base64, "parameters": {...}}`; parameters may also stand in the address.
+The answer is a list of label, score and a black-and-white PNG.
 """
 
 import base64
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -40,9 +42,10 @@ def error_body(error: ServiceError) -> dict[str, Any]:
 async def image_segmentation(request: Request) -> Response:
     """Segments of one picture."""
     body = await body_of(request)
-    values: dict[str, Any] = {}
+    values = _ours(request.query_params, "query")
     if request.headers.get("content-type", "").startswith("application/json"):
-        body, values = await pipeline_of(request).in_pool(_from_json, body)
+        body, in_body = await pipeline_of(request).in_pool(_from_json, body)
+        values |= in_body
     if not body:
         raise MalformedRequest("there is no picture: send its bytes, or JSON with `inputs`, the picture as base64")
     ((picture, _),) = await segment(request, [body], values | {"model": request.path_params.get("name")})
@@ -57,9 +60,14 @@ def _from_json(text: bytes) -> tuple[bytes, dict[str, Any]]:
         raise MalformedRequest("inputs: must be the picture as base64")
     if not isinstance(parameters, dict):
         raise MalformedRequest("parameters: must be an object")
+    return from_base64(inputs), _ours(parameters, "parameters")
+
+
+def _ours(parameters: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """The task's parameters by our names. Raises InvalidParameter: there are others in `place`."""
     if unknown := sorted(name for name in parameters.keys() - PARAMETERS.keys() if parameters[name] is not None):
-        raise InvalidParameter(f"parameters: unknown {', '.join(unknown)[:200]}; known are {', '.join(PARAMETERS)}")
-    return from_base64(inputs), {PARAMETERS[name]: value for name, value in parameters.items() if name in PARAMETERS}
+        raise InvalidParameter(f"{place}: unknown {', '.join(unknown)[:200]}; known are {', '.join(PARAMETERS)}")
+    return {PARAMETERS[name]: value for name, value in parameters.items() if name in PARAMETERS}
 
 
 def _segments(result: Segmentation) -> list[dict[str, Any]]:

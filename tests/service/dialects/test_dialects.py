@@ -84,6 +84,19 @@ class TestHuggingFace:
         assert answer.json().keys() == {"error"}
         assert word in answer.json()["error"]
 
+    def test_parameters_in_the_address_count_and_those_of_the_body_come_first(self, server: Running) -> None:
+        def labels(**sent: Any) -> list[str]:
+            answer = http.post(f"{server.url}/hf", **sent)
+            assert answer.status_code == 200, answer.text
+            return [each["label"] for each in answer.json()]
+
+        everything, nothing = labels(content=PICTURE), labels(content=PICTURE, params={"mask_threshold": 0.999, "subtask": "semantic"})
+        assert (sorted(everything), nothing) == (["blob", "ground"], ["ground"])
+        body = {"inputs": base64_of(PICTURE)["base64"], "parameters": {"mask_threshold": 0.5}}
+        assert labels(json=body, params={"mask_threshold": 0.999}) == everything
+        unknown = http.post(f"{server.url}/hf", content=PICTURE, params={"threshhold": 0.5})
+        assert (unknown.status_code, "query: unknown threshhold" in unknown.json()["error"]) == (422, True)
+
     def test_the_client_raises(self, server: Running) -> None:
         with pytest.raises(HfHubHTTPError, match="not a picture"):
             InferenceClient(model=f"{server.url}/hf").image_segmentation(b"nothing")

@@ -67,7 +67,7 @@ def test_a_huge_png_is_refused_by_its_header(server: Running) -> None:
         ("task=panoptic,everything", "'panoptic', 'instance' or 'semantic'"),
         ("threshold=0.5&threshold=0.6", "threshold: given more than once"),
         ("labels=blop", "did you mean 'blob'?"),
-        ("labels=blob,zzz", "no label 'zzz'; GET /models lists"),
+        ("labels=blob,zzz", "no label 'zzz'; it has 'blob', 'ground'"),
         ("max_segments=0", "max_segments: should be greater than or equal to 1"),
         ("threshold=nan", "threshold: "),
         ("%ff%fe=1", "unknown parameter"),
