@@ -51,9 +51,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activatio
     """activation(x @ weight.T + bias), for x (..., in), weight (out, in), bias (out,); returns (..., out).
 
     With AVX-512 and without gradients oneDNN does all of it in one pass: torch's own way writes the bias first, then adds the product, then
-    reads it all again for the activation. With AVX2 that is the faster way: oneDNN's GELU takes as long there as half the product, and
-    MKL's product is the better one (benchmarks/dispatch.py measures both). GELU is the exact one. Weights may be packed (`packed`).
+    reads it all again for the activation. With AVX2 torch's is the faster way unless the weight is packed (`packed`), and torch's GELU even
+    then: oneDNN's takes as long there as half the product (benchmarks/dispatch.py measures all). GELU is the exact one.
     """
+    if weight.is_mkldnn and activation == "gelu" and not _has_fused(x.dtype):
+        out: Tensor = torch.ops.aten.gelu_(linear_fused(x, weight, bias, "none"))
+        return out
     fused = weight.is_mkldnn or _fuses(x, weight)
     return linear_fused(x, weight, bias, activation) if fused else linear_plain(x, weight, bias, activation)
 
@@ -111,7 +114,9 @@ def products(rows: Tensor, others: Tensor) -> Tensor:
 
 def packs(dtype: torch.dtype) -> bool:
     """Whether `packed` weights are the faster way to compute `dtype` on this processor."""
-    return _has_fused(dtype) and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    if not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
+        return False
+    return _has_fused(dtype) or (dtype == torch.float32 and _has_onednn() and torch.backends.cpu.get_cpu_capability() == "AVX2")
 
 
 def packed(weight: Tensor) -> Tensor:
@@ -139,8 +144,12 @@ def _fuses(x: Tensor, weight: Tensor) -> bool:
 @cache
 def _has_fused(dtype: torch.dtype) -> bool:
     """Whether torch was built with oneDNN's fused layer, and it is the faster way to compute `dtype` on this processor."""
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    if not _has_onednn():
         return False
     if dtype == torch.float32:
         return torch.backends.cpu.get_cpu_capability() == "AVX512"
     return dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _has_onednn() -> bool:
+    return bool(torch.backends.mkldnn.is_available()) and hasattr(torch.ops.mkldnn, "_linear_pointwise")

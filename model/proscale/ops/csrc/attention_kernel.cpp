@@ -139,19 +139,24 @@ inline void write_words(F32 v, float* p, int64_t at) { store(p + at, v); }
 inline void write_words(F32 v, uint32_t* p, int64_t at) { store(p + at / 2, (Vector<uint16_t, lanes>)_mm512_cvtneps_pbh((__m512)v)); }
 #endif
 
-// 2^x for x <= 0. Relative error at most 2e-7, more far from 0 where the result does not count.
+// 2^x for x <= 0; 2^-126 or less below. Relative error at most 2e-7, more far from 0, where the result does not count.
 inline F32 power_of_two(F32 x) {
 #if defined(__AVX512F__)
   const F32 whole = (F32)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), r = x - whole;
+#else
+  const F32 bounded = greater(x, all<F32>(-126.0f)), shifted = bounded + 0x1.8p23f;  // whose last bits are the nearest whole number
+  const F32 r = bounded - (shifted - 0x1.8p23f);
+#endif
   // The polynomial of least relative error for |r| <= 1/2: 8e-8.
   F32 p = multiply_add(all<F32>(1.327647e-3f), r, all<F32>(9.675541e-3f));
   p = multiply_add(p, r, all<F32>(5.5507131e-2f));
   p = multiply_add(p, r, all<F32>(0.2402212f));
   p = multiply_add(p, r, all<F32>(0.69314694f));
   p = multiply_add(p, r, all<F32>(1.0000001f));
+#if defined(__AVX512F__)
   return (F32)_mm512_scalef_ps((__m512)p, (__m512)whole);
 #else
-  return exponential(x * 0.693147181f);
+  return (F32)((I32)p + (((I32)shifted - 0x4b400000) << 23));
 #endif
 }
 
