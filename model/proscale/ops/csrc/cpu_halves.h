@@ -77,6 +77,18 @@ inline V widen(const Half* p) {
 #endif
 }
 
+#if defined(__AVX512F__)
+// `widen` of 16 halves of a kind that are in a register.
+template <class V>
+inline V widened(__m256i v, const BFloat*) {
+  return (V)_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16);
+}
+template <class V>
+inline V widened(__m256i v, const Half*) {
+  return (V)_mm512_cvtph_ps(v);
+}
+#endif
+
 // The first `count` elements as a vector of arithmetic type, zeros behind them. Nothing beyond them is read.
 template <class V, class A>
   requires(sizeof(A) > 2)
@@ -99,13 +111,10 @@ template <class V, class H>
   requires(sizeof(H) == 2)
 inline V load_part(const H* p, int count) {
   if (count >= lanes_of<V>) return widen<V>(p);
-  alignas(32) H part[lanes_of<V>] = {};
 #if defined(__AVX512F__)
-  if constexpr (lanes_of<V> == 16) {
-    _mm256_store_si256((__m256i*)part, _mm256_maskz_loadu_epi16((__mmask16)((1u << count) - 1), p));
-    return widen<V>(part);
-  }
+  if constexpr (lanes_of<V> == 16) return widened<V>(_mm256_maskz_loadu_epi16((__mmask16)((1u << count) - 1), p), p);
 #endif
+  alignas(32) H part[lanes_of<V>] = {};
   if (2 * count == lanes_of<V>) {
     memcpy(part, p, sizeof part / 2);  // of a size known when compiling, so not a call
   } else {
