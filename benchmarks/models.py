@@ -24,6 +24,7 @@ from proscale.any_network import build_network
 from proscale.config import MASK2FORMER, PROSCALE, RESNET_50, SWIN_T, ModelConfig, NetworkConfig
 from proscale.geometry import padded_size, resized_size
 from proscale.network_flops import count_baseline, count_network
+from proscale.packed_network import pack
 from proscale.published import PUBLISHED
 
 PICTURE = (480, 640)
@@ -60,6 +61,7 @@ def measure(config: NetworkConfig, runs: int = 2) -> dict[str, Any]:
     padded = padded_size(*resized_size(*PICTURE, config.preprocess), config.preprocess)
     network = build_network(config).eval().requires_grad_(False)
     network.fold()
+    pack(network)
     images, seconds = torch.randn(1, 3, *padded), []
     with torch.inference_mode():
         for _ in range(runs):
