@@ -3,8 +3,8 @@
 The compiled kernels have builds for several instruction sets. Each build that this processor runs is measured in a process of its own; the
 processes take turns. A build must not be slower than the build below it, nor the operator than the classic loop of `peers/classic.cpp`,
 which is compiled for everything the processor has, nor any build of attention and of the making of bytes than torch. The way that linear
-layers take must not be slower than oneDNN's fused layer, packed or not, nor than torch's public functions, and bfloat16 must not be slower
-than float32 where `proscale doctor` calls it fast. If one is, it is named and the exit status is 1.
+layers and convolutions take must not be slower than oneDNN's fused ones, packed or not, nor than torch's public functions, and bfloat16
+must not be slower than float32 where `proscale doctor` calls it fast. If one is, it is named and the exit status is 1.
 
 One thread computes, and its processor time is taken: neighbours on the machine hardly count. Times are the least of interleaved rounds.
 Rounds differ by some percent, so only what is slower by more than --tolerance counts, and is measured again before it does.
@@ -30,6 +30,7 @@ from processor import instruction_sets, processor
 from torch import Tensor
 from tqdm import tqdm
 
+from proscale.layers.convolution import convolution, convolution_fused, convolution_plain
 from proscale.layers.linear import Activation, linear, linear_fused, linear_plain, packed, packs
 from proscale.ops.attention import attention, attention_reference
 from proscale.ops.ms_deform_attn import ms_deform_attn
@@ -150,6 +151,21 @@ def linear_jobs() -> dict[tuple[str, str], Job]:
     return jobs
 
 
+def convolution_jobs() -> dict[tuple[str, str], Job]:
+    """As `linear_jobs`, of a ResNet's convolutions with their ReLU at 800x1088: 1x1 in res2, and 3x3 in res4."""
+    jobs: dict[tuple[str, str], Job] = {}
+    for channels_in, channels_out, kernel, size in ((64, 256, 1, (200, 272)), (256, 256, 3, (50, 68))):
+        for dtype in (torch.float32, torch.bfloat16) if cpu_bfloat16()[0] else (torch.float32,):
+            x = torch.randn(1, channels_in, *size).to(dtype, memory_format=torch.channels_last)
+            weight = torch.randn(channels_out, channels_in, kernel, kernel).to(dtype, memory_format=torch.channels_last)
+            given = x, weight, torch.randn(channels_out).to(dtype), [1, 1], [kernel // 2] * 2, True
+            row = f"convolution {channels_in} -> {channels_out}, {kernel}x{kernel} {str(dtype).removeprefix('torch.')}"
+            jobs[row, "chosen"], jobs[row, "torch"] = partial(convolution, *given), partial(convolution_plain, *given)
+            if hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
+                jobs[row, "oneDNN"] = partial(convolution_fused, *given)
+    return jobs
+
+
 def network_jobs() -> dict[tuple[str, str], Job]:
     """The embedded model's network in both precisions, where bfloat16 is called fast."""
     if not cpu_bfloat16()[0]:
@@ -176,7 +192,7 @@ def worker(widest: bool) -> None:
             ctypes.CDLL("libgomp.so.1").omp_set_num_threads(1)
             jobs |= operator_jobs("classic", classic)
         jobs |= window_jobs("torch", window_attention_reference) | byte_jobs("torch", quantise_reference, norm_quantise_reference)
-        jobs |= attention_jobs("torch", attention_reference) | linear_jobs() | network_jobs()
+        jobs |= attention_jobs("torch", attention_reference) | linear_jobs() | convolution_jobs() | network_jobs()
     print(json.dumps(list(jobs)), flush=True)
     numbered = list(jobs.values())
     for line in sys.stdin:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from proscale.backbones import build_backbone
+from proscale.backbones.resnet import ResNet
 from proscale.config import ModelConfig
 from proscale.pixel_decoder.pixel_decoder import PixelDecoder
 from proscale.predictions import QueryPrediction
@@ -71,4 +72,6 @@ class SegmentationNetwork(nn.Module):
         return self.transformer_decoder.decode_last(levels, embedding, self.pixel_decoder.mask_projection)
 
     def fold(self) -> None:
-        """Nothing to make beforehand: what `predict` leaves out depends on the picture."""
+        """Put a ResNet's norms into its convolutions; what else `predict` leaves out depends on the picture."""
+        if isinstance(self.backbone, ResNet):
+            self.backbone.fold()

@@ -1,10 +1,14 @@
 """ResNet with bottleneck blocks (He et al. 2016), stride in the 3x3 convolution, frozen batch normalisation."""
 
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from proscale.config import ResNetConfig
+from proscale.layers.convolution import convolution
+from proscale.layers.tokenwise import add_into
 
 BATCH_NORM_EPS = 1e-5
 
@@ -39,11 +43,33 @@ class ConvNorm(nn.Module):
         self.conv = nn.Conv2d(channels_in, channels_out, kernel, stride, padding=kernel // 2, bias=False)
         self.norm: nn.Module = FrozenBatchNorm2d(channels_out)
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+        self.folded = False
+        """Whether the norm adds its bias, and nothing else."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, channels_in, H, W) -> (B, channels_out, H / stride, W / stride)."""
+    def fold(self) -> None:
+        """Put the norm's scale into the convolution, in place, for weights that do not change: the same outputs, within rounding."""
+        weight, bias, mean, variance = (getattr(self.norm, name) for name in ("weight", "bias", "running_mean", "running_var"))
+        scale = weight.double() / (variance.double() + BATCH_NORM_EPS).sqrt()
+        with torch.no_grad():
+            self.conv.weight.copy_(self.conv.weight.double() * scale[:, None, None, None])
+            bias.copy_(bias.double() - mean.double() * scale)
+            weight.fill_(1)
+            mean.zero_()
+            variance.fill_(1 - BATCH_NORM_EPS)
+        self.folded = True
+
+    def train(self, mode: bool = True) -> Self:
+        """Training may change the norm."""
+        self.folded = self.folded and not mode
+        return super().train(mode)
+
+    def forward(self, x: Tensor, relu: bool = False) -> Tensor:
+        """(B, channels_in, H, W) -> (B, channels_out, H / stride, W / stride), with ReLU where asked."""
+        if self.folded and isinstance(self.conv, nn.Conv2d):  # and not one in bytes
+            bias: Tensor = self.norm.bias  # type: ignore[assignment]
+            return convolution(x, self.conv.weight, bias, self.conv.stride, self.conv.padding, relu)  # type: ignore[arg-type]
         out: Tensor = self.norm(self.conv(x))
-        return out
+        return F.relu(out) if relu else out
 
 
 class Bottleneck(nn.Module):
@@ -58,10 +84,8 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels_in, H, W) -> (B, channels_out, H / stride, W / stride)."""
-        out = F.relu(self.conv1(x))
-        out = F.relu(self.conv2(out))
-        out = self.conv3(out)
-        return F.relu(out + (x if self.shortcut is None else self.shortcut(x)))
+        out = self.conv3(self.conv2(self.conv1(x, relu=True), relu=True))
+        return F.relu(add_into(out, x if self.shortcut is None else self.shortcut(x)), inplace=True)
 
 
 class ResNet(nn.Module):
@@ -81,9 +105,17 @@ class ResNet(nn.Module):
                 channels_in = channels_out
             self.stages.append(stage)
 
+    def fold(self) -> None:
+        """`ConvNorm.fold` of all."""
+        for module in self.modules():
+            if isinstance(module, ConvNorm):
+                module.fold()
+
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> res2, res3, res4, res5."""
-        x = F.max_pool2d(F.relu(self.stem(x)), kernel_size=3, stride=2, padding=1)
+        if x.device.type == "cpu":  # else every convolution would order anew what it reads and gives
+            x = x.contiguous(memory_format=torch.channels_last)
+        x = F.max_pool2d(self.stem(x, relu=True), kernel_size=3, stride=2, padding=1)
         levels = []
         for stage in self.stages:
             x = stage(x)

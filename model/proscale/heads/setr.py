@@ -5,10 +5,10 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from proscale.config import SetrHeadConfig
 from proscale.heads.convolution import Affine, ConvNorm, fold_conv_norm, upsample
+from proscale.layers.convolution import convolution
 from proscale.layers.linear import FixedLinear, apply_linear, layer_at, linear
 from proscale.predictions import DensePrediction
 
@@ -122,7 +122,8 @@ class _Folded(nn.Module):
             if weight.shape[2] == 1:
                 x = linear(x.permute(0, 2, 3, 1), weight.flatten(1), getattr(self, f"bias{i}"), "relu").permute(0, 3, 1, 2)
             else:
-                x = F.relu_(F.conv2d(x, weight, getattr(self, f"bias{i}"), padding=weight.shape[2] // 2))
+                padding = [weight.shape[2] // 2] * 2
+                x = convolution(x, weight, getattr(self, f"bias{i}"), [1, 1], padding, relu=True)
         return x
 
 

@@ -57,7 +57,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activatio
     if weight.is_mkldnn and activation == "gelu" and not _has_fused(x.dtype):
         out: Tensor = torch.ops.aten.gelu_(linear_fused(x, weight, bias, "none"))
         return out
-    fused = weight.is_mkldnn or _fuses(x, weight)
+    fused = weight.is_mkldnn or fuses(x, weight)
     return linear_fused(x, weight, bias, activation) if fused else linear_plain(x, weight, bias, activation)
 
 
@@ -135,7 +135,8 @@ def linear_fused(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Act
     return out
 
 
-def _fuses(x: Tensor, weight: Tensor) -> bool:
+def fuses(x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN's fused layers may and should compute with these."""
     if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling() or x.dtype != weight.dtype:
         return False
     return not torch.is_autocast_enabled("cpu") and _has_fused(x.dtype)

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from proscale.backbones.resnet import ResNet, freeze_batch_norm, train_batch_norm
+from proscale.backbones.resnet import ConvNorm, ResNet, freeze_batch_norm, train_batch_norm
 from proscale.config import RESNET_101, ResNetConfig
 
 SMALL = ResNetConfig(8, 16, 8, (1, 2, 1, 1))
@@ -41,3 +41,21 @@ def test_frozen_batch_norm_equals_the_trained_one() -> None:
     train_batch_norm(network)
     freeze_batch_norm(network)
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+def test_norms_inside_convolutions_give_the_same_and_training_takes_up_from_there() -> None:
+    network, image = ResNet(SMALL).double().eval(), torch.randn(2, 3, 64, 96, dtype=torch.float64)
+    for name, buffer in network.named_buffers():
+        buffer.uniform_(0.5, 2) if name.endswith(("weight", "var")) else buffer.normal_()
+    with torch.no_grad():
+        published = network(image)
+        network.fold()
+        assert all(module.folded for module in network.modules() if isinstance(module, ConvNorm))
+        folded = network(image)
+        network.fold()
+        again = network(image)
+        unfused = network.train().eval()(image)
+        assert not any(module.folded for module in network.modules() if isinstance(module, ConvNorm))
+    for levels in (folded, again, unfused):
+        for ours, theirs in zip(levels, published, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
