@@ -82,9 +82,12 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         shown = [row for row in rows if row["metric"] == metric]
         axes.scatter([row["seconds"] for row in shown], [row["quality"] for row in shown])
         for row in shown:
-            axes.annotate(row["network"], (row["seconds"], row["quality"]), xytext=(4, 4), textcoords="offset points", fontsize=8)
+            # The lower of two that lie close has its name below it.
+            below = any(1 < other["seconds"] / row["seconds"] < 1.2 and 0 <= other["quality"] - row["quality"] < 0.7 for other in shown)
+            place = {"xytext": (4, -4), "va": "top"} if below else {"xytext": (4, 4), "va": "bottom"}
+            axes.annotate(row["network"], (row["seconds"], row["quality"]), textcoords="offset points", fontsize=8, **place)
         axes.set(xscale="log", xlabel="seconds a picture, one thread", ylabel=f"published {metric}, %", title=what)
-        axes.margins(0.15)
+        axes.margins(0.2, 0.15)
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
 
