@@ -39,8 +39,8 @@ MAX_LONG_SIDE = 2048
 STRIDES = {512: 341, 768: 512, 640: 608, 480: 320}
 """Windows' distances as published, by their side."""
 WHOLE = "none"
-LONGEST = 32
-"""Short sides that the long side may have where windows cover it: the authors set no bound, but a strip of 1 by 10,000 pixels needs one."""
+MAX_ASPECT = 32
+"""Long side over short side where windows cover the picture: the authors set no bound, but a strip of 1 by 10,000 pixels needs one."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ def _eomt(checkpoint: Checkpoint, layout: str, asked: Asked) -> ConvertedNetwork
     pixels = _pixels(said, side, side)
     semantic = task == "semantic"
     if semantic:
-        pixels = replace(pixels, short_side=side, long_side=LONGEST * side, align="none", size_divisor=1)
+        pixels = replace(pixels, short_side=side, long_side=MAX_ASPECT * side, align="none", size_divisor=1)
     else:
         pixels = replace(pixels, short_side=side, long_side=side, padding="black")
         pixels = replace(pixels, pad_to=(side, side)) if pixels.resize else replace(pixels, size_divisor=PATCH)

@@ -6,15 +6,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from proscale.layers.linear import fuses
+from proscale.layers.linear import has_onednn, may_fuse
 
 
 def convolution(x: Tensor, weight: Tensor, bias: Tensor, stride: Sequence[int], padding: Sequence[int], relu: bool = False) -> Tensor:
     """x (B, in, H, W), weight (out, in, k, k), bias (out,) -> (B, out, h, w), with ReLU where asked.
 
-    Where linear layers are fused (`linear`), oneDNN does all of it in one pass: a ReLU of its own takes up to a third of a 1x1 convolution.
+    Without gradients oneDNN, which computes torch's convolutions on CPUs anyway, does all of it in one pass: a ReLU of its own takes up to
+    a quarter of a 1x1 convolution of few channels (benchmarks/dispatch.py).
     """
-    if fuses(x, weight) and hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
+    if may_fuse(x, weight) and has_onednn(x.dtype) and hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
         return convolution_fused(x, weight, bias, stride, padding, relu)
     return convolution_plain(x, weight, bias, stride, padding, relu)
 

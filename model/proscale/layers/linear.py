@@ -54,10 +54,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activatio
     reads it all again for the activation. With AVX2 torch's is the faster way unless the weight is packed (`packed`), and torch's GELU even
     then: oneDNN's takes as long there as half the product (benchmarks/dispatch.py measures all). GELU is the exact one.
     """
-    if weight.is_mkldnn and activation == "gelu" and not _has_fused(x.dtype):
+    if weight.is_mkldnn and activation == "gelu" and not _wins_unpacked(x.dtype):
         out: Tensor = torch.ops.aten.gelu_(linear_fused(x, weight, bias, "none"))
         return out
-    fused = weight.is_mkldnn or fuses(x, weight)
+    fused = weight.is_mkldnn or (may_fuse(x, weight) and _wins_unpacked(x.dtype))
     return linear_fused(x, weight, bias, activation) if fused else linear_plain(x, weight, bias, activation)
 
 
@@ -114,9 +114,7 @@ def products(rows: Tensor, others: Tensor) -> Tensor:
 
 def packs(dtype: torch.dtype) -> bool:
     """Whether `packed` weights are the faster way to compute `dtype` on this processor."""
-    if not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
-        return False
-    return _has_fused(dtype) or (dtype == torch.float32 and _has_onednn() and torch.backends.cpu.get_cpu_capability() == "AVX2")
+    return has_onednn(dtype) and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
 
 
 def packed(weight: Tensor) -> Tensor:
@@ -135,22 +133,24 @@ def linear_fused(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Act
     return out
 
 
-def fuses(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN's fused layers may and should compute with these."""
+def may_fuse(x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN's fused layers can compute with these: on a CPU, in one dtype, without gradients, autocast and compiling."""
     if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling() or x.dtype != weight.dtype:
         return False
-    return not torch.is_autocast_enabled("cpu") and _has_fused(x.dtype)
+    return not torch.is_autocast_enabled("cpu")
 
 
 @cache
-def _has_fused(dtype: torch.dtype) -> bool:
-    """Whether torch was built with oneDNN's fused layer, and it is the faster way to compute `dtype` on this processor."""
-    if not _has_onednn():
+def has_onednn(dtype: torch.dtype) -> bool:
+    """Whether torch has oneDNN's fused layers, and they are fast here: in float32 with AVX2 or AVX-512, in bfloat16 with its products."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
     if dtype == torch.float32:
-        return torch.backends.cpu.get_cpu_capability() == "AVX512"
+        return torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
     return dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def _has_onednn() -> bool:
-    return bool(torch.backends.mkldnn.is_available()) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+@cache
+def _wins_unpacked(dtype: torch.dtype) -> bool:
+    """Whether oneDNN's linear layer, and its GELU, are faster than torch's although it orders the weight in every call."""
+    return has_onednn(dtype) and torch.backends.cpu.get_cpu_capability() != "AVX2"

@@ -32,13 +32,13 @@ def test_fused_agrees_with_plain(activation: Activation, dtype: torch.dtype, bia
 @pytest.mark.slow
 def test_processors_without_avx512_use_torchs_layers() -> None:
     """There oneDNN's GELU costs more than it saves; each capability is tried in a process of its own."""
-    code = "import torch; from proscale.layers.linear import _has_fused; print(_has_fused(torch.float32))"
+    code = "import torch; from proscale.layers.linear import _wins_unpacked; print(_wins_unpacked(torch.float32))"
     for capability, fused in (("avx2", "False"), ("default", "False")):
         environment = os.environ | {"ATEN_CPU_CAPABILITY": capability}
         run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
         assert run.stdout.strip() == fused, capability
-    module._has_fused.cache_clear()
-    assert module._has_fused(torch.float32) == (torch.backends.cpu.get_cpu_capability() == "AVX512")
+    module._wins_unpacked.cache_clear()
+    assert module._wins_unpacked(torch.float32) == (torch.backends.cpu.get_cpu_capability() == "AVX512")
 
 
 def test_gradients_autocast_and_other_dtypes_use_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:

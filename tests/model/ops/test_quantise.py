@@ -1,11 +1,8 @@
 """Floats to bytes, and attention inside windows: the compiled forms against their reference forms."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
+from tests.model.ops.builds import BUILDS, check_build
 
 from proscale.ops import native
 from proscale.ops.quantise import norm_quantise, norm_quantise_reference, quantise, quantise_reference
@@ -96,9 +93,6 @@ print(native.STATUS.cpu)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("build", ["plain", "avx2", "avx512"])
+@pytest.mark.parametrize("build", BUILDS)
 def test_every_build_agrees_with_the_reference(build: str) -> None:
-    environment = os.environ | {"MS_DEFORM_ATTN_CPU": build}
-    run = subprocess.run([sys.executable, "-c", CHECK], env=environment, capture_output=True, text=True, check=True)
-    if run.stdout.strip() != build:
-        pytest.skip(f"this processor runs {run.stdout.strip()}")
+    check_build(build, CHECK)

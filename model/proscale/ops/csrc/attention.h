@@ -11,14 +11,14 @@ struct AttentionStrides {
 };
 
 struct AttentionJob {
-  const void* query;  // (batch, heads, queries, channels), float32 or bfloat16
-  const void* key;    // (batch, heads, keys, channels), of the same type, as are value and out
-  const void* value;
+  const void* query;       // (batch, heads, queries, channels), float32 or bfloat16
+  const void* key;         // (batch, heads, keys, channels), of the same type, as are value and out
+  const void* value;       // as key
   const uint8_t* allowed;  // (batch, queries, keys): 0 where a query may not look; or null
-  void* out;  // (batch, queries, heads, channels), contiguous
+  void* out;               // (batch, queries, heads, channels), contiguous
   AttentionStrides query_strides, key_strides, value_strides;
   int64_t batch, heads, queries, keys, channels;
-  float scale;  // of the products of queries and keys, before 2 is raised to them: softmax has e, so log2(e) is in it
+  float scale;           // log2(e) / sqrt(channels): softmax is computed with powers of two
   int64_t chunk;         // keys whose products are in memory at once
   int64_t chunks;        // of a head
   int64_t blocks;        // of `query_block` queries, of a head
@@ -36,7 +36,7 @@ struct AttentionKernels {
   void (*bfloats)(const AttentionJob&, int64_t block, float* scratch);
 };
 
-constexpr int64_t query_block = 48;  // queries that one call of a kernel answers
+constexpr int64_t query_block = 48;    // queries that one call of a kernel answers
 constexpr int64_t channels_step = 16;  // `channels` is a multiple of it
 constexpr int64_t most_channels = 256;
 

@@ -14,7 +14,7 @@ namespace {
 constexpr int rows = 6;
 constexpr int vectors = vector_registers == 32 ? 4 : 2;
 constexpr int panel = vectors * lanes;
-constexpr float blocked = -1e30f;  // the product with a key that is not seen
+constexpr float unseen = -1e30f;  // the product with a key that is not seen
 constexpr float lowest = -1e20f;   // below every product with a key that is seen
 constexpr int64_t keys_in_l1 = 128;  // whose values stay in the nearest cache
 static_assert(query_block % rows == 0);
@@ -167,22 +167,22 @@ struct Row {
 };
 
 // Products with a chunk's keys become very low where a query may not look, and behind the last key.
-inline void block(float* products, int64_t keys, int64_t padded, const uint8_t* allowed) {
-  for (int64_t j = keys; j < padded; ++j) products[j] = blocked;
+inline void hide(float* products, int64_t keys, int64_t padded, const uint8_t* allowed) {
+  for (int64_t j = keys; j < padded; ++j) products[j] = unseen;
   if (!allowed) return;
   int64_t j = 0;
   for (; j + lanes <= keys; j += lanes) {
     const I32 may = __builtin_convertvector(load<Vector<uint8_t, lanes>>(allowed + j), I32);
-    store(products + j, may != 0 ? load<F32>(products + j) : all<F32>(blocked));
+    store(products + j, may != 0 ? load<F32>(products + j) : all<F32>(unseen));
   }
-  for (; j < keys; ++j) products[j] = allowed[j] ? products[j] : blocked;
+  for (; j < keys; ++j) products[j] = allowed[j] ? products[j] : unseen;
 }
 
 // A query's products with a chunk -> powers of two of their scaled differences to the greatest, as words, in place. Where the greatest has
 // grown, `outs` and the sum are corrected. Infinite products and NaN make the sum NaN.
 template <class Word>
 inline void soften(float* products, int64_t padded, float scale, Row& row, float* outs, int64_t channels) {
-  F32 greatest = all<F32>(blocked), strange{};
+  F32 greatest = all<F32>(unseen), strange{};
   for (int64_t j = 0; j < padded; j += lanes) {
     const F32 product = load<F32>(products + j);
     greatest = greater(product, greatest);
@@ -233,7 +233,7 @@ void attend(const AttentionJob& job, int64_t number, float* scratch) {
       float* of_row = products + r * job.chunk;
       const bool masked = job.allowed && r < count;
       const uint8_t* allowed = masked ? job.allowed + (picture * job.queries + first + r) * job.keys + chunk.first : nullptr;
-      block(of_row, chunk.keys, chunk.padded, allowed);
+      hide(of_row, chunk.keys, chunk.padded, allowed);
       soften<Word>(of_row, chunk.padded, job.scale, met[r], outs + r * channels, channels);
     }
     for (int64_t j = 0; j < chunk.padded; j += keys_in_l1) {
